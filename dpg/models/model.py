@@ -1,0 +1,174 @@
+"""LanguageModel: one interface over the families, as the learner, the metrics and decoding use it.
+
+A model is a frozen description without any arrays; its parameters are a plain tree that every
+function takes as an argument. So a model can be a static argument of `jax.jit`, and a parameter
+tree goes through any optimizer.
+
+The tree: `embed` [V, D]; `layers`, a dict whose leaves have the layers on their leading axis;
+the last norm; and `lm_head` [D, V] where the head is a matrix of its own. A tree without `lm_head`
+is tied: its head is the transposed embedding.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from dpg.errors import DpgError
+from dpg.models import gpt2, hf_config, llama
+from dpg.models.layers import (
+    Array,
+    attention,
+    causal,
+    positions_of,
+    target_nll,
+    through_layers,
+    wide,
+)
+
+_FAMILIES = {gpt2.Gpt2Config: gpt2, llama.LlamaConfig: llama}
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model: pure functions over a parameter tree.
+
+    Args:
+        config: `Gpt2Config` or `LlamaConfig`.
+        remat: recompute each layer in the backward pass instead of keeping its intermediates;
+            memory falls to one activation a layer, a gradient costs one more forward pass. The
+            numbers stay the same.
+    """
+
+    config: gpt2.Gpt2Config | llama.LlamaConfig
+    remat: bool = False
+
+    @classmethod
+    def from_hf(cls, config: dict, *, remat: bool = False) -> "LanguageModel":
+        """Read the content of a Hugging Face config.json.
+
+        Raises:
+            DpgError: an architecture or an option that is not implemented, by its name.
+        """
+        return cls(hf_config.read(config), remat)
+
+    def to_hf(self) -> dict:
+        """The content of a Hugging Face config.json that `from_hf` and transformers read back."""
+        return hf_config.write(self.config)
+
+    @property
+    def family(self) -> Any:
+        """The module that implements this architecture (`dpg.models.gpt2` or `llama`)."""
+        return _FAMILIES[type(self.config)]
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> dict:
+        """Random parameters, as the family's authors draw them."""
+        return self.family.init(self.config, key, dtype)
+
+    def with_tied(self, tied: bool) -> "LanguageModel":
+        """The same model with `config.tied` set, to match a tree that was untied."""
+        return replace(self, config=replace(self.config, tied=tied))
+
+    def hidden(self, params: dict, tokens: Array, mask: Array | None = None) -> Array:
+        """What the head reads: [B, L, D] from tokens int32 [B, L], after the final norm.
+
+        Args:
+            params: the parameter tree.
+            tokens: int32 [B, L], every id below the vocabulary size, padding included.
+            mask: bool [B, L], true on an example's own tokens, with padding on the left, on the
+                right or both; None where there is no padding, or padding on the right only whose
+                outputs are not used (causality keeps it from the tokens before it).
+        """
+        family, config = self.family, self.config
+        L = tokens.shape[1]
+        if config.context < L:
+            raise DpgError(
+                f"{L} positions, but the model's context is {config.context}: shorten the "
+                "sequences or choose a model with a longer context"
+            )
+        if mask is None:
+            positions, allowed = jnp.arange(L, dtype=jnp.int32)[None], causal(L)
+        else:
+            positions, allowed = positions_of(mask), causal(L) & mask[:, None]
+        rotary = family.rotary(config, positions)
+
+        def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
+            return attention(q, k, v, allowed), None
+
+        def block(x: Array, layer: dict) -> tuple[Array, None]:
+            return family.block(config, layer, x, rotary, attend)
+
+        x = family.embed(config, params, tokens, positions)
+        x, _ = through_layers(block, x, params["layers"], self.remat)
+        return family.final_norm(config, params, x)
+
+    def logits(self, params: dict, tokens: Array, mask: Array | None = None) -> Array:
+        """Logits [B, L, V] in the parameters' dtype; arguments as for `hidden`."""
+        return head(params, self.hidden(params, tokens, mask))
+
+    def per_example_loss(
+        self, params: dict, batch: dict, compat: Literal["paper", "authors"] = "paper"
+    ) -> Array:
+        """Next-token loss of each example in nats: [B], float32 (float64 for float64 parameters).
+
+        Args:
+            params: the parameter tree.
+            batch: `tokens` int32 [B, L] and `mask` bool [B, L], padded on the right: true on a
+                first stretch of each row. Nothing is put before the first token, and the first
+                token itself is not a target.
+            compat: "paper" takes the mean over the example's own tokens (an example of fewer than
+                two tokens has nothing to predict and a loss of zero). "authors" does as the
+                published code: the mean over all L positions, where padding counts as token 0
+                and the token after the last position is padding too.
+        """
+        tokens, mask = batch["tokens"], batch["mask"]
+        if compat == "authors":
+            tokens = jnp.where(mask, tokens, 0)
+            targets = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)))
+            return target_nll(self.logits(params, tokens), targets).mean(-1)
+        if compat != "paper":
+            raise DpgError(f'compat is {compat!r}; allowed are "paper" and "authors"')
+        nll = target_nll(self.logits(params, tokens[:, :-1]), tokens[:, 1:])
+        own = mask[:, 1:]
+        return jnp.where(own, nll, 0).sum(-1) / jnp.maximum(own.sum(-1), 1)
+
+    def token_logprobs(
+        self, params: dict, tokens: Array, mask: Array, temperature: float = 1.0
+    ) -> Array:
+        """Log-probability of each token after those before it: float32 [B, L].
+
+        Args:
+            params: the parameter tree.
+            tokens: int32 [B, L].
+            mask: bool [B, L]; padding may stand on the left or on the right.
+            temperature: the logits are divided by it; above 0.
+
+        Returns:
+            log p(token_t | own tokens before t); zero at position 0, at padding, and at the
+            first own token of a row padded on the left, which nothing precedes.
+        """
+        logits = wide(self.logits(params, tokens, mask)[:, :-1]) / temperature
+        logprobs = -target_nll(logits, tokens[:, 1:])
+        logprobs = jnp.where(mask[:, 1:] & mask[:, :-1], logprobs, 0)
+        return jnp.pad(logprobs, ((0, 0), (1, 0)))
+
+
+def head(params: dict, hidden: Array) -> Array:
+    """Logits [..., V] from the final hidden states [..., D], by the head or the embedding."""
+    if "lm_head" in params:
+        return hidden @ params["lm_head"]
+    return jnp.einsum("...d,vd->...v", hidden, params["embed"])
+
+
+def tied(params: dict) -> bool:
+    """Whether the head is the transposed embedding rather than a matrix of its own."""
+    return "lm_head" not in params
+
+
+def untie(params: dict) -> dict:
+    """The same function with a head of its own: `lm_head` [D, V], a transposed copy of `embed`.
+
+    A tree that is untied already comes back unchanged. Untied heads let a metric read the head
+    alone, as the paper's pattern metric does.
+    """
+    return dict(params) if not tied(params) else {**params, "lm_head": jnp.array(params["embed"].T)}
