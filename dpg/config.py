@@ -11,8 +11,6 @@ is allowed.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import re
 import typing
 from pathlib import Path
@@ -80,7 +78,7 @@ class LanguageMetric(Settings):
     kind: Literal["language"]
     language: LanguageCode
     passages: PositiveInt | None = Field(None, description="how many passages; null = all")
-    context: PositiveInt = Field(128, description="tokens a passage is cut to")
+    context: PositiveInt | None = Field(None, description="tokens a passage is cut to; null = whole")
 
 
 class StringMetric(Settings):
@@ -513,13 +511,6 @@ def load(path: str | Path, experiments: str | Path | None = None) -> Study:
     if not runs:
         raise ConfigError(f"{path}: `experiments` selects no run")
     return Study(path, scale, runs, sources)
-
-
-def digest(settings: BaseModel | dict[str, Any]) -> str:
-    """SHA-256 (first 16 hex digits) of the settings as canonical JSON: equal settings, equal digest."""
-    value = settings.model_dump(mode="json") if isinstance(settings, BaseModel) else settings
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # Keys of an experiment (and of a variant) that say something about it rather than set a value.

@@ -1,0 +1,107 @@
+"""A generator run from its files: loads what the configuration names and starts Algorithm 1."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dpg import artifacts, rewards
+from dpg.config import RunConfig
+from dpg.errors import DpgError
+from dpg.generators import target as targets
+from dpg.generators.algorithm import Progress, train_generator
+from dpg.generators.validation import Prompts
+from dpg.models import Tokenizer, load
+from dpg.rewards.examples import ExampleMaker
+from dpg.text import prompts as prompt_texts
+
+
+def run_generator(
+    run: RunConfig,
+    *,
+    generator: str | Path,
+    target: str | Path,
+    articles: str | Path,
+    passages: str | Path | None,
+    out: str | Path,
+    seconds: float | None = None,
+    progress: Progress = lambda step, record: None,
+) -> None:
+    """Carry out one run of the study.
+
+    Args:
+        run: the resolved configuration.
+        generator, target: Hugging Face directories of the two models.
+        articles: the table of Wikipedia articles (id, title, text, language, split).
+        passages: the benchmark's table; only a language metric or a baseline needs it.
+        out: the run directory; an unfinished run there is continued.
+        seconds: stop cleanly after so long, and go on when called again.
+        progress: called after each step.
+
+    Raises:
+        DpgError: a model without a tokenizer, too few articles, or whatever `train_generator` says.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    model, params, tokenizer = _load(generator)
+    target_model, target_params, target_tokenizer = _load(target)
+    table = artifacts.read_table(articles, ["id", "text", "split"])
+    train = encode(run, table[table.split == "train"], tokenizer)
+    unseen = encode(
+        run, table[table.split == "validation"], tokenizer, count=run.validation_prompts
+    )
+    benchmark = None if passages is None else artifacts.read_table(passages)
+    goal = targets.build(run, target_model, target_params, target_tokenizer, benchmark)
+    length = run.generator.response_tokens + target_tokenizer.add_bos
+    examples = ExampleMaker(tokenizer, target_tokenizer, length)
+    train_generator(
+        run,
+        model=model,
+        params=params,
+        tokenizer=tokenizer,
+        target=goal,
+        examples=examples,
+        reward=rewards.build(run, goal, examples, benchmark),
+        prompts=train,
+        validation_prompts=unseen,
+        out=out,
+        deadline=deadline,
+        progress=progress,
+    )
+
+
+def encode(
+    run: RunConfig, articles: pd.DataFrame, tokenizer: Tokenizer, count: int | None = None
+) -> Prompts:
+    """Articles as padded prompts.
+
+    Args:
+        articles: columns id and text.
+        count: how many are wanted, from the top; None takes all.
+
+    Raises:
+        DpgError: fewer articles than wanted that are long enough for a prompt.
+    """
+    size = run.generator.prompt_tokens
+    if run.prompt_style == "prefix":
+        articles = articles[prompt_texts.long_enough(articles.text.tolist(), tokenizer, size)]
+    if count is not None and len(articles) < count:
+        raise DpgError(
+            f"validation needs {count} articles (validation.steps x learner.batch_size), there are "
+            f"{len(articles)} of at least {size} tokens: raise text.articles.validation"
+        )
+    articles = articles.iloc[:count]
+    ids = prompt_texts.encode_prompts(
+        articles.text.tolist(), tokenizer, style=run.prompt_style, max_tokens=size
+    )
+    tokens, mask = prompt_texts.pad_left(ids, size, tokenizer.pad_id or 0)
+    return Prompts(tokens, mask, articles.id.tolist())
+
+
+def _load(directory: str | Path) -> tuple[Any, Any, Tokenizer]:
+    model, params, tokenizer = load(directory)
+    if tokenizer is None:
+        raise DpgError(f"{directory}: a model without tokenizer.json; a run needs its tokenizer")
+    return model, params, tokenizer

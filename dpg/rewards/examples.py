@@ -1,0 +1,56 @@
+"""Rollouts as the target model's training examples."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dpg.models import Tokenizer
+from dpg.rewards.protocol import RewardError, RolloutBatch
+
+
+class ExampleMaker:
+    """Turns rollouts into ``{"tokens": int32 [N, L], "mask": bool [N, L]}`` for the target model.
+
+    Where generator and target share a tokenizer the token ids are passed on as they are; else the
+    text is tokenised anew and cut to the length. The target's begin-of-text stands first where its
+    tokenizer adds one. The prompt is no part of an example (section 3.1).
+
+    Args:
+        generator: the generator's tokenizer.
+        target: the target model's tokenizer.
+        length: L, tokens an example is padded to; begin-of-text counts.
+    """
+
+    def __init__(self, generator: Tokenizer, target: Tokenizer, length: int):
+        self.generator, self.target, self.length = generator, target, length
+        self.same = generator.same_ids(target)
+
+    def __call__(self, batch: RolloutBatch) -> dict[str, np.ndarray]:
+        """Make examples of a batch.
+
+        Raises:
+            RewardError: an example with no token to predict; names the step and the rollouts.
+        """
+        if self.same:
+            lines = [row[own].tolist() for row, own in zip(batch.tokens, batch.mask, strict=True)]
+        else:
+            lines = [self.target.encode(text) for text in self.texts(batch)]
+        start = [self.target.bos_id] if self.target.add_bos else []
+        tokens = np.full((len(lines), self.length), self.target.pad_id, np.int32)
+        mask = np.zeros(tokens.shape, bool)
+        for row, line in enumerate(lines):
+            line = (start + line)[: self.length]
+            tokens[row, : len(line)] = line
+            mask[row, : len(line)] = True
+        short = np.flatnonzero(mask.sum(1) < 2)
+        if short.size:
+            raise RewardError(
+                f"step {batch.step}: rollouts {short[:8].tolist()} leave the target model no token "
+                "to predict: they are empty, or a single token that nothing precedes"
+            )
+        return {"tokens": tokens, "mask": mask}
+
+    def texts(self, batch: RolloutBatch) -> list[str]:
+        """The rollouts as text, special tokens left out."""
+        rows = zip(batch.tokens, batch.mask, strict=True)
+        return self.generator.decode_batch([row[own].tolist() for row, own in rows])

@@ -1,0 +1,104 @@
+"""What every reward is: a batch of rollouts in, one number each out.
+
+The engines (JAX here, verl elsewhere) know no more than this, and a reward knows no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from dpg.errors import DpgError
+
+
+class RewardError(DpgError):
+    """Rollouts that cannot be scored; the message names the step and the rollouts."""
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """The rollouts of one GRPO step.
+
+    Attributes:
+        tokens: [N, R] int32, response tokens of the generator's tokenizer, padded on the right.
+        mask: [N, R] bool, true on the response's own tokens, without the end-of-text.
+        groups: [N] int, which prompt each answers; the rollouts of a prompt stand together.
+        step: the GRPO step, named in errors.
+    """
+
+    tokens: np.ndarray
+    mask: np.ndarray
+    groups: np.ndarray
+    step: int
+
+    def __post_init__(self):
+        shapes = self.tokens.shape, self.mask.shape, self.groups.shape
+        if self.tokens.ndim != 2 or shapes[0] != shapes[1] or shapes[2] != shapes[0][:1]:
+            raise RewardError(
+                f"step {self.step}: want tokens [N, R], mask [N, R], groups [N], got {shapes}"
+            )
+        empty = np.flatnonzero(~self.mask.any(1))
+        if empty.size:
+            raise RewardError(
+                f"step {self.step}: rollouts {empty[:8].tolist()} are empty ({empty.size} of "
+                f"{len(self.mask)}): the generator emits nothing. Lower generator.learning_rate, "
+                "or look at the rollouts of the last validation."
+            )
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """One number a rollout, and what is worth a line in the log.
+
+    Attributes:
+        values: [N] float64, higher is better, finite.
+        groups: [N] int, among which rollouts the advantage compares.
+        log: named numbers for ``metrics.jsonl``, such as the target metric after training.
+    """
+
+    values: np.ndarray
+    groups: np.ndarray
+    log: dict[str, float] = field(default_factory=dict)
+
+
+class Reward(Protocol):
+    """Scores rollouts. Stateless: the same rollouts always get the same numbers."""
+
+    def __call__(self, batch: RolloutBatch) -> Rewards:
+        """Score a batch; raises `RewardError` where a rollout cannot be scored."""
+        ...
+
+
+def training_sets(
+    count: int, steps: int, group_size: int, *, cross_group_batching: bool
+) -> Iterator[np.ndarray]:
+    """Divide rollouts into the datasets that the target model trains on (Algorithm 1, lines 7-15).
+
+    Args:
+        count: N rollouts, the G responses of a prompt standing together.
+        steps: T.
+        group_size: G.
+        cross_group_batching: one dataset of all rollouts (Figure 7), or G datasets with one
+            response to every prompt each (Figure 6).
+
+    Yields:
+        [T, B] int64 indices of rollouts; B is N / T with cross-group batching, else N / (T G).
+
+    Raises:
+        RewardError: N does not divide so.
+    """
+    sets = 1 if cross_group_batching else group_size
+    if count % (steps * sets) or count % group_size:
+        raise RewardError(
+            f"{count} rollouts in groups of {group_size} do not divide into {sets} dataset(s) of "
+            f"{steps} training steps"
+        )
+    every = np.arange(count)
+    for g in range(sets):
+        yield every[g::sets].reshape(steps, -1)
