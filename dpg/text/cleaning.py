@@ -8,12 +8,13 @@ our own drops and counts it, a user's own file is an error that names the text.
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _EMPTY_BRACKETS = re.compile(r"\s*\(\s*[;,:]?\s*\)")
 
 # An HTML or Pango tag has attributes with "=" or none at all: "a < b and c > d" is not one.
-TAG = re.compile(r"</?[A-Za-z][\w-]*(?:\s+[\w-]+\s*=[^<>]*|\s*/?)>")
+TAG = re.compile(r"</?\s?[A-Za-z][\w-]*(?:\s+[\w-]+\s*=[^<>]*|\s*/?)>")
 _MARKUP = (
     TAG,
     re.compile(r"<!--|-->"),
@@ -30,12 +31,13 @@ _MARKUP = (
 
 
 def one_line(text: str) -> str:
-    """The text with every run of white space (no-break spaces too) as one space.
+    """The text in composed form (NFC), every run of white space (no-break ones too) one space.
 
     Soft hyphens and zero-width characters go; so do brackets that a source left empty when it
     removed a pronunciation from between them.
     """
-    return " ".join(_EMPTY_BRACKETS.sub("", _INVISIBLE.sub("", text)).split())
+    visible = _INVISIBLE.sub("", unicodedata.normalize("NFC", text))
+    return " ".join(_EMPTY_BRACKETS.sub("", visible).split())
 
 
 def find_markup(text: str) -> str | None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from dpg.errors import DpgError
 from dpg.text.languages import language as find_language
+from dpg.text.overlap import Seen
 from dpg.text.reading import require_columns
 
 COLUMNS = ("id", "text", "language", "source")
@@ -37,7 +39,8 @@ def pretraining_corpus(
 
     Of articles with a column `split` (the English ones must have it) those of split `train` are
     taken. Of `passages` (other campaigns than the benchmark's) those of which the `benchmark`
-    has the id, or the text in that language, are left out; so is any text that repeats another.
+    has the id, or nearly the text in that language (`overlap`), are left out; so is any text
+    that repeats another.
 
     Raises DpgError for English articles without a split, for an article in a language that is
     not its key's, and for a corpus without text.
@@ -66,12 +69,15 @@ def pretraining_corpus(
     left_out["English passages"] = len(passages) - len(foreign)
     if benchmark is not None:
         require_columns(benchmark, ["id", "text", "language"], "the benchmark's table")
-        texts = set(zip(benchmark["language"], benchmark["text"].map(_bare), strict=True))
-        same_text = [
-            key in texts
-            for key in zip(foreign["language"], foreign["text"].map(_bare), strict=True)
+        seen = {code: Seen() for code in set(foreign["language"])}
+        for code, text in zip(benchmark["language"], benchmark["text"], strict=True):
+            if code in seen:
+                seen[code].add(text)
+        overlaps = [
+            text in seen[code]
+            for code, text in zip(foreign["language"], foreign["text"], strict=True)
         ]
-        banned = foreign["id"].isin(set(benchmark["id"])) | same_text
+        banned = foreign["id"].isin(set(benchmark["id"])) | np.array(overlaps, dtype=bool)
         left_out["benchmark passages"] = int(banned.sum())
         foreign = foreign[~banned]
     kept.append(foreign)

@@ -31,6 +31,7 @@ from dpg.text.cleaning import TAG, ends_in_a_word, find_markup, one_line
 from dpg.text.languages import CODES, TARGET_CODES
 from dpg.text.languages import languages as find_languages
 from dpg.text.ordering import keyed_hash, short_hash
+from dpg.text.overlap import Seen
 from dpg.text.reading import hub_error, import_datasets, read_jsonl, require_columns
 
 BENCHMARK_CAMPAIGNS = ("utbs", "nr")
@@ -60,8 +61,10 @@ def passages_from_debian(
 
     A passage counts where it is translated (not merely copied) and has `min_characters` or more
     after cleaning: in all five languages if `aligned`, else in each language for itself.
-    Passages with variables, macros or game figures in any language are left out, markup and
-    stage directions before the first word are taken off. `end="word"` cuts what follows the
+    Passages with variables, macros or the game's rules in them are left out, as is one that
+    nearly repeats another (`overlap`), since stories tell a scene again with another name, and
+    a division into train and test must not. Markup, and stage directions and chapter numbers
+    before the first word, are taken off. `end="word"` cuts what follows the
     last word, as LAMBADA's passages are cut; `end="sentence"` keeps it.
 
     `source` is the campaign (its gettext domain without `wesnoth-`), and an id depends on the
@@ -79,21 +82,20 @@ def passages_from_debian(
         for campaign, by_language in found.items():
             catalogues.setdefault(campaign, {}).update(by_language)
     rows: list[tuple[str, str, str, str]] = []
-    seen: set[tuple[str, str]] = set()
+    seen = {code: Seen() for code in CODES}
     for campaign in sorted(catalogues):
         for english in sorted(set().union(*catalogues[campaign].values())):
-            texts = _clean_texts(english, catalogues[campaign], end)
-            texts = {code: text for code, text in texts.items() if len(text) >= min_characters}
-            keys = {(code, _bare(text)) for code, text in texts.items()}
-            if aligned and (len(texts) < len(CODES) or keys & seen):
+            texts = {
+                code: text
+                for code, text in _clean_texts(english, catalogues[campaign], end).items()
+                if len(text) >= min_characters and text not in seen[code]
+            }
+            if aligned and len(texts) < len(CODES):
                 continue
             name = f"{campaign}-{short_hash(one_line(_without_context(english)))}"
-            rows += [
-                (name, code, text, campaign)
-                for code, text in texts.items()
-                if (code, _bare(text)) not in seen
-            ]
-            seen |= keys
+            for code, text in texts.items():
+                seen[code].add(text)
+                rows.append((name, code, text, campaign))
     return _table(rows)
 
 
@@ -272,9 +274,15 @@ _HEADING = re.compile(
 )
 _NOT_PROSE = re.compile(
     r"\$[\w{(]"  # variables of the game's scripts
-    r"|[{}|\\^~*#_=]"  # macros, variable ends, rules
+    r"|[{}|\\^~*#_=<>]"  # macros, variable ends, rules, broken tags
     r"|\d\s*%"  # figures of the game
     r"|\b(?:HP|PV|LP|TP|MP|XP|EP)\b"
+)
+_GAME = re.compile(
+    r"^\W*(?:special )?(?:note|hint|new objectives?)\b[^:]{0,20}:"  # to the player
+    r"|^\([^)]*\bscenarios\b"  # of the menus
+    r"|\bthis (?:unit|attack)\b",  # of the rules
+    re.IGNORECASE,
 )
 
 
@@ -288,6 +296,8 @@ def _clean_texts(english: str, catalogue: dict[str, dict[str, str]], end: str) -
         if english in catalogue.get(code, {}):
             raw[code] = _without_context(catalogue[code][english])
     texts = {code: _clean(text) for code, text in raw.items()}
+    if _GAME.search(texts["en"]):
+        return {}
     if any(_NOT_PROSE.search(text) or find_markup(text) for text in texts.values()):
         return {}
     if end == "word":
@@ -303,11 +313,6 @@ def _clean(text: str) -> str:
 def _without_context(text: str) -> str:
     """A message without what says in which context it is used (`female_speaker^`)."""
     return _CONTEXT.sub("", text.rsplit("\x04", 1)[-1])
-
-
-def _bare(text: str) -> str:
-    """A text reduced to its letters, so that only real differences count."""
-    return re.sub(r"[\W_]+", " ", text).casefold().strip()
 
 
 def _not_empty(text: str, where: str) -> str:
