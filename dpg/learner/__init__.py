@@ -1,0 +1,18 @@
+"""The learner: training as a function of its data's weights, and that function's derivative.
+
+`metagradient` trains a model and says how the trained model's score changes with the weight of
+every training example; `train` is the training alone. Knows no language model: any loss, any
+metric, any optax optimizer.
+"""
+
+from dpg.learner.errors import LearnerError, NotFiniteError
+from dpg.learner.metagradient import MetagradientResult, TrainResult, metagradient, train
+
+__all__ = [
+    "LearnerError",
+    "MetagradientResult",
+    "NotFiniteError",
+    "TrainResult",
+    "metagradient",
+    "train",
+]

@@ -1,0 +1,36 @@
+"""Metrics: what a trained model is asked to be. Each is (params, initial params) -> scalar.
+
+Higher is better. A metric is differentiable and carries its arrays as a tree, so that a compiled
+program takes them as arguments.
+"""
+
+from dpg.metrics.composition import from_dotted_path, weighted
+from dpg.metrics.language import language_metric, text_batch
+from dpg.metrics.norm import norm_difference, norm_metric
+from dpg.metrics.parameters import lookup
+from dpg.metrics.pattern import (
+    decode_signs,
+    from_image,
+    from_text,
+    pattern_metric,
+    pixels_right,
+    qr,
+    sixseven,
+)
+
+__all__ = [
+    "decode_signs",
+    "from_dotted_path",
+    "from_image",
+    "from_text",
+    "language_metric",
+    "lookup",
+    "norm_difference",
+    "norm_metric",
+    "pattern_metric",
+    "pixels_right",
+    "qr",
+    "sixseven",
+    "text_batch",
+    "weighted",
+]

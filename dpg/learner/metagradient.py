@@ -1,0 +1,318 @@
+"""The metagradient: the derivative of a trained model's score by every training example's weight.
+
+Training is theta_{t+1}, s_{t+1} = O(g_t, s_t, theta_t) with g_t the gradient of the step's loss
+L_t = 1/B sum_i w_ti l_i(theta_t), O the optimizer (parameters updated, its state moved on). The
+metric M = Phi(theta_T, theta_0) is differentiated by w backwards through time. Let a and b be the
+adjoints of theta_{t+1} and s_{t+1}. The vector-Jacobian product of O at (a, b) yields the adjoint
+lambda of g_t, the adjoint of s_t, and the direct part of the adjoint of theta_t. The rest is
+
+    adjoint of theta_t  = direct part + H_t lambda         (H_t the Hessian of L_t)
+    dM / dw_ti          = 1/B <grad l_i(theta_t), lambda>
+
+and both are tangents of one forward-over-reverse pass: jvp of theta -> (grad L_t, l_1 ... l_B) in
+direction lambda. The first step needs the second line alone: forward mode of the losses.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dpg.learner import programs
+from dpg.learner.errors import LearnerError, NotFiniteError
+
+Tree = Any
+
+
+class MetagradientResult(NamedTuple):
+    """What one training run and its derivative yield.
+
+    Attributes:
+        metric: [] float, Phi of the trained parameters.
+        weights_grad: [T, B] float, d metric / d weight of each example, exact to rounding.
+        params: the trained parameters, a tree like the initial ones.
+        losses: [T] float, each step's weighted mean loss before its update.
+        example_losses: [T, B] float, each example's loss before its step's update.
+    """
+
+    metric: jax.Array
+    weights_grad: jax.Array
+    params: Tree
+    losses: jax.Array
+    example_losses: jax.Array
+
+
+class TrainResult(NamedTuple):
+    """What plain training yields: see the same names in `MetagradientResult`."""
+
+    params: Tree
+    losses: jax.Array
+    example_losses: jax.Array
+
+
+def train(
+    per_example_loss: Callable[[Tree, Tree], jax.Array],
+    params: Tree,
+    batches: Tree,
+    optimizer: optax.GradientTransformation,
+    *,
+    weights: Any = None,
+    microbatch: int | None = None,
+) -> TrainResult:
+    """Plain training: what `metagradient` trains, bit for bit, without the derivative.
+
+    Arguments and errors are those of `metagradient`.
+    """
+    run = _Run.check(per_example_loss, params, batches, optimizer, weights, microbatch)
+    theta, state = run.params, run.state
+    losses = []
+    for t in range(run.T):
+        g, example_losses = run.gradient(theta, t)
+        theta, state = run.programs.apply(g, state, theta)
+        losses.append(example_losses)
+        run.check_losses(losses, t - 1)
+    run.check_losses(losses, run.T - 1)
+    return TrainResult(theta, *run.summary(losses))
+
+
+def metagradient(
+    per_example_loss: Callable[[Tree, Tree], jax.Array],
+    metric: Callable[[Tree, Tree], jax.Array],
+    params: Tree,
+    batches: Tree,
+    optimizer: optax.GradientTransformation,
+    *,
+    weights: Any = None,
+    microbatch: int | None = None,
+    memory: int | None = None,
+) -> MetagradientResult:
+    """Trains on `batches` and differentiates the metric by every example's weight.
+
+    Args:
+        per_example_loss: (params, batch) -> [B] float, one loss an example. An example's loss must
+            not depend on the others of its batch if `microbatch` is used.
+        metric: (params, initial params) -> [] float, higher is better.
+        params: any tree of floating-point arrays; not changed.
+        batches: a tree of arrays [T, B, ...]: T steps of B examples.
+        optimizer: any optax transformation whose state is a tree of arrays.
+        weights: [T, B] float, default ones: the point at which the derivative is taken.
+        microbatch: examples at a time inside a step; the result does not depend on it.
+        memory: bytes for stored states; None keeps all.
+
+    Compiled programs are found again by the identity of `per_example_loss`, `metric` and
+    `optimizer`: pass the same objects at every call, not new closures. A callable that carries
+    arrays should be a `jax.tree_util.Partial`: its arrays are then arguments, not constants.
+
+    Returns:
+        A `MetagradientResult`.
+
+    Raises:
+        LearnerError (a ValueError): input of a wrong shape or kind.
+        NotFiniteError (a LearnerError): a loss, the metric or a metagradient is not finite.
+    """
+    run = _Run.check(per_example_loss, params, batches, optimizer, weights, microbatch)
+    metric = _checked_metric(metric, run.params)
+
+    theta, state, kept, losses = run.params, run.state, [], []
+    for t in range(run.T):
+        g, example_losses = run.gradient(theta, t)
+        kept.append((theta, state, g))
+        theta, state = run.programs.apply(g, state, theta)
+        losses.append(example_losses)
+        run.check_losses(losses, t - 1)
+    run.check_losses(losses, run.T - 1)
+
+    value, adjoint = programs.compile_metric(metric.static)(metric.arrays, theta, run.params)
+    if not bool(jnp.isfinite(value)):
+        raise NotFiniteError(
+            f"the metric is {value} after {run.T} steps (all training losses are finite)",
+            "metric",
+            None,
+        )
+    adjoint_state = jax.tree.map(jnp.zeros_like, programs.split(state)[0])
+    rows: list[Any] = [None] * run.T
+    for t in reversed(range(run.T)):
+        adjoint, adjoint_state, rows[t] = run.step_back(t, *kept.pop(), adjoint, adjoint_state)
+    run.check_metagradient(rows)
+    return MetagradientResult(value, jnp.stack(rows), theta, *run.summary(losses))
+
+
+class _Run(NamedTuple):
+    """One call's checked input and the programs compiled for it."""
+
+    params: Tree
+    state: Tree
+    batches: Tree
+    weights: Any
+    loss: programs.Function
+    programs: programs.Programs
+    T: int
+    B: int
+
+    @classmethod
+    def check(cls, per_example_loss, params, batches, optimizer, weights, microbatch) -> "_Run":
+        _check_params(params)
+        T, B = _leading_axes(batches)
+        if microbatch is not None and (
+            isinstance(microbatch, bool) or not isinstance(microbatch, int) or microbatch < 1
+        ):
+            raise LearnerError(f"microbatch = {microbatch!r}; asked is an integer of at least 1")
+        loss_dtype = _check_losses_shape(per_example_loss, params, batches, B)
+        weights = _check_weights(weights, T, B, loss_dtype)
+        params = jax.tree.map(jnp.asarray, params)
+        state = _check_state(optimizer, params)
+        loss = programs.Function.take_apart(per_example_loss)
+        compiled = programs.compile_programs(
+            loss.static, programs.Static(optimizer), microbatch, _shardings(params)
+        )
+        return cls(params, state, batches, weights, loss, compiled, T, B)
+
+    def at(self, t: int) -> tuple[Tree, Any]:
+        return jax.tree.map(lambda x: x[t], self.batches), self.weights[t]
+
+    def gradient(self, theta: Tree, t: int) -> tuple[Tree, jax.Array]:
+        return self.programs.gradient(self.loss.arrays, theta, *self.at(t))
+
+    def step_back(self, t, theta, state, g, adjoint, adjoint_state):
+        """The adjoints before step t from those after it, and the step's row [B] of the result."""
+        batch, w = self.at(t)
+        if t == 0:
+            direction = self.programs.pull_gradient(g, state, theta, adjoint, adjoint_state)
+            return None, None, self.programs.slope(self.loss.arrays, theta, direction, batch, w)
+        direction, adjoint_state, direct = self.programs.pull(
+            g, state, theta, adjoint, adjoint_state
+        )
+        adjoint, row = self.programs.curve(self.loss.arrays, theta, direction, batch, w, direct)
+        return adjoint, adjoint_state, row
+
+    def check_losses(self, losses: Sequence[jax.Array], t: int) -> None:
+        """Looks at step t, which is one behind the step in flight: the device never waits."""
+        if t >= 0:
+            _check_finite("loss", losses[t], t, "a smaller learning rate, or a look at these rows")
+
+    def check_metagradient(self, rows: Sequence[jax.Array]) -> None:
+        for t in reversed(range(self.T)):
+            _check_finite(
+                "metagradient",
+                rows[t],
+                t,
+                "the losses are finite, their derivatives are not; Adam needs eps_root > 0 here, "
+                "and a square root or a norm needs to stay away from 0",
+            )
+
+    def summary(self, losses: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        losses = jnp.stack(losses)
+        return jnp.mean(jnp.asarray(self.weights, losses.dtype) * losses, axis=1), losses
+
+
+def _check_finite(what: str, row: jax.Array, t: int, hint: str) -> None:
+    finite = np.isfinite(np.asarray(row))
+    if not finite.all():
+        bad = tuple(int(i) for i in np.flatnonzero(~finite))
+        shown = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
+        raise NotFiniteError(
+            f"the {what} of step {t} is not finite for {len(bad)} of {finite.size} examples "
+            f"({shown}); {hint}",
+            what,
+            t,
+            bad,
+        )
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path) or "the tree's only leaf"
+
+
+def _check_params(params: Tree) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise LearnerError("params have no arrays; asked is a tree of floating-point arrays")
+    for path, leaf in leaves:
+        if not programs.is_float(leaf):
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            raise LearnerError(
+                f"params{_name(path)} is of type {kind}; asked are floating-point arrays: keep "
+                "integer tables out of params, in the loss function"
+            )
+
+
+def _leading_axes(batches: Tree) -> tuple[int, int]:
+    leaves = jax.tree_util.tree_leaves_with_path(batches)
+    if not leaves:
+        raise LearnerError("batches have no arrays; asked is a tree of arrays [T, B, ...]")
+    for path, leaf in leaves:
+        if not programs.is_array(leaf) or len(leaf.shape) < 2:
+            found = getattr(leaf, "shape", type(leaf).__name__)
+            raise LearnerError(f"batches{_name(path)} is {found}; asked is an array [T, B, ...]")
+    shapes = {tuple(leaf.shape[:2]) for _, leaf in leaves}
+    if len(shapes) > 1:
+        listed = ", ".join(f"{_name(path)} {tuple(leaf.shape)}" for path, leaf in leaves)
+        raise LearnerError(
+            f"batches disagree on their leading axes [T, B]: {listed}; asked are the same two first"
+        )
+    T, B = shapes.pop()
+    if T == 0 or B == 0:
+        raise LearnerError(f"batches have T = {T} steps of B = {B} examples; asked is at least one")
+    return T, B
+
+
+def _check_losses_shape(per_example_loss, params, batches, B: int):
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batches)
+    out = jax.eval_shape(per_example_loss, _shapes(params), batch)
+    if not programs.is_float(out) or tuple(out.shape) != (B,):
+        found = f"{out.dtype}{list(out.shape)}" if programs.is_array(out) else type(out).__name__
+        raise LearnerError(
+            f"per_example_loss returns {found}; asked is one floating-point loss an example, [{B}]"
+        )
+    return out.dtype
+
+
+def _checked_metric(metric: Callable, params: Tree) -> programs.Function:
+    out = jax.eval_shape(metric, _shapes(params), _shapes(params))
+    if not programs.is_float(out) or out.shape != ():
+        found = f"{out.dtype}{list(out.shape)}" if programs.is_array(out) else type(out).__name__
+        raise LearnerError(f"metric returns {found}; asked is one floating-point number, shape []")
+    return programs.Function.take_apart(metric)
+
+
+def _check_weights(weights, T: int, B: int, dtype):
+    if weights is None:
+        return np.ones((T, B), dtype)
+    if not programs.is_array(weights):
+        weights = np.asarray(weights, dtype)
+    if tuple(weights.shape) != (T, B):
+        raise LearnerError(f"weights have shape {tuple(weights.shape)}; asked is [{T}, {B}]")
+    if not (jnp.issubdtype(weights.dtype, jnp.number) or weights.dtype == bool):
+        raise LearnerError(f"weights are of type {weights.dtype}; asked are real numbers")
+    return weights.astype(dtype)
+
+
+def _check_state(optimizer, params: Tree) -> Tree:
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise LearnerError(
+            f"optimizer is of type {type(optimizer).__name__}; asked is an optax transformation "
+            "with init and update"
+        )
+    state = optimizer.init(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if not programs.is_array(leaf) or getattr(leaf.dtype, "kind", "") == "O":
+            raise LearnerError(
+                f"the optimizer's state{_name(path)} is of type {type(leaf).__name__}; asked is a "
+                "state that is a tree of arrays (numbers as jnp.asarray)"
+            )
+    return state
+
+
+def _shapes(tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _shardings(params: Tree) -> programs.Static:
+    leaves = jax.tree.leaves(params)
+    if math.prod(len(x.sharding.device_set) for x in leaves) == 1:
+        return programs.Static(None)
+    return programs.Static(tuple(x.sharding for x in leaves))

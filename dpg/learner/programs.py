@@ -1,0 +1,234 @@
+"""The compiled pieces of training and of its derivative: pure functions of one step.
+
+    gradient   (params, batch, w)            -> g, losses        what plain training runs
+    apply      (g, state, params)            -> params', state'  the optimizer
+    pull       (g, state, params, adjoints)  -> adjoints of g, of state, of params (direct part)
+    curve      (params, direction, batch, w) -> Hessian @ direction, d losses along direction
+    slope      (params, direction, batch)    -> d losses along direction
+
+`gradient` and `apply` are separate programs on purpose: the backward sweep can then replay an
+update from a kept gradient and land on the same bits as the forward sweep.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Tree = Any
+
+
+class Static:
+    """Any object as a key of a cache: its own equality where it is hashable, else identity."""
+
+    def __init__(self, value: Any):
+        self.value = value
+        try:
+            self._hash = hash(value)
+            self._by_value = True
+        except TypeError:
+            self._hash = id(value)
+            self._by_value = False
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Static):
+            return NotImplemented
+        if self._by_value and other._by_value:
+            return type(self.value) is type(other.value) and self.value == other.value
+        return self.value is other.value
+
+
+class Function(NamedTuple):
+    """A callable taken apart into what a program is compiled for and what it is given at each call.
+
+    A callable may be a tree that carries arrays (`jax.tree_util.Partial`, a registered dataclass):
+    the arrays then become arguments of the compiled program instead of constants inside it.
+    """
+
+    static: Static  # hashable: the tree's shape and its leaves that are no arrays
+    arrays: tuple[jax.Array, ...]
+
+    @classmethod
+    def take_apart(cls, function: Callable) -> "Function":
+        """The callable's static part and its arrays; `assemble` is the way back."""
+        leaves, treedef = jax.tree.flatten(function)
+        fixed = tuple(None if is_array(x) else Static(x) for x in leaves)
+        return cls(Static((treedef, fixed)), tuple(x for x in leaves if is_array(x)))
+
+
+def assemble(static: Static, arrays: tuple) -> Callable:
+    """The callable that `Function.take_apart` took apart."""
+    treedef, fixed = static.value
+    rest = iter(arrays)
+    return jax.tree.unflatten(treedef, [next(rest) if x is None else x.value for x in fixed])
+
+
+def is_array(x: Any) -> bool:
+    """Whether x has a shape and a dtype, as the arrays of jax and numpy do."""
+    return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def is_float(x: Any) -> bool:
+    """Whether x is an array of real floating-point numbers: what derivatives flow through."""
+    return is_array(x) and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def split(tree: Tree) -> tuple[list, Callable[[list], Tree]]:
+    """The floating-point leaves of a tree, and the function that puts others in their place.
+
+    The other leaves (step counters, random keys, flags) carry no derivative and stay as they are.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    return [x for x in leaves if is_float(x)], lambda new: _merge(leaves, treedef, new)
+
+
+def _merge(leaves, treedef, new):
+    new = iter(new)
+    return jax.tree.unflatten(treedef, [next(new) if is_float(x) else x for x in leaves])
+
+
+class Programs(NamedTuple):
+    """The compiled pieces for one loss, one optimizer and one way to cut a batch."""
+
+    gradient: Callable
+    apply: Callable
+    pull: Callable
+    pull_gradient: Callable
+    curve: Callable
+    slope: Callable
+
+
+@functools.lru_cache(maxsize=32)
+def compile_programs(
+    loss: Static,
+    optimizer: Static,
+    microbatch: int | None,
+    shardings: Static,
+) -> Programs:
+    """The programs, made once for each loss, optimizer and layout, and compiled at first use.
+
+    Args:
+        loss: the static part of a `Function` (params, batch) -> [B].
+        optimizer: an optax transformation.
+        microbatch: examples at a time; None takes the whole batch.
+        shardings: a list of shardings, one a leaf of the parameters, kept by everything shaped like
+            them; its value is None on a single device.
+    """
+    update = optimizer.value.update
+    places = shardings.value
+
+    def place(tree):
+        if places is None:
+            return tree
+        leaves, treedef = jax.tree.flatten(tree)
+        constrained = map(jax.lax.with_sharding_constraint, leaves, places)
+        return jax.tree.unflatten(treedef, constrained)
+
+    def chunked(step, batch, w):
+        """`step(batch, w) -> (summed, stacked)` over pieces of the batch."""
+        size = w.shape[0]
+        if microbatch is None or microbatch >= size:
+            return step(batch, w)
+        pieces = -(-size // microbatch)
+        padding = pieces * microbatch - size
+
+        def cut(x, fill):
+            if padding:
+                x = jnp.concatenate([x, fill(x[-1:], padding)])
+            return x.reshape(pieces, microbatch, *x.shape[1:])
+
+        # The last piece is filled up with copies of the last example at weight 0: they add exactly
+        # nothing, and being real examples they are as finite as the rest.
+        batch = jax.tree.map(lambda x: cut(x, lambda y, n: jnp.repeat(y, n, 0)), batch)
+        w = cut(w, lambda y, n: jnp.zeros(n, y.dtype))
+        shapes = jax.eval_shape(step, jax.tree.map(lambda x: x[0], batch), w[0])[0]
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def body(total, piece):
+            summed, stacked = step(*piece)
+            return jax.tree.map(jnp.add, total, summed), stacked
+
+        summed, stacked = jax.lax.scan(body, zero, (batch, w))
+        return summed, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], stacked)
+
+    def weighted(params, per_example_loss, batch, w, size):
+        losses = per_example_loss(params, batch)
+        return jnp.sum(w.astype(losses.dtype) * losses) / size, losses
+
+    def gradient(arrays, params, batch, w):
+        per_example_loss = assemble(loss, arrays)
+
+        def step(batch, piece):
+            return jax.grad(weighted, has_aux=True)(
+                params, per_example_loss, batch, piece, w.shape[0]
+            )
+
+        g, losses = chunked(step, batch, w)
+        return place(g), losses
+
+    def apply(g, state, params):
+        updates, state = update(g, state, params)
+        return place(optax.apply_updates(params, updates)), state
+
+    def pull(g, state, params, adjoint_params, adjoint_state):
+        floats, merge = split(state)
+
+        def floating_part(g, floats, params):
+            params, state = apply(g, merge(floats), params)
+            return params, split(state)[0]
+
+        _, vjp = jax.vjp(floating_part, g, floats, params)
+        to_g, to_state, to_params = vjp((adjoint_params, adjoint_state))
+        return place(to_g), to_state, place(to_params)
+
+    def curve(arrays, params, direction, batch, w, direct):
+        per_example_loss = assemble(loss, arrays)
+
+        def step(batch, piece):
+            def both(p):
+                return jax.grad(weighted, has_aux=True)(
+                    p, per_example_loss, batch, piece, w.shape[0]
+                )
+
+            return jax.jvp(both, (params,), (direction,))[1]
+
+        bent, slopes = chunked(step, batch, w)
+        return place(jax.tree.map(jnp.add, direct, bent)), slopes / w.shape[0]
+
+    def slope(arrays, params, direction, batch, w):
+        per_example_loss = assemble(loss, arrays)
+
+        def step(batch, _):
+            return (), jax.jvp(lambda p: per_example_loss(p, batch), (params,), (direction,))[1]
+
+        return chunked(step, batch, w)[1] / w.shape[0]
+
+    def pull_gradient(*args):
+        return pull(*args)[0]
+
+    return Programs(
+        gradient=jax.jit(gradient),
+        apply=jax.jit(apply),
+        pull=jax.jit(pull, donate_argnames=("adjoint_params", "adjoint_state")),
+        pull_gradient=jax.jit(pull_gradient),
+        curve=jax.jit(curve, donate_argnames=("direct",)),
+        slope=jax.jit(slope),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def compile_metric(metric: Static) -> Callable:
+    """(arrays, params, initial) -> (metric, its gradient with respect to params)."""
+
+    def value(params, arrays, initial):
+        return assemble(metric, arrays)(params, initial)
+
+    return jax.jit(
+        lambda arrays, params, initial: jax.value_and_grad(value)(params, arrays, initial)
+    )

@@ -1,0 +1,94 @@
+"""Language-model loss on fixed texts: passages of a benchmark, or one string (section 4.4, 4.5).
+
+    Phi = - 1/N sum_i l_i(theta_T)
+
+with l_i the target model's own loss of text i: the higher, the more probable the texts.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpg.errors import DpgError
+
+
+def language_metric(
+    per_example_loss: Callable, batch: Any, microbatch: int | None = None
+) -> jax.tree_util.Partial:
+    """The metric (params, initial) -> [] float: minus the mean loss over the batch.
+
+    Args:
+        per_example_loss: (params, batch) -> [N] float.
+        batch: a tree of arrays [N, ...], such as `text_batch` makes.
+        microbatch: texts at a time, to bound memory; the value does not depend on it.
+
+    Raises:
+        DpgError: arrays that disagree on N, N = 0, microbatch below 1.
+    """
+    sizes = {np.shape(x)[0] if np.ndim(x) else None for x in jax.tree.leaves(batch)}
+    if len(sizes) != 1 or None in sizes or 0 in sizes:
+        shapes = [np.shape(x) for x in jax.tree.leaves(batch)]
+        raise DpgError(f"the texts' arrays have shapes {shapes}; asked are arrays [N, ...], N >= 1")
+    if microbatch is not None and microbatch < 1:
+        raise DpgError(f"microbatch = {microbatch}; asked is an integer of at least 1")
+    return jax.tree_util.Partial(_score, per_example_loss, batch, microbatch)
+
+
+def _score(per_example_loss, batch, microbatch, params, initial):
+    del initial
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if microbatch is None or microbatch >= size:
+        return -jnp.mean(per_example_loss(params, batch))
+    # A checkpoint a piece: the backward pass holds one piece's activations at a time.
+    piece_loss = jax.checkpoint(per_example_loss)
+    # lax.map compiles one piece and, where the last is smaller, that one as well.
+    whole = size // microbatch * microbatch
+    cut = jax.tree.map(lambda x: x[:whole].reshape(-1, microbatch, *x.shape[1:]), batch)
+    total = jnp.sum(jax.lax.map(lambda piece: piece_loss(params, piece), cut))
+    if whole < size:
+        total += jnp.sum(piece_loss(params, jax.tree.map(lambda x: x[whole:], batch)))
+    return -total / size
+
+
+def text_batch(
+    encode: Callable[[str], Sequence[int]],
+    texts: Sequence[str],
+    *,
+    length: int | None = None,
+    bos_id: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Texts as a batch for a target model: {"tokens": int32 [N, L], "mask": bool [N, L]}.
+
+    Args:
+        encode: text to token ids, without special tokens.
+        texts: the passages, or one string in a list.
+        length: L; default that of the longest text. A longer text is an error, never cut: its last
+            word is what LAMBADA asks for.
+        bos_id: put before every text where given.
+
+    Raises:
+        DpgError: no texts, a text without tokens, or one longer than `length`; its index is named.
+    """
+    start = [] if bos_id is None else [bos_id]
+    rows = [start + list(encode(text)) for text in texts]
+    if not rows:
+        raise DpgError("no texts given; asked is at least one")
+    longest = max(map(len, rows))
+    if length is None:
+        length = longest
+    for i, row in enumerate(rows):
+        if len(row) < 2:
+            raise DpgError(f"text {i} has {len(row)} token(s); a loss needs at least 2")
+        if len(row) > length:
+            raise DpgError(
+                f"text {i} has {len(row)} tokens, more than {length}: raise the length "
+                f"(the longest has {longest}) or leave the text out"
+            )
+    tokens, mask = np.zeros((len(rows), length), np.int32), np.zeros((len(rows), length), bool)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = row
+        mask[i, : len(row)] = True
+    return {"tokens": tokens, "mask": mask}

@@ -1,0 +1,197 @@
+"""A picture in the weights: how well the signs of a trained patch show a pattern (section 4.1).
+
+With Y the pattern (+1 light, -1 dark), P_c the patch after training and P_i before, both read from
+one parameter (the paper: the upper left of the language-model head), the metric is
+
+    Phi = - mean ln(1 + exp(-s Y (P_c - P_i))),    s = 20,
+
+and the picture is read off as sign(P_c - P_i).
+"""
+
+from os import PathLike
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpg.errors import DpgError
+from dpg.metrics.parameters import lookup
+
+SIXSEVEN = """
+.......
+###.###
+#.....#
+###..#.
+#.#..#.
+###..#.
+"""
+
+
+def pattern_metric(
+    pattern: Any, *, parameter: str = "lm_head", row: int = 0, column: int = 0, scale: float = 20.0
+) -> jax.tree_util.Partial:
+    """The metric (params, initial) -> [] float: minus the pattern's mean logistic loss.
+
+    Args:
+        pattern: [h, w] of -1 and +1.
+        parameter: dotted path of the matrix that carries the patch.
+        row, column: the patch's upper left corner in it.
+        scale: s of the formula, per unit of weight.
+
+    Raises:
+        DpgError: entries other than -1 and +1 here; at the call, no such parameter or a patch that
+            does not fit it.
+
+    Source: section 4.1 (21x21 QR code), section 4.2 (6x7 image); s = 20 in both.
+    """
+    return jax.tree_util.Partial(
+        _score, check_pattern(pattern), parameter=parameter, row=row, column=column, scale=scale
+    )
+
+
+def _score(pattern, params, initial, *, parameter, row, column, scale):
+    change = _change(params, initial, pattern.shape, parameter, row, column)
+    # softplus(-z) = ln(1 + e^-z) without overflow where a pixel is far on the wrong side
+    return -jnp.mean(jax.nn.softplus(-scale * pattern.astype(change.dtype) * change))
+
+
+def decode_signs(
+    params: Any,
+    initial: Any,
+    shape: tuple[int, int],
+    *,
+    parameter: str = "lm_head",
+    row: int = 0,
+    column: int = 0,
+) -> np.ndarray:
+    """sign(P_c - P_i): int8 [h, w] of -1, 0 (no change at all) and +1 (section 4.1)."""
+    change = _change(params, initial, shape, parameter, row, column)
+    return np.sign(np.asarray(change, np.float64)).astype(np.int8)
+
+
+def pixels_right(
+    params: Any,
+    initial: Any,
+    pattern: Any,
+    *,
+    parameter: str = "lm_head",
+    row: int = 0,
+    column: int = 0,
+) -> float:
+    """The fraction of the pattern's pixels that sign(P_c - P_i) shows; no change is wrong."""
+    pattern = check_pattern(pattern)
+    signs = decode_signs(
+        params, initial, pattern.shape, parameter=parameter, row=row, column=column
+    )
+    return float(np.mean(signs == pattern))
+
+
+def _change(params, initial, shape, parameter, row, column):
+    h, w = shape
+    after, before = lookup(params, parameter), lookup(initial, parameter)
+    if len(after.shape) != 2 or row + h > after.shape[0] or column + w > after.shape[1]:
+        raise DpgError(
+            f"a pattern of {h}x{w} at row {row}, column {column} does not fit the parameter "
+            f"{parameter!r} of shape {tuple(after.shape)}"
+        )
+    patch = (slice(row, row + h), slice(column, column + w))
+    return after[patch] - before[patch]
+
+
+def check_pattern(pattern: Any) -> np.ndarray:
+    """The pattern as int8 [h, w]; a DpgError unless it is one of -1 and +1."""
+    array = np.asarray(pattern)
+    if array.ndim != 2 or array.size == 0 or not np.isin(array, (-1, 1)).all():
+        raise DpgError(
+            f"a pattern is a table [h, w] of -1 and +1; given is shape {array.shape} with values "
+            f"{np.unique(array)[:8].tolist()}"
+        )
+    return array.astype(np.int8)
+
+
+def sixseven() -> np.ndarray:
+    """The 6x7 image of 67, int8, dark digits (section 4.2)."""
+    rows = SIXSEVEN.split()
+    return np.array([[-1 if pixel == "#" else 1 for pixel in line] for line in rows], np.int8)
+
+
+def qr(payload: str) -> np.ndarray:
+    """The 21x21 QR code (version 1) of a short text, int8, at the strongest correction that fits.
+
+    Raises:
+        DpgError: an empty payload, or one longer than version 1 holds (17 bytes, 25 characters
+            where all are digits, capital letters or among " $%*+-./:", 41 digits).
+    """
+    import qrcode
+
+    if not payload:
+        raise DpgError("a QR code needs a payload of at least one character")
+    levels = (
+        qrcode.constants.ERROR_CORRECT_H,
+        qrcode.constants.ERROR_CORRECT_Q,
+        qrcode.constants.ERROR_CORRECT_M,
+        qrcode.constants.ERROR_CORRECT_L,
+    )
+    for level in levels:
+        code = qrcode.QRCode(version=None, error_correction=level, border=0)
+        code.add_data(payload)
+        try:
+            code.make(fit=True)
+        except (qrcode.exceptions.DataOverflowError, ValueError):
+            continue  # beyond the largest version
+        if code.version == 1:
+            return np.where(np.array(code.get_matrix()), -1, 1).astype(np.int8)
+    raise DpgError(
+        f"the payload {payload!r} does not fit a 21x21 QR code: at most 17 bytes, or 25 characters "
+        "of digits, capitals and ' $%*+-./:', or 41 digits"
+    )
+
+
+def from_image(path: str | PathLike) -> np.ndarray:
+    """The pattern of an image file, one entry a pixel, int8 [h, w]: lighter than half is +1.
+
+    Half is midway between the darkest and the lightest pixel; transparent pixels count as white.
+
+    Raises:
+        DpgError: the file is no image, or has one shade only.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            white = Image.new("RGBA", image.size, "white")
+            grey = Image.alpha_composite(white, image.convert("RGBA")).convert("L")
+    except (UnidentifiedImageError, FileNotFoundError, IsADirectoryError) as error:
+        raise DpgError(f"{path}: no image that can be read ({error})") from None
+    return _threshold(np.asarray(grey, np.float64), str(path))
+
+
+def from_text(text: str) -> np.ndarray:
+    """The pattern of a text in a small bitmap font, cropped to its ink, int8 [h, w], dark letters.
+
+    Raises:
+        DpgError: a text without ink, or with characters outside Latin-1.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default_imagefont()
+    try:
+        left, top, right, bottom = font.getbbox(text)
+    except UnicodeEncodeError:
+        raise DpgError(f"the text {text!r} has characters outside Latin-1") from None
+    image = Image.new("L", (max(1, right - left), max(1, bottom - top)), 255)
+    ImageDraw.Draw(image).text((0, 0), text, fill=0, font=font)
+    ink = np.asarray(image) < 128
+    if not ink.any():
+        raise DpgError(f"the text {text!r} leaves no ink")
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.where(cropped, -1, 1).astype(np.int8)
+
+
+def _threshold(grey: np.ndarray, name: str) -> np.ndarray:
+    low, high = grey.min(), grey.max()
+    if low == high:
+        raise DpgError(f"{name}: the image has one shade only, no pattern to learn")
+    return np.where(grey > (low + high) / 2, 1, -1).astype(np.int8)

@@ -1,0 +1,113 @@
+"""Small, odd models and the reference that the learner must equal: jax.grad through all."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class Task(NamedTuple):
+    loss: object
+    metric: object
+    params: object
+    batches: object
+
+
+def small_transformer(key, T=4, B=6, L=5, V=11, D=8, layers=2, tied=True) -> Task:
+    """Causal attention, GELU, a norm with a scale, and (if tied) one matrix used at both ends."""
+    keys = iter(jax.random.split(key, 20))
+
+    def normal(*shape):
+        return 0.3 * jax.random.normal(next(keys), shape, jnp.float64)
+
+    params = {
+        "embed": normal(V, D),
+        "position": normal(L, D),
+        "layers": {
+            "qkv": normal(layers, D, 3 * D),
+            "out": normal(layers, D, D),
+            "up": normal(layers, D, 2 * D),
+            "down": normal(layers, 2 * D, D),
+            "scale": 1 + normal(layers, D),
+        },
+    }
+    if not tied:
+        params["lm_head"] = normal(D, V)
+    tokens = jax.random.randint(next(keys), (T, B, L), 0, V)
+    mask = jnp.arange(L) < jax.random.randint(next(keys), (T, B, 1), 2, L + 1)
+
+    def norm(x, scale):
+        x = x - x.mean(-1, keepdims=True)
+        return scale * x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-5)
+
+    def loss(p, batch):
+        x = p["embed"][batch["tokens"]] + p["position"]
+        causal = jnp.tril(jnp.ones((L, L), bool))
+
+        def block(x, layer):
+            q, k, v = jnp.split(norm(x, layer["scale"]) @ layer["qkv"], 3, -1)
+            scores = jnp.where(causal, jnp.einsum("bid,bjd->bij", q, k) / D**0.5, -1e9)
+            x = x + jax.nn.softmax(scores) @ v @ layer["out"]
+            return x + jax.nn.gelu(norm(x, layer["scale"]) @ layer["up"]) @ layer["down"], None
+
+        x, _ = jax.lax.scan(block, x, p["layers"])
+        head = p["lm_head"] if "lm_head" in p else p["embed"].T
+        logp = jax.nn.log_softmax(x[:, :-1] @ head)
+        nll = -jnp.take_along_axis(logp, batch["tokens"][:, 1:, None], -1)[..., 0]
+        kept = batch["mask"][:, 1:]
+        return jnp.sum(nll * kept, 1) / jnp.sum(kept, 1)
+
+    target = normal(V, D)
+
+    def metric(p, initial):
+        change = p["embed"] - initial["embed"]
+        return -jnp.mean(jax.nn.softplus(-20 * jnp.sign(target) * change))
+
+    return Task(loss, metric, params, {"tokens": tokens, "mask": mask})
+
+
+def regression(key, T=5, B=4) -> Task:
+    """A two-layer network in a list and a tuple, with one matrix used in both layers."""
+    a, b, c, d = jax.random.split(key, 4)
+    params = [0.5 * jax.random.normal(a, (6, 6)), (0.5 * jax.random.normal(b, (6,)), jnp.ones(()))]
+    batches = {"x": jax.random.normal(c, (T, B, 6)), "y": jax.random.normal(d, (T, B))}
+
+    def loss(p, batch):
+        w, (head, gain) = p
+        hidden = jnp.tanh(jnp.tanh(batch["x"] @ w) @ w.T) * gain
+        return jnp.square(hidden @ head - batch["y"])
+
+    def metric(p, initial):
+        return -jnp.sum(jnp.square(p[0] - 0.1)) + jnp.sum(p[1][0] * initial[1][0])
+
+    return Task(loss, metric, params, batches)
+
+
+def unrolled(task: Task, optimizer):
+    """w -> (metric, params): the whole training as one differentiable function of the weights."""
+
+    def run(w):
+        def step(carry, x):
+            params, state = carry
+            batch, row = x
+            g = jax.grad(lambda p: jnp.mean(row * task.loss(p, batch)))(params)
+            updates, state = optimizer.update(g, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        start = (task.params, optimizer.init(task.params))
+        (params, _), _ = jax.lax.scan(step, start, (task.batches, w))
+        return task.metric(params, task.params), params
+
+    return run
+
+
+def reference(task: Task, optimizer, weights):
+    """(d metric / d weights, metric, params) by jax.grad through the whole training."""
+    run = unrolled(task, optimizer)
+    (value, params), grad = jax.jit(jax.value_and_grad(run, has_aux=True))(weights)
+    return grad, value, params
+
+
+def relative_error(a, b) -> float:
+    return float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))

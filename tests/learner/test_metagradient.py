@@ -1,0 +1,294 @@
+"""Exactness: equal to jax.grad through the whole training, for odd models and optimizers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from learner_tasks import Task, reference, regression, relative_error, small_transformer, unrolled
+
+from dpg.learner import LearnerError, NotFiniteError, metagradient, train
+
+EXACT = 1e-9
+KEY = jax.random.key(0)
+
+
+def weights_like(batches, key=1):
+    T, B = jax.tree.leaves(batches)[0].shape[:2]
+    return jax.random.uniform(jax.random.key(key), (T, B), jnp.float64, 0.2, 1.8)
+
+
+def labels(params):
+    return jax.tree.map(lambda x: "matrix" if x.ndim > 1 else "vector", params)
+
+
+OPTIMIZERS = {
+    "sgd": lambda: optax.sgd(0.05),
+    "momentum": lambda: optax.sgd(0.05, momentum=0.9, nesterov=True),
+    "adamw": lambda: optax.adamw(2e-2, b2=0.95, eps_root=1e-9, weight_decay=1e-2),
+    "lamb": lambda: optax.lamb(2e-2, eps_root=1e-9),
+    "schedule and clipping": lambda: optax.chain(
+        optax.clip_by_global_norm(0.1),
+        optax.scale_by_adam(eps_root=1e-9),
+        optax.scale_by_schedule(optax.cosine_decay_schedule(-2e-2, 6)),
+    ),
+    "integer counter": lambda: optax.chain(
+        optax.sgd(0.05), optax.apply_every(2), optax.ema(0.5, debias=True)
+    ),
+    "multi-transform": lambda: optax.multi_transform(
+        {"matrix": optax.rmsprop(1e-2, eps=1e-4), "vector": optax.sgd(0.1)}, labels
+    ),
+    "injected hyperparameters": lambda: optax.inject_hyperparams(optax.adamw)(
+        learning_rate=optax.linear_schedule(2e-2, 1e-3, 5), eps_root=1e-9
+    ),
+    "accumulated steps": lambda: optax.MultiSteps(
+        optax.adamw(2e-2, eps_root=1e-9), 2
+    ).gradient_transformation(),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_equals_jax_grad(name):
+    task, optimizer = regression(KEY), OPTIMIZERS[name]()
+    w = weights_like(task.batches)
+    grad, value, params = reference(task, optimizer, w)
+    result = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
+    assert relative_error(result.weights_grad, grad) < EXACT
+    assert float(jnp.abs(grad).max()) > 1e-4  # the reference is no row of zeros
+    np.testing.assert_allclose(result.metric, value, rtol=1e-12)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), result.params, params
+    )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_transformers_tied_and_untied_equal_jax_grad(tied, optimizer):
+    task, optimizer = small_transformer(KEY, tied=tied), OPTIMIZERS[optimizer]()
+    w = weights_like(task.batches)
+    grad, value, _ = reference(task, optimizer, w)
+    result = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
+    assert relative_error(result.weights_grad, grad) < EXACT
+    np.testing.assert_allclose(result.metric, value, rtol=1e-12)
+
+
+def test_agrees_with_central_differences():
+    task, optimizer = small_transformer(KEY, T=3), OPTIMIZERS["adamw"]()
+    w = weights_like(task.batches)
+    result = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
+    run = jax.jit(lambda w: unrolled(task, optimizer)(w)[0])
+    direction = jax.random.normal(jax.random.key(5), w.shape, jnp.float64)
+    h = 1e-3
+
+    def central(h):
+        return (run(w + h * direction) - run(w - h * direction)) / (2 * h)
+
+    # Richardson's extrapolation takes the error of order h^2 away.
+    slope = (4 * central(h / 2) - central(h)) / 3
+    np.testing.assert_allclose(jnp.vdot(result.weights_grad, direction), slope, rtol=1e-7)
+
+
+def test_default_weights_are_ones():
+    task, optimizer = regression(KEY), OPTIMIZERS["adamw"]()
+    ones = jnp.ones(task.batches["y"].shape)
+    a = metagradient(*task[:2], task.params, task.batches, optimizer)
+    b = metagradient(*task[:2], task.params, task.batches, optimizer, weights=ones)
+    np.testing.assert_array_equal(a.weights_grad, b.weights_grad)
+
+
+@pytest.mark.parametrize("microbatch", [1, 2, 3, 4, 6, 100])
+def test_microbatch_changes_nothing(microbatch):
+    task, optimizer = small_transformer(KEY), OPTIMIZERS["adamw"]()
+    w = weights_like(task.batches)
+    whole = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
+    cut = metagradient(
+        *task[:2], task.params, task.batches, optimizer, weights=w, microbatch=microbatch
+    )
+    assert relative_error(cut.weights_grad, whole.weights_grad) < EXACT
+    np.testing.assert_allclose(cut.losses, whole.losses, rtol=1e-12)
+    np.testing.assert_allclose(cut.example_losses, whole.example_losses, rtol=1e-12)
+
+
+def test_params_are_those_of_plain_training_bit_for_bit():
+    task, optimizer = small_transformer(KEY), OPTIMIZERS["adamw"]()
+    w = weights_like(task.batches)
+    result = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
+    plain = train(task.loss, task.params, task.batches, optimizer, weights=w)
+    jax.tree.map(np.testing.assert_array_equal, result.params, plain.params)
+    np.testing.assert_array_equal(result.losses, plain.losses)
+    _, _, scanned = reference(task, optimizer, w)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13),
+        result.params,
+        scanned,
+    )
+
+
+def test_one_step():
+    task, optimizer = small_transformer(KEY, T=1), OPTIMIZERS["adamw"]()
+    w = weights_like(task.batches)
+    grad, _, _ = reference(task, optimizer, w)
+    for microbatch in (None, 4):
+        result = metagradient(
+            *task[:2], task.params, task.batches, optimizer, weights=w, microbatch=microbatch
+        )
+        assert relative_error(result.weights_grad, grad) < EXACT
+
+
+def test_losses_are_weighted_means_before_the_update():
+    task, optimizer = regression(KEY), OPTIMIZERS["sgd"]()
+    w = weights_like(task.batches)
+    result = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
+    first = task.loss(task.params, jax.tree.map(lambda x: x[0], task.batches))
+    np.testing.assert_allclose(result.example_losses[0], first, rtol=1e-12)
+    np.testing.assert_allclose(result.losses[0], jnp.mean(w[0] * first), rtol=1e-12)
+    assert result.losses.shape == (5,)
+    assert result.weights_grad.shape == (5, 4)
+
+
+def test_a_zero_weight_removes_an_example_yet_has_a_metagradient():
+    task, optimizer = regression(KEY), OPTIMIZERS["adamw"]()
+    w = weights_like(task.batches).at[1, 2].set(0.0)
+    grad, _, _ = reference(task, optimizer, w)
+    result = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
+    assert relative_error(result.weights_grad, grad) < EXACT
+    assert abs(float(result.weights_grad[1, 2])) > 0
+    other = task.batches | {"y": task.batches["y"].at[1, 2].set(7.0)}
+    moved = metagradient(*task[:2], task.params, other, optimizer, weights=w)
+    np.testing.assert_array_equal(moved.metric, result.metric)
+
+
+def test_numpy_input_and_unhashable_callables():
+    class Loss:
+        __hash__ = None
+
+        def __call__(self, p, batch):
+            return jnp.square(batch["x"] @ p["w"])
+
+    params = {"w": np.ones(3)}
+    batches = {"x": np.random.default_rng(0).normal(size=(2, 4, 3))}
+    result = metagradient(Loss(), lambda p, i: -p["w"].sum(), params, batches, optax.sgd(0.1))
+    assert np.isfinite(result.weights_grad).all()
+    np.testing.assert_array_equal(params["w"], np.ones(3))
+
+
+def test_callables_that_carry_arrays_are_compiled_once():
+    traces = []
+
+    def metric(target, p, initial):
+        traces.append(1)
+        return -jnp.sum(jnp.square(p["w"] - target))
+
+    def run(target):
+        return metagradient(
+            loss, jax.tree_util.Partial(metric, jnp.asarray(target)), params, batches, optimizer
+        ).metric
+
+    params, batches, optimizer = {"w": jnp.ones(3)}, {"x": jnp.ones((2, 4, 3))}, optax.sgd(0.1)
+
+    def loss(p, batch):
+        return jnp.square(batch["x"] @ p["w"])
+
+    first, before = run([0.0, 0.0, 0.0]), len(traces)
+    second = run([5.0, 0.0, 0.0])
+    assert first != second
+    assert len(traces) - before <= 1  # the check of its shape alone, no second compilation
+
+
+# --- bad input -------------------------------------------------------------------------------
+
+
+def bad(message, **changes):
+    task = regression(KEY)
+    given = dict(zip(("per_example_loss", "metric", "params", "batches"), task, strict=True))
+    given["optimizer"] = optax.sgd(0.1)
+    with pytest.raises(LearnerError, match=message) as raised:
+        metagradient(**(given | changes))
+    assert isinstance(raised.value, ValueError)
+
+
+def test_batches_that_disagree():
+    bad(r"disagree.*\['x'\] \(5, 4, 6\).*\['y'\] \(5, 3\)",
+        batches={"x": np.ones((5, 4, 6)), "y": np.ones((5, 3))})  # fmt: skip
+
+
+def test_batches_without_two_axes():
+    bad(r"batches\['x'\] is \(5,\); asked is an array \[T, B", batches={"x": np.ones(5)})
+    bad("no arrays", batches={})
+
+
+def test_no_steps():
+    bad(r"T = 0 steps of B = 4", batches={"x": np.ones((0, 4, 6)), "y": np.ones((0, 4))})
+
+
+def test_weights_of_the_wrong_shape():
+    bad(r"weights have shape \(4,\); asked is \[5, 4\]", weights=np.ones(4))
+    bad(r"weights have shape \(5, 1\)", weights=[[1.0]] * 5)
+    bad(r"weights are of type", weights=np.full((5, 4), "a"))
+
+
+def test_metric_that_returns_a_vector():
+    bad(r"metric returns float64\[6\]; asked is one floating-point number",
+        metric=lambda p, i: p[1][0])  # fmt: skip
+    bad(r"metric returns int", metric=lambda p, i: jnp.int32(1))
+    bad(r"metric returns NoneType", metric=lambda p, i: None)
+
+
+def test_loss_that_is_no_vector():
+    bad(r"per_example_loss returns float64\[\]; asked .* \[4\]",
+        per_example_loss=lambda p, b: jnp.sum(p[0]))  # fmt: skip
+
+
+def test_integer_parameters():
+    bad(r"params\['n'\] is of type int", params={"n": np.arange(3), "w": np.ones(3)})
+    bad(r"params\['n'\] is of type float;", params={"n": 1.0})
+    bad("no arrays", params={})
+
+
+def test_optimizer_whose_state_is_no_tree_of_arrays():
+    state = optax.GradientTransformation(lambda p: {"name": "x"}, lambda g, s, p: (g, s))
+    bad(r"state\['name'\] is of type str", optimizer=state)
+    bad(r"optimizer is of type str", optimizer="adam")
+
+
+def test_microbatch_below_one():
+    bad("microbatch = 0", microbatch=0)
+    bad("microbatch = 1.5", microbatch=1.5)
+
+
+# --- not finite ------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_names_step_and_examples():
+    task = regression(KEY)
+    batches = task.batches | {"y": task.batches["y"].at[2, 1].set(jnp.nan).at[2, 3].set(jnp.inf)}
+    for call in (
+        lambda: metagradient(task.loss, task.metric, task.params, batches, optax.sgd(0.1)),
+        lambda: train(task.loss, task.params, batches, optax.sgd(0.1)),
+    ):
+        with pytest.raises(
+            NotFiniteError, match=r"loss of step 2 .* 2 of 4 examples \(1, 3\)"
+        ) as e:
+            call()
+        assert (e.value.what, e.value.step, e.value.examples) == ("loss", 2, (1, 3))
+
+
+def test_a_metric_that_is_not_finite():
+    task = regression(KEY)
+    with pytest.raises(NotFiniteError, match="the metric is nan after 5 steps"):
+        metagradient(
+            task.loss, lambda p, i: jnp.log(-jnp.sum(p[0] ** 2)), *task[2:], optax.sgd(0.1)
+        )
+
+
+def test_adam_without_eps_root_raises_instead_of_returning_nan():
+    params = {"used": jnp.ones(3), "unused": jnp.zeros(3)}
+    batches = {"x": jnp.ones((2, 4, 3))}
+
+    def loss(p, batch):
+        return jnp.square(batch["x"] @ (p["used"] + p["unused"] ** 2))
+
+    task = Task(loss, lambda p, i: -jnp.sum(p["unused"] + p["used"]), params, batches)
+    with pytest.raises(NotFiniteError, match=r"metagradient of step .*eps_root"):
+        metagradient(*task, optax.adam(1e-2))
+    metagradient(*task, optax.adam(1e-2, eps_root=1e-9))
