@@ -1,0 +1,40 @@
+"""The figures and tables of the paper, each drawn from run directories by its name.
+
+Importing this package loads no drawing library; `build` does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from dpg.errors import DpgError
+
+FIGURES = tuple(f"figure_{number}" for number in range(1, 8))
+TABLES = tuple(f"table_{number}" for number in range(2, 7))
+
+
+def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> list[Path]:
+    """Draw one figure or table of the paper.
+
+    Args:
+        name: "figure_1" to "figure_7", "table_2" to "table_6".
+        run_dirs: run directories of any experiments; each figure takes those it shows. Figures 6
+            and 7 are diagrams and need none.
+        out_dir: where `<name>.pdf`, `.png` and `.csv` (a table: `.csv`, `.md` and `.tex`) go.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        DpgError: no such figure, none of the runs it needs, or a run that is not whole.
+    """
+    stem = Path(out_dir) / name
+    if name in FIGURES:
+        return importlib.import_module(f"dpg.figures.{name}").build(run_dirs, stem)
+    if name in TABLES:
+        from dpg.figures import generations
+
+        return generations.build(name, run_dirs, stem)
+    raise DpgError(f"no figure is called {name!r}; there are {', '.join(FIGURES + TABLES)}")

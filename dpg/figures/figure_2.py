@@ -1,0 +1,107 @@
+"""Figure 2: validation of the 67 (left) and l2-norm (right) targets while the generator trains.
+
+M differs by T (M x T is constant), so a GRPO step of one variant is not one of another. The axis is
+what they share and what training costs: rollouts written so far, M x T x B at its end for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dpg.figures.runs import Variant, line_styles, select
+from dpg.figures.style import (
+    COLUMN,
+    GREY,
+    PAGE,
+    curves,
+    new_figure,
+    save,
+    spread_note,
+    styled,
+    thousands,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANELS = {
+    "sixseven": ("pixels_right", "67 target", "Pixels right (%)"),
+    "norm": ("norm_difference", r"$\ell^2$-norm target", r"Change of the $\ell^2$ norm"),
+}
+"""Experiment -> (number in the validation lines, title, label of the axis)."""
+
+
+def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
+    """Collect the curves.
+
+    Returns:
+        A row a validation: experiment, variant, seed, step (GRPO steps done), rollouts (written so
+        far: step x T x B), value (fraction of pixels right, or norm after minus before training).
+
+    Raises:
+        DpgError: no run of sixseven or norm among the directories; a run without the numbers.
+    """
+    runs = select(run_dirs, lambda run: run.experiment in PANELS, need="a run of sixseven or norm")
+    tables = []
+    for run in runs:
+        column = PANELS[run.experiment][0]
+        table = run.validations(column).rename(columns={column: "value"})
+        a_step = run.setting("learner", "steps") * run.setting("learner", "batch_size")
+        table.insert(1, "rollouts", table["step"] * a_step)
+        for place, (name, value) in enumerate(
+            [("experiment", run.experiment), ("variant", run.variant.name), ("seed", run.seed)]
+        ):
+            table.insert(place, name, value)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+@styled
+def draw(frame: pd.DataFrame) -> Figure:
+    """Draw one panel an experiment that is there, with one legend below."""
+    frame = frame.assign(label=[Variant.parse(name).label for name in frame["variant"]])
+    styles = line_styles([Variant.parse(name) for name in frame["variant"].unique()])
+    present = [name for name in PANELS if (frame["experiment"] == name).any()]
+    columns = 4 if len(present) == 2 else 2
+    rows = -(-len(styles) // columns)
+    width = PAGE if len(present) == 2 else COLUMN
+    figure = new_figure(width, 2.15 + 0.17 * rows)
+    panels = figure.subplots(1, len(present), squeeze=False)[0]
+    for axes, name in zip(panels, present, strict=True):
+        _, title, label = PANELS[name]
+        rows_here = frame[frame["experiment"] == name]
+        if name == "sixseven":
+            rows_here = rows_here.assign(value=100 * rows_here["value"])
+            axes.axhline(50, color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), zorder=1)
+            axes.set_ylim(top=103)
+        else:
+            axes.axhline(0, color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), zorder=1)
+        curves(axes, rows_here, x="rollouts", y="value", by="label", styles=styles)
+        axes.set(title=title, xlabel="Rollouts trained on", ylabel=label)
+        axes.set_xlim(0, 1.01 * (rows_here["rollouts"].max() or 1))
+        axes.xaxis.set_major_formatter(thousands)
+        axes.margins(y=0.06)
+    handles = {}
+    for axes in panels:
+        lines, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, lines, strict=True))
+    handles = {label: handles[label] for label in styles}
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=min(columns, len(handles)),
+        title=spread_note(frame) or None,
+        title_fontsize=7,
+    )
+    return figure
+
+
+def build(run_dirs: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
+    """Write the figure as PDF, PNG and CSV."""
+    data = frame(run_dirs)
+    return save(draw(data), data, out_stem)

@@ -1,0 +1,150 @@
+"""Figure 3: the 6x7 images in the target models' LM heads after the generators were trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dpg.figures.runs import Variant, select
+from dpg.figures.style import VERMILLION, new_figure, save, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
+    """Collect the image of each run's last validation.
+
+    Returns:
+        A row a pixel: variant, seed, step (GRPO steps done), row, column, sign (-1, 0, 1: the sign
+        of P_c - P_i), pattern (-1, 1).
+
+    Raises:
+        DpgError: no run of sixseven among the directories, or runs of different patterns.
+    """
+    runs = select(run_dirs, lambda run: run.experiment == "sixseven", need="a run of sixseven")
+    tables = []
+    for run in runs:
+        pattern, images = run.pattern()
+        step = max(images)
+        tables.append(
+            pixels(images[step], pattern).assign(variant=run.variant.name, seed=run.seed, step=step)
+        )
+    columns = ["variant", "seed", "step", "row", "column", "sign", "pattern"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def pixels(image: np.ndarray, pattern: np.ndarray) -> pd.DataFrame:
+    """Return an image [h, w] and its pattern [h, w] as a table: row, column, sign, pattern."""
+    rows, columns = np.indices(pattern.shape)
+    return pd.DataFrame(
+        {
+            "row": rows.ravel(),
+            "column": columns.ravel(),
+            "sign": image.ravel(),
+            "pattern": pattern.ravel(),
+        }
+    )
+
+
+def image(table: pd.DataFrame, value: str) -> np.ndarray:
+    """Return a column of `pixels` as an array [h, w] again."""
+    return table.pivot(index="row", columns="column", values=value).to_numpy()
+
+
+def paper_order(variant: Variant) -> tuple[int, int, bool, str]:
+    """Sort as the paper's columns: no groups; Adam by T, then redo; SGD by T; Naive by T."""
+    heads = ["nogroups", "adam", "sgd", "naive"]
+    head = variant.extra if variant.extra == "nogroups" else variant.method
+    place = heads.index(head) if head in heads else len(heads)
+    return (place, variant.steps or 0, bool(variant.extra), variant.name)
+
+
+CELL, GAP, BREAK = 0.47, 0.055, 0.14
+"""Inches: an image's width, and the space between images and between groups of them."""
+
+FOOT = 0.20
+"""Inches: below each image, for the number of pixels right."""
+
+
+@styled
+def draw(frame: pd.DataFrame) -> Figure:
+    """Draw the pattern, then a column a variant and a row a seed.
+
+    White is +1, black -1, grey 0 (a weight that did not move); a dot marks a wrong pixel.
+    """
+    variants = sorted(map(Variant.parse, frame["variant"].unique()), key=paper_order)
+    seeds = sorted(frame["seed"].unique())
+    target = image(frame.drop_duplicates(["row", "column"]), "pattern")
+    height, width = target.shape
+    tall = CELL * height / width
+    heads = [_head(variant) for variant in variants]
+    top = 0.50 if any("\n" in head for head in heads) else 0.38  # two lines of words, or one
+    lefts, right = _lefts(heads)
+    page = max(right, 2.0)
+    lefts = [left + (page - right) / 2 for left in lefts]
+    figure = new_figure(page, top + len(seeds) * (tall + FOOT))
+    figure.set_layout_engine("none")  # every place is set below, in inches
+
+    def place(left: float, row: int) -> Axes:
+        size = np.array([page, figure.get_figheight()])
+        bottom = size[1] - top - row * (tall + FOOT) - tall
+        return figure.add_axes((*np.array([left, bottom]) / size, *np.array([CELL, tall]) / size))
+
+    def write(x: float, above: float, words: str, **settings: Any) -> None:
+        y = 1 - (top - above) / figure.get_figheight()
+        figure.text(x / page, y, words, ha="center", va="bottom", linespacing=0.95, **settings)
+
+    show(place(lefts[0], 0), target, target)
+    write(lefts[0] + CELL / 2, 0.03, "Target")
+    for left, variant in zip(lefts[1:], variants, strict=True):
+        steps = "" if variant.steps is None else str(variant.steps)
+        redo = " (redo)" if variant.extra == "redo" else ""
+        write(left + CELL / 2, 0.03, steps + redo, fontsize=7)
+        for row, seed in enumerate(seeds):
+            here = frame[(frame["seed"] == seed) & (frame["variant"] == variant.name)]
+            if here.empty:
+                continue
+            axes = place(left, row)
+            signs, pattern = image(here, "sign"), image(here, "pattern")
+            show(axes, signs, pattern)
+            axes.set_xlabel(f"{(signs == pattern).sum()}/{signs.size}", fontsize=7, labelpad=2)
+    for head in dict.fromkeys(heads):
+        here = [left for left, name in zip(lefts[1:], heads, strict=True) if name == head]
+        write((here[0] + here[-1] + CELL) / 2, 0.18, head)
+    return figure
+
+
+def _lefts(heads: list[str]) -> tuple[list[float], float]:
+    """Return the left edges of the target's and the variants' images, and the right margin's."""
+    lefts, before = [0.05], None
+    for head in heads:
+        lefts.append(lefts[-1] + CELL + (GAP if head == before else BREAK))
+        before = head
+    return lefts, lefts[-1] + CELL + 0.05
+
+
+def _head(variant: Variant) -> str:
+    return "Adam w/o\ngrp batch" if variant.extra == "nogroups" else variant.title
+
+
+def show(axes: Axes, signs: np.ndarray, pattern: np.ndarray) -> None:
+    """Draw signs [h, w] as an image and mark the pixels that differ from the pattern."""
+    axes.imshow(signs, cmap="gray", vmin=-1, vmax=1, interpolation="nearest", origin="upper")
+    wrong_rows, wrong_columns = np.nonzero(signs != pattern)
+    axes.scatter(wrong_columns, wrong_rows, s=5, color=VERMILLION, linewidths=0, zorder=3)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set(visible=True, linewidth=0.5, color="#808080")
+
+
+def build(run_dirs: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
+    """Write the figure as PDF, PNG and CSV."""
+    data = frame(run_dirs)
+    return save(draw(data), data, out_stem)

@@ -1,0 +1,115 @@
+"""Figure 4: do the generators write the target language (top), and varied text (bottom)?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dpg.errors import DpgError
+from dpg.evaluation.diversity import bigram_entropy
+from dpg.evaluation.judge import LANGUAGES
+from dpg.figures.runs import Run, Variant, line_styles, select
+from dpg.figures.style import COLUMN, PAGE, curves, new_figure, save, spread_note, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ORDER = ["de", "es", "fr", "it"]
+
+
+def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
+    """Collect both measures at every validation.
+
+    Returns:
+        A row a validation: language (ISO 639-1), variant, seed, step (GRPO steps done), rollouts
+        (judged), fraction (of them in the target language, by the judge), entropy (of their token
+        bigrams, bits).
+
+    Raises:
+        DpgError: no run of lambada-* among the directories, a run that was not judged, or a target
+            language that the judge does not know.
+    """
+    runs = select(
+        run_dirs,
+        lambda run: run.experiment.startswith("lambada-"),
+        need="a run of lambada-de, -es, -fr or -it",
+    )
+    return pd.concat([_measures(run) for run in runs], ignore_index=True)
+
+
+def _measures(run: Run) -> pd.DataFrame:
+    code = run.experiment.removeprefix("lambada-")
+    if code not in LANGUAGES:
+        raise DpgError(f"{run.path}: the judge knows {', '.join(LANGUAGES)}, not {code!r}")
+    rows = [
+        {
+            "language": code,
+            "variant": run.variant.name,
+            "seed": run.seed,
+            "step": int(step),
+            "rollouts": len(table),
+            "fraction": float((table["judged"] == LANGUAGES[code]).mean()),
+            "entropy": bigram_entropy(table["tokens"]),
+        }
+        for step, table in run.rollouts("judged").groupby("step")
+    ]
+    return pd.DataFrame(rows)
+
+
+@styled
+def draw(frame: pd.DataFrame) -> Figure:
+    """Draw a column a language, the fraction above the entropy, one legend below."""
+    from matplotlib.ticker import MaxNLocator
+
+    known = [code for code in ORDER if (frame["language"] == code).any()]
+    languages = known + sorted(set(frame["language"]) - set(known))
+    frame = frame.assign(label=[Variant.parse(name).label for name in frame["variant"]])
+    styles = line_styles([Variant.parse(name) for name in frame["variant"].unique()])
+    width = COLUMN if len(languages) == 1 else PAGE
+    ncols = min(len(styles), 3 if width == COLUMN else 6)
+    figure = new_figure(width, 3.1 + 0.17 * -(-len(styles) // ncols))
+    panels = figure.subplots(2, len(languages), squeeze=False, sharex="col", sharey="row")
+    for column, code in enumerate(languages):
+        here = frame[frame["language"] == code]
+        top, bottom = panels[:, column]
+        curves(
+            top,
+            here.assign(fraction=100 * here["fraction"]),
+            x="step",
+            y="fraction",
+            by="label",
+            styles=styles,
+        )
+        curves(bottom, here, x="step", y="entropy", by="label", styles=styles)
+        top.set_title(LANGUAGES.get(code, code))
+        bottom.set_xlabel("GRPO steps")
+        bottom.set_xlim(0, 1.01 * (here["step"].max() or 1))
+        bottom.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    panels[0, 0].set_ylim(-3, 103)
+    panels[0, 0].set_ylabel("In the target\nlanguage (%)")
+    panels[1, 0].set_ylabel("Bigram entropy\n(bits)")
+    panels[1, 0].margins(y=0.08)
+    figure.align_ylabels(panels[:, 0])
+    handles = {}
+    for axes in panels[0]:
+        lines, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, lines, strict=True))
+    handles = {label: handles[label] for label in styles}
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=ncols,
+        title=spread_note(frame) or None,
+        title_fontsize=7,
+    )
+    return figure
+
+
+def build(run_dirs: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
+    """Write the figure as PDF, PNG and CSV."""
+    data = frame(run_dirs)
+    return save(draw(data), data, out_stem)

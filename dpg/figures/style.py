@@ -1,0 +1,195 @@
+"""How every figure looks, and how it is saved: one palette, one set of sizes, three files a figure.
+
+Figures are plain `matplotlib.figure.Figure` objects on the Agg backend; nothing here or in the
+figure modules touches pyplot or its global state.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from dpg import artifacts
+from dpg.errors import DpgError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN = 3.25
+"""Inches: one column of a two-column page."""
+
+PAGE = 6.75
+"""Inches: both columns."""
+
+DPI = 200
+"""Dots an inch of the PNG."""
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+"""Okabe and Ito's palette, told apart with every common kind of colour blindness."""
+
+GREY, PALE = "#6E6E6E", "#D9D9D9"
+
+RC = {
+    "font.family": "DejaVu Sans",  # matplotlib carries it: the same on every machine
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.4,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "figure.facecolor": "white",
+    "pdf.fonttype": 42,  # TrueType outlines: text in the PDF can be selected and searched
+    "svg.hashsalt": "dpg",
+    "mathtext.fontset": "dejavusans",
+    # A long run has thousands of points; the path is never thinned differently by chance.
+    "path.simplify": False,
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def styled(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function under `RC` and matplotlib's defaults, whatever the user's own settings."""
+
+    @functools.wraps(function)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        import matplotlib as mpl
+
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(RC)
+            return function(*args, **kwargs)
+
+    return inner
+
+
+@styled
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of width x height inches; constrained layout keeps labels inside."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.03)
+    return figure
+
+
+@styled
+def save(figure: Figure, frame: pd.DataFrame, out_stem: str | Path) -> list[Path]:
+    """Write `<out_stem>.pdf`, `.png` (200 dpi) and `.csv`, the data it was drawn from.
+
+    Equal figures give equal bytes: no date goes into a file. Each file is whole or absent.
+
+    Args:
+        figure: the figure; its size in inches is the size on the page, nothing is cropped.
+        frame: the table it was drawn from.
+        out_stem: path without suffix; a dot in its name is part of the name.
+
+    Returns:
+        The three paths, in that order.
+    """
+    metadata: Mapping[str, dict[str, Any]] = {
+        "pdf": {"CreationDate": None},
+        "png": {"Software": None},
+    }
+    paths = []
+    for kind, entries in metadata.items():
+        path = with_suffix(out_stem, kind)
+        with artifacts.atomic_path(path) as partial:
+            figure.savefig(partial, format=kind, dpi=DPI, metadata=entries)
+        paths.append(path)
+    return [*paths, save_csv(frame, out_stem)]
+
+
+def save_csv(frame: pd.DataFrame, out_stem: str | Path) -> Path:
+    """Write `<out_stem>.csv`, whole or not at all."""
+    path = with_suffix(out_stem, "csv")
+    with artifacts.atomic_path(path) as partial:
+        frame.to_csv(partial, index=False, lineterminator="\n")
+    return path
+
+
+def with_suffix(stem: str | Path, kind: str) -> Path:
+    """Return the stem with `.kind` put after it; `Path.with_suffix` would eat "v1.5"'s end."""
+    return Path(f"{stem}.{kind}")
+
+
+def curves(
+    axes: Axes,
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    by: str,
+    styles: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Draw one line a group: the mean over seeds, within a band from the least to the greatest.
+
+    Args:
+        axes: where.
+        frame: tidy table; one row a group, seed and x.
+        x, y: columns of the two axes.
+        by: column that names the group.
+        styles: group -> keyword arguments of `Axes.plot`; its order is the legend's. Groups
+            without a row are left out.
+
+    Raises:
+        DpgError: y has a value that is not finite.
+    """
+    if not frame[y].map(_finite).all():
+        bad = frame[~frame[y].map(_finite)].iloc[0]
+        raise DpgError(f"cannot draw {y} of {bad[by]!r} at {x} {bad[x]}: it is {bad[y]}")
+    for group, style in styles.items():
+        rows = frame[frame[by] == group]
+        if rows.empty:
+            continue
+        spread = rows.groupby(x)[y].agg(["mean", "min", "max", "count"]).sort_index()
+        axes.plot(spread.index, spread["mean"], label=group, **style)
+        if (spread["count"] > 1).any():
+            axes.fill_between(
+                spread.index,
+                spread["min"],
+                spread["max"],
+                color=style.get("color"),
+                alpha=0.18,
+                linewidth=0,
+            )
+
+
+def _finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")
+
+
+def thousands(value: float, _: object = None) -> str:
+    """Format a count for an axis: 0, 500, 2k, 1.5M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
+
+
+def spread_note(frame: pd.DataFrame) -> str:
+    """Return what the bands are, for a figure's legend title; empty where there is one seed."""
+    seeds = frame["seed"].nunique()
+    return f"mean and range of {seeds} seeds" if seeds > 1 else ""

@@ -1,0 +1,114 @@
+"""Small synthetic run directories, of the layout that a generator run leaves."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpg import artifacts
+from dpg.metrics.pattern import qr, sixseven
+
+WORDS = {
+    "en": ["the", "river", "was", "cold", "and", "old", "man", "said", "that", "he", "would", "go"],
+    "es": ["el", "río", "estaba", "frío", "y", "viejo", "dijo", "que", "no", "iba", "a", "volver"],
+}
+
+
+class Runs:
+    """Writes run directories below a folder; `make` returns the path of one."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def make(self, experiment, variant, seed=0, *, steps=10, every=2, T=1, B=8, skill=1.0):
+        rng = np.random.default_rng([seed, len(variant), sum(map(ord, experiment + variant))])
+        path = self.root / "tiny" / "runs" / experiment / variant / f"seed{seed}"
+        path.mkdir(parents=True)
+        validated = sorted({*range(0, steps, every), steps})
+        lines, images, rollouts = [], {}, []
+        pattern = qr("DPG") if experiment == "qr" else sixseven()
+        wrong = rng.permutation(pattern.size)
+        for step in range(steps + 1):
+            done = step / steps
+            if step in validated:
+                line = {"step": step, "phase": "validation", "metric": -1 + 0.5 * done * skill}
+                if experiment in ("qr", "sixseven"):
+                    flip = wrong[: round(pattern.size * 0.5 * (1 - done * skill))]
+                    image = pattern.ravel().copy()
+                    image[flip] *= -1
+                    images[str(step)] = image.reshape(pattern.shape).tolist()
+                    line["pixels_right"] = 1 - len(flip) / pattern.size
+                if experiment == "norm":
+                    line["norm_difference"] = 0.02 - 0.1 * done * skill + rng.normal() * 0.003
+                if experiment == "uuid":
+                    line["exact"] = max(0.0, 2 * done * skill - 1)
+                    line["soft"] = 0.08 + 0.9 * done * skill
+                lines.append(line)
+                rollouts += self._rollouts(rng, experiment, step, done * skill)
+            if step < steps:
+                lines.append({"step": step, "phase": "train", "loss": 0.1, "metric": -1.0})
+        log = artifacts.JsonLines(path / "metrics.jsonl")
+        for line in lines:
+            log.append(line)
+        log.close()
+        table = pd.DataFrame(rollouts)
+        artifacts.write_table(path / "validation.parquet", table.drop(columns="judged"))
+        if experiment.startswith("lambada-"):
+            artifacts.write_table(path / "judged.parquet", table)
+        if images:
+            content = {"pattern": pattern.tolist(), "images": images}
+            artifacts.write_json(path / "pattern.json", content)
+        config = {"learner": {"steps": T, "batch_size": B}}
+        record = {"scale": "tiny", "experiment": experiment, "variant": variant, "seed": seed}
+        artifacts.write_json(path / "run.json", {**record, "config": config, "wall_seconds": 83.0})
+        return path
+
+    @staticmethod
+    def _rollouts(rng, experiment, step, skill):
+        names = {"de": "German", "es": "Spanish", "fr": "French", "it": "Italian"}
+        target = names.get(experiment[-2:], "Spanish")
+        for row in range(40):
+            foreign = rng.random() < skill
+            words = rng.choice(WORDS["es" if foreign else "en"], size=30)
+            yield {
+                "step": step,
+                "row": row,
+                "article": f"article-{row}",
+                "prompt": "Help read the following article",
+                "response": f"step {step}: " + " ".join(words) + "\n\n**50 % & more_**",
+                "tokens": [int(t) for t in rng.integers(0, 40 - int(15 * skill), 30)],
+                "judged": target if foreign else "English",
+            }
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return Runs(tmp_path / "results")
+
+
+@pytest.fixture
+def paper_runs(runs):
+    """Every run of the paper's table, small: eleven, nine, twenty-four, three and one."""
+    horizons = {96: (4, 1), 8: (48, 12), 1: (384, 96)}
+    paths = {"sixseven": [], "norm": [], "lambada": [], "uuid": [], "qr": []}
+    for method, skill in (("adam", 1.0), ("sgd", 0.2), ("naive", 0.1)):
+        for T, (steps, every) in horizons.items():
+            for experiment in ("sixseven", "norm"):
+                settings = {"steps": steps, "every": every, "T": T, "skill": skill - 0.1 * (T < 96)}
+                paths[experiment].append(runs.make(experiment, f"{method}-T{T}", **settings))
+        paths["uuid"].append(runs.make("uuid", method, steps=30, every=3, skill=skill))
+    for extra in ("nogroups", "redo"):
+        settings = {"steps": 4, "every": 1, "T": 96, "skill": 0.95}
+        paths["sixseven"].append(runs.make("sixseven", f"adam-T96-{extra}", **settings))
+    skills = {
+        "adam": 1,
+        "sgd": 0.1,
+        "naive": 0.05,
+        "embedding": 0.2,
+        "levenshtein": 0,
+        "fasttext": 0.6,
+    }
+    for code in ("de", "es", "fr", "it"):
+        for variant, skill in skills.items():
+            paths["lambada"].append(runs.make(f"lambada-{code}", variant, skill=skill))
+    paths["qr"].append(runs.make("qr", "adam-T96", steps=4, every=1, T=96))
+    return paths
