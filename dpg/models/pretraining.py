@@ -1,0 +1,357 @@
+"""Pre-training small models on one's own texts, so that a whole study can start from nothing.
+
+AdamW with a warm-up and a cosine, next-token loss on windows of each language's token stream.
+Several steps make one call of one compiled program; a checkpoint holds parameters, optimizer state
+and losses, and a run that goes on from it ends with the numbers of one that never stopped.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import safetensors
+import safetensors.numpy
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dpg.errors import DpgError
+from dpg.models.layers import Array
+from dpg.models.model import LanguageModel
+from dpg.models.tokenizer import Tokenizer
+
+_STEPS_A_CALL = 20
+_CHECKPOINT = "pretraining.safetensors"
+
+
+class Streams(NamedTuple):
+    """The languages' token streams, one after the other in one array.
+
+    Attributes:
+        tokens: int32 [all tokens]; within a stream every document ends with the end of text.
+        begins: int32 [languages], where each stream begins in `tokens`.
+        lengths: int32 [languages], tokens of each stream.
+        documents: int32 [all documents], where each document begins within its stream.
+        first_document: int32 [languages], where each language begins in `documents`.
+        document_counts: int32 [languages].
+    """
+
+    tokens: Array
+    begins: Array
+    lengths: Array
+    documents: Array
+    first_document: Array
+    document_counts: Array
+
+
+class _State(NamedTuple):
+    """What a step changes: parameters, optimizer state, and how many steps were done (int32)."""
+
+    params: dict
+    optimizer: Any
+    step: Array
+
+
+def pretrain(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    texts_by_language: dict[str, list[str]],
+    *,
+    mixture: dict[str, float],
+    steps: int,
+    batch_size: int,
+    context: int,
+    learning_rate: float,
+    warmup: int,
+    seed: int,
+    checkpoint_dir: str | Path,
+    checkpoint_every: int,
+    weight_decay: float = 0.1,
+    progress: bool = True,
+) -> tuple[dict, list[dict]]:
+    """Train a model from random parameters.
+
+    A row of a batch is a window of `context` tokens of one language, drawn by `mixture`. Half of
+    the windows begin where a document begins, so that the model learns how documents open; the
+    others begin anywhere. A window may run over the end of a document into the next one.
+
+    Args:
+        model: what to train; its parameters are drawn from `seed`.
+        tokenizer: makes the tokens; with `add_bos` every document begins with `bos_id`.
+        texts_by_language: documents of each language.
+        mixture: share of the rows in each language; needs not sum to one.
+        steps: updates in all.
+        batch_size: rows a step.
+        context: tokens a row.
+        learning_rate: at the end of the warm-up; falls to a tenth of it along a cosine.
+        warmup: steps before the rate is reached, over which it rises from near zero.
+        seed: of parameters and batches.
+        checkpoint_dir: where to keep the last checkpoint; one found there is gone on from.
+        checkpoint_every: steps between two checkpoints.
+        weight_decay: of AdamW.
+        progress: show a progress bar with step, loss, tokens a second and the time left.
+
+    Returns:
+        The parameters, and for each step a dict of `step` (from 1), `loss` (nats a token),
+        `learning_rate` and `tokens` (seen so far).
+
+    Raises:
+        DpgError: a language without texts or without a share, sizes that do not fit, a loss that is
+            not finite (the step is named), a damaged checkpoint or one of other settings.
+    """
+    languages = _check(model, texts_by_language, mixture, steps, batch_size, context, warmup)
+    if checkpoint_every < 1:
+        raise DpgError(f"checkpoint_every is {checkpoint_every}; it must be 1 or more")
+    streams = pack({name: texts_by_language[name] for name in languages}, tokenizer)
+    shares = np.array([mixture[name] for name in languages], np.float64)
+    optimizer, schedule = _optimizer(learning_rate, warmup, steps, weight_decay)
+    batch_key, params_key = jax.random.split(jax.random.key(seed))
+    params = model.init(params_key)
+    state = _State(params, optimizer.init(params), jnp.int32(0))
+    losses = np.zeros(steps, np.float32)
+
+    path = Path(checkpoint_dir) / _CHECKPOINT
+    settings = _fingerprint(
+        model, streams, shares, steps, batch_size, context, learning_rate, warmup, seed,
+        weight_decay,
+    )  # fmt: skip
+    if path.is_file():
+        state, losses = _read_checkpoint(path, state, losses, settings)
+
+    log_shares = jnp.asarray(np.log(shares / shares.sum()), jnp.float32)
+    done = int(state.step)
+    with _bar(progress, steps, done) as show:
+        while done < steps:
+            until = min(done + _STEPS_A_CALL, _next_multiple(done, checkpoint_every), steps)
+            state, new = _advance(
+                model, optimizer, batch_size, context,
+                state, streams, log_shares, batch_key, jnp.int32(until - done),
+            )  # fmt: skip
+            new = np.asarray(new)[: until - done]
+            if not np.isfinite(new).all():
+                step = done + 1 + int(np.flatnonzero(~np.isfinite(new))[0])
+                raise DpgError(
+                    f"the pre-training loss at step {step} is {new[step - done - 1]}: lower the "
+                    f"learning rate (now {learning_rate}) or lengthen the warm-up (now {warmup})"
+                )
+            losses[done:until] = new
+            done = until
+            if done % checkpoint_every == 0 or done == steps:
+                _write_checkpoint(path, state, losses, settings)
+            show(done, float(new[-1]), batch_size * context)
+    rows = [
+        {
+            "step": i + 1,
+            "loss": float(loss),
+            "learning_rate": float(schedule(i)),
+            "tokens": (i + 1) * batch_size * context,
+        }
+        for i, loss in enumerate(losses)
+    ]
+    return state.params, rows
+
+
+def pack(texts_by_language: dict[str, list[str]], tokenizer: Tokenizer) -> Streams:
+    """Tokenize each language's documents into one stream, each document ended by end-of-text.
+
+    Raises:
+        DpgError: the tokenizer has no end of text; a language whose texts are all empty.
+    """
+    if tokenizer.eos_id is None:
+        raise DpgError("the tokenizer has no end-of-text token, which separates the documents")
+    opening = [tokenizer.bos_id] if tokenizer.add_bos else []
+    streams, documents = [], []
+    for language, texts in texts_by_language.items():
+        rows = [opening + ids + [tokenizer.eos_id] for ids in tokenizer.encode_batch(texts) if ids]
+        if not rows:
+            raise DpgError(f"the texts of language {language!r} are all empty")
+        streams.append(np.concatenate([np.asarray(row, np.int32) for row in rows]))
+        documents.append(np.cumsum([0, *map(len, rows[:-1])]).astype(np.int32))
+    lengths = np.array([len(s) for s in streams], np.int32)
+    counts = np.array([len(d) for d in documents], np.int32)
+    return Streams(
+        jnp.asarray(np.concatenate(streams)),
+        jnp.asarray(np.cumsum(lengths) - lengths),
+        jnp.asarray(lengths),
+        jnp.asarray(np.concatenate(documents)),
+        jnp.asarray(np.cumsum(counts) - counts),
+        jnp.asarray(counts),
+    )
+
+
+def windows(streams: Streams, log_shares: Array, key: Array, rows: int, length: int) -> Array:
+    """Draw a batch: int32 [rows, length]; a stream is read in a circle.
+
+    Args:
+        streams: of `pack`.
+        log_shares: float32 [languages], logarithms of each language's share of the rows.
+        key: a key of `jax.random`.
+        rows: of the batch.
+        length: tokens a row.
+    """
+    for_language, for_kind, for_document, for_start = jax.random.split(key, 4)
+    language = jax.random.categorical(for_language, log_shares, shape=(rows,))
+    size = streams.lengths[language]
+    document = streams.first_document[language] + jax.random.randint(
+        for_document, (rows,), 0, streams.document_counts[language]
+    )
+    start = jnp.where(
+        jax.random.bernoulli(for_kind, 0.5, (rows,)),
+        streams.documents[document],
+        jax.random.randint(for_start, (rows,), 0, size),
+    )
+    offsets = (start[:, None] + jnp.arange(length)) % size[:, None]
+    return streams.tokens[streams.begins[language][:, None] + offsets]
+
+
+@lru_cache
+def _optimizer(
+    learning_rate: float, warmup: int, steps: int, weight_decay: float
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer and its rate by step (from 0).
+
+    Kept, because `_advance` knows an optimizer by identity: a second run with equal settings then
+    finds its program compiled.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(
+        learning_rate / (warmup + 1), learning_rate, warmup, steps, end_value=learning_rate / 10
+    )
+    rule = optax.adamw(schedule, b1=0.9, b2=0.95, weight_decay=weight_decay)
+    return optax.chain(optax.clip_by_global_norm(1.0), rule), schedule
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+def _advance(
+    model: LanguageModel,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    context: int,
+    state: _State,
+    streams: Streams,
+    log_shares: Array,
+    key: Array,
+    count: Array,
+) -> tuple[_State, Array]:
+    """`count` steps; the losses are the first `count` numbers of a float32 [_STEPS_A_CALL].
+
+    The count is an argument and the loop a `while`, so that a call of any number of steps runs the
+    very same program: where checkpoints fall cannot change a bit of the result.
+    """
+
+    def loss_of(params: dict, tokens: Array) -> Array:
+        batch = {"tokens": tokens, "mask": jnp.ones(tokens.shape, bool)}
+        return model.per_example_loss(params, batch).mean()
+
+    def step(i: Array, carry: tuple[_State, Array]) -> tuple[_State, Array]:
+        state, losses = carry
+        tokens = windows(
+            streams, log_shares, jax.random.fold_in(key, state.step), batch_size, context
+        )
+        loss, gradient = jax.value_and_grad(loss_of)(state.params, tokens)
+        updates, inner = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return _State(params, inner, state.step + 1), losses.at[i].set(loss)
+
+    return jax.lax.fori_loop(0, count, step, (state, jnp.zeros(_STEPS_A_CALL, jnp.float32)))
+
+
+def _check(
+    model: LanguageModel,
+    texts: dict[str, list[str]],
+    mixture: dict[str, float],
+    steps: int,
+    batch_size: int,
+    context: int,
+    warmup: int,
+) -> list[str]:
+    """The languages with a share, in the mixture's order."""
+    languages = [name for name, share in mixture.items() if share > 0]
+    if not languages or any(share < 0 or not np.isfinite(share) for share in mixture.values()):
+        raise DpgError(f"mixture {mixture} must hold shares of 0 or more, at least one above 0")
+    absent = [name for name in languages if not texts.get(name)]
+    if absent:
+        raise DpgError(f"mixture names the language {absent[0]!r}, of which there are no texts")
+    if not 2 <= context <= model.config.context:
+        raise DpgError(
+            f"context is {context}; this model allows 2 to {model.config.context} tokens"
+        )
+    if batch_size < 1 or steps < 1 or not 0 <= warmup < steps:
+        raise DpgError(
+            f"steps ({steps}) and batch_size ({batch_size}) must be 1 or more, and warmup "
+            f"({warmup}) at least 0 and below steps"
+        )
+    return languages
+
+
+def _next_multiple(number: int, of: int) -> int:
+    return (number // of + 1) * of
+
+
+def _fingerprint(model: LanguageModel, streams: Streams, shares: np.ndarray, *settings: Any) -> str:
+    """A hash of everything that the numbers of a run depend on."""
+    digest = hashlib.sha256(repr((model.config, shares.tolist(), settings)).encode())
+    for array in streams:
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _names(state: _State) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+
+
+def _write_checkpoint(path: Path, state: _State, losses: np.ndarray, settings: str) -> None:
+    leaves = map(np.asarray, jax.tree.leaves(state))
+    arrays = dict(zip(_names(state), leaves, strict=True)) | {"losses": losses}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    safetensors.numpy.save_file(arrays, temporary, metadata={"settings": settings})
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _read_checkpoint(
+    path: Path, state: _State, losses: np.ndarray, settings: str
+) -> tuple[_State, np.ndarray]:
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            if (file.metadata() or {}).get("settings") != settings:
+                raise DpgError(
+                    f"{path} was written by a pre-training with other settings or texts: remove "
+                    "it to start afresh, or choose another checkpoint_dir"
+                )
+            leaves = [jnp.asarray(file.get_tensor(name)) for name in _names(state)]
+            losses = file.get_tensor("losses").copy()
+    except safetensors.SafetensorError as error:
+        raise DpgError(
+            f"{path} is damaged or cut short ({error}): remove it to start afresh"
+        ) from None
+    return jax.tree.unflatten(jax.tree.structure(state), leaves), losses
+
+
+@contextmanager
+def _bar(visible: bool, steps: int, done: int) -> Iterator[Any]:
+    """A progress bar; gives a function of (steps done, loss, tokens a step)."""
+    columns: Sequence = (
+        TextColumn("pre-training"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[loss]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not visible) as bar:
+        task = bar.add_task("", total=steps, completed=done, loss="")
+
+        def show(step: int, loss: float, tokens_a_step: int) -> None:
+            bar.update(task, completed=step)
+            speed = bar.tasks[0].speed
+            rate = "" if speed is None else f", {speed * tokens_a_step:,.0f} tokens/s"
+            bar.update(task, loss=f"loss {loss:.3f}{rate}")
+
+        yield show
