@@ -1,7 +1,34 @@
-"""What every test shares: one thread a process, no hub, 32-bit by default (tests of exactness ask for 64)."""
+"""What every test shares: one thread a process, no hub, 32-bit by default.
+
+Tests of exactness ask for 64 bits themselves.
+
+`--time-budget SECONDS` skips, and says so, each test that would start after that time.
+"""
 
 import os
+import time
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_START = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--time-budget",
+        type=float,
+        metavar="SECONDS",
+        help="skip the tests that would start later than this after the first was collected",
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    budget = item.config.getoption("--time-budget")
+    if budget is not None and time.monotonic() - _START > budget:
+        pytest.skip(f"the time budget of {budget:.0f} s is spent")

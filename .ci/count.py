@@ -1,0 +1,45 @@
+"""Print how many tests passed and failed, from pytest's JUnit reports.
+
+Only the first report must exist: there is none of the slow tests when no time was left for them.
+"""
+
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+
+def count(report: Path) -> tuple[int, int, int]:
+    """Return the numbers of tests that passed, failed (errors among them) and were skipped."""
+    passed = failed = skipped = 0
+    for case in ET.parse(report).getroot().iter("testcase"):
+        outcomes = {child.tag for child in case}
+        if outcomes & {"failure", "error"}:
+            failed += 1
+        elif "skipped" in outcomes:
+            skipped += 1
+        else:
+            passed += 1
+    return passed, failed, skipped
+
+
+def main(reports: list[Path]) -> int:
+    """Print the totals; return 1 where a test failed or the first report is missing or damaged."""
+    status = 0
+    totals = [0, 0, 0]
+    for number, report in enumerate(reports):
+        if number > 0 and not report.exists():
+            continue
+        try:
+            counts = count(report)
+        except (OSError, ET.ParseError) as error:
+            print(f"{report.stem}: pytest left no report ({error})")
+            status = 1
+            continue
+        totals = [total + number for total, number in zip(totals, counts, strict=True)]
+    passed, failed, skipped = totals
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
+    return 1 if failed else status
+
+
+if __name__ == "__main__":
+    sys.exit(main([Path(name) for name in sys.argv[1:]]))

@@ -1,0 +1,112 @@
+# Every command a newcomer needs. Each target makes the environment first when it is missing.
+# Works with GNU make 3.81 and later (macOS has 3.81).
+
+PYTHON ?= python3
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
+# Passed on: `make tiny ARGS=-n`, `make test ARGS="-k learner"`.
+ARGS ?=
+
+PYTHON_IS_RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
+SNAKEMAKE := $(BIN)/snakemake --profile workflow/profiles/default --cores $(CORES)
+
+# The one place where the surroundings of every process are set. Inside a job Snakemake sets the
+# numbers of threads anew, from the rule's `threads`.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export VECLIB_MAXIMUM_THREADS := 1
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+export MPLBACKEND := Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help tiny smoke test test-slow lint format lock clean clean-results
+# A recipe that fails leaves no stamp behind.
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@echo "make <target>, with CORES=$(CORES) and PYTHON=$(PYTHON) unless told otherwise:"
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+
+.venv: .venv/.ready ## make the environment from envs/core.txt
+	@:
+
+tiny: .venv/.ready ## the study in miniature, on a laptop: figures and tables in results/tiny
+	@$(SNAKEMAKE) --configfile config/tiny.yaml $(ARGS)
+
+smoke: .venv/.ready ## every rule once, at sizes that prove nothing but that it runs
+	@$(SNAKEMAKE) --configfile config/smoke.yaml $(ARGS)
+
+test: .venv/.ready ## the fast tests
+	@$(PYTEST) -m "not slow and not network" $(ARGS)
+
+test-slow: .venv/.ready ## the other tests: minutes each, some need a package registry
+	@$(PYTEST) -m "slow or network" $(ARGS)
+
+lint: .venv/.ready ## check style and the workflow
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/snakefmt --check Snakefile workflow
+	@$(SNAKEMAKE) --lint --configfile config/smoke.yaml
+
+format: .venv/.ready ## format the code and the workflow
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+	@$(BIN)/snakefmt Snakefile workflow
+
+# GPU libraries are left out: they are PyTorch's own business, and only on Linux.
+LOCKED = $(PIP) list --format=freeze --exclude pip --exclude wheel --exclude dpg
+
+lock: .venv/.ready ## write envs/core.txt anew from what .venv holds
+	@$(PIP) check
+	@sed '/^[^#]/,$$d' envs/core.txt > envs/core.txt.new
+	@$(LOCKED) | sed 's/+.*//' | grep -v -i -E '^(nvidia|cuda|triton)' | LC_ALL=C sort -f \
+		>> envs/core.txt.new
+	@mv envs/core.txt.new envs/core.txt
+	@touch .venv/.ready
+	@echo "envs/core.txt: $$(grep -c '==' envs/core.txt) packages locked"
+
+clean: ## remove the environment and the tools' caches; results stay
+	@rm -rf .venv .pytest_cache .ruff_cache build dpg.egg-info
+	@for folder in dpg tests; do \
+		[ ! -d $$folder ] || find $$folder -name __pycache__ -type d -prune -exec rm -rf {} +; \
+	done
+
+clean-results: ## remove the results of one scale: make clean-results SCALE=tiny
+	@case "$(SCALE)" in \
+		""|reference|*/*|.*) echo "say which: make clean-results SCALE=smoke (or tiny, gpu, paper)"; \
+			exit 1;; \
+	esac
+	rm -rf "results/$(SCALE)"
+
+# While an installation runs, .venv/.unfinished is there: a make that was killed leaves it, and the
+# next one starts over.
+.venv/.ready: envs/core.txt pyproject.toml
+	@if [ -e .venv/.unfinished ] || { [ -e .venv ] && ! $(PIP) --version >/dev/null 2>&1; }; then \
+		echo "The environment in .venv is half-made: starting over."; \
+		rm -rf .venv; \
+	fi
+	@[ -e .venv ] || $(PYTHON) -c '$(PYTHON_IS_RIGHT)' 2>/dev/null || { \
+		echo "Python 3.11 to 3.13 is needed; $(PYTHON) is" \
+			"$$($(PYTHON) --version 2>/dev/null || echo 'not there')."; \
+		for other in python3.13 python3.12 python3.11; do \
+			if $$other -c '$(PYTHON_IS_RIGHT)' 2>/dev/null; then \
+				echo "This machine has another: make PYTHON=$$other $(MAKECMDGOALS)"; \
+				exit 1; \
+			fi; \
+		done; \
+		echo "Install one and name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; \
+		exit 1; }
+	@[ -e .venv ] || $(PYTHON) -m venv .venv || { \
+		rm -rf .venv; \
+		echo "$(PYTHON) cannot make an environment (on Debian: apt-get install python3-venv)."; \
+		exit 1; }
+	@touch .venv/.unfinished
+	@echo "Installing $$(grep -c '==' envs/core.txt) packages into .venv, which takes a few minutes."
+	@$(PIP) install --quiet -r envs/core.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@rm .venv/.unfinished
+	@touch $@
