@@ -48,7 +48,7 @@ def fetch_wheel(
         if present.exists():
             _check(present, sha256, f"delete {present} to have it fetched again")
             return _place(present, target)
-    help_by_hand = f"put the file {filename} into the folder {by_hand.parent} by hand"
+    help_by_hand = f"put the file {filename} into the folder {by_hand.parent.absolute()} by hand"
     with _workspace(target.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
         command += ["--disable-pip-version-check", "--quiet", "--only-binary", ":all:"]
@@ -79,8 +79,9 @@ def fetch_debian_packages(
     Each pattern is a regular expression for a whole package name, since names hold a version
     that differs between releases (`wesnoth-[0-9.]+-utbs`): of several names that differ in
     numbers alone the highest is taken. apt checks each file against the archive's signed lists.
-    Where this machine's lists know no such package (in a container they are often empty), a
-    private copy of the lists is fetched; the machine's own stay as they are, and no root is needed.
+    Where this machine's package lists do not serve (in a container they are often empty, or
+    old), a private copy of them is fetched; the machine's own stay as they are, and no root is
+    needed.
 
     Raises DpgError where there is no apt (naming the other sources of passages), for a pattern
     that no package has, and without a network.
@@ -90,7 +91,7 @@ def fetch_debian_packages(
     found: dict[str, Path] = {}
     for pattern in patterns:
         for folder in (out_dir, provided):
-            names = {file.name.split("_")[0]: file for file in sorted(folder.glob("*.deb"))}
+            names = {_package(file): file for file in sorted(folder.glob("*.deb"))}
             for name in _newest(name for name in names if re.fullmatch(pattern, name)):
                 found.setdefault(pattern, _place(names[name], out_dir / names[name].name))
     missing = [pattern for pattern in patterns if pattern not in found]
@@ -102,6 +103,10 @@ def fetch_debian_packages(
     return [found[pattern] for pattern in patterns]
 
 
+# apt as root would drop to a user of its own, who may not write into our folder.
+_APT_OPTIONS = ("-o", "APT::Sandbox::User=root")
+
+
 def _need_apt(patterns: list[str], provided: Path) -> None:
     if shutil.which("apt-get") and shutil.which("apt-cache"):
         return
@@ -109,43 +114,47 @@ def _need_apt(patterns: list[str], provided: Path) -> None:
         f"there is no apt on this machine ({platform.system()}), so Debian's packages "
         f"{', '.join(patterns)} cannot be fetched. Other sources of passages: the hub "
         f"(EleutherAI/lambada_openai); a folder of your own files, one {{language}}.jsonl a "
-        f"language; or those .deb files, fetched elsewhere and put into the folder {provided}."
+        f"language; or those .deb files, fetched elsewhere and put into the folder "
+        f"{provided.absolute()}."
     )
 
 
 def _download(patterns: list[str], folder: Path, provided: Path) -> dict[str, Path]:
-    """Pattern to downloaded file; tries this machine's package lists, then private ones."""
-    # Sandbox: apt as root would otherwise drop to a user who may not write into our folder.
-    options = ["-o", "APT::Sandbox::User=root"]
-    names = {pattern: _search(pattern, options) for pattern in patterns}
-    updated = None
-    if not all(names.values()):
-        for place in ("lists/partial", "cache/archives/partial"):
-            (folder / "apt" / place).mkdir(parents=True)
-        options += ["-o", f"Dir::State::Lists={folder}/apt/lists"]
-        options += ["-o", f"Dir::Cache={folder}/apt/cache"]
-        # A failing hook of the machine's own apt settings is no failure of the update.
-        updated = _run(["apt-get", *options, "-q", "update"])
+    """Pattern to downloaded file, by this machine's package lists or, failing that, fresh ones."""
+    by_hand = f"or put the .deb files into the folder {provided.absolute()} by hand."
+    problem = ""
+    for fresh in (False, True):
+        options, said = _fresh_lists(folder) if fresh else (list(_APT_OPTIONS), "")
         names = {pattern: _search(pattern, options) for pattern in patterns}
-    lacking = [pattern for pattern, name in names.items() if not name]
-    if lacking:
-        raise DpgError(
-            f"apt knows no package {', '.join(lacking)}, even after fetching the package lists: "
-            f"{_last_lines(updated)}\nCheck the network and that the archive's games are among "
-            f"apt's sources (Debian `main`, Ubuntu `universe`), then run `apt-get update`; or put "
-            f"the .deb files into the folder {provided}."
-        )
-    wanted = [name for name in names.values() if name]
-    done = _run(["apt-get", *options, "-q", "download", *wanted], cwd=folder)
-    files = {file.name.split("_")[0]: file for file in folder.glob("*.deb")}
-    absent = [name for name in wanted if name not in files]
-    if done.returncode != 0 or absent:
-        raise DpgError(
+        lacking = [pattern for pattern, name in names.items() if not name]
+        if lacking:
+            problem = (
+                f"apt knows no package {', '.join(lacking)}, even with fresh package lists: {said}"
+                f"\nCheck the network and that games are among apt's sources (Debian's `main`, "
+                f"Ubuntu's `universe`), then run `apt-get update`; {by_hand}"
+            )
+            continue
+        wanted = [name for name in names.values() if name]
+        done = _run(["apt-get", *options, "-q", "download", *wanted], cwd=folder)
+        files = {_package(file): file for file in folder.glob("*.deb")}
+        absent = [name for name in wanted if name not in files]
+        if done.returncode == 0 and not absent:
+            return {pattern: files[name] for pattern, name in names.items() if name}
+        problem = (
             f"apt could not download {', '.join(absent or wanted)}: {_last_lines(done)}\n"
-            f"Check the network, run `apt-get update` where the lists are old, or put the .deb "
-            f"files into the folder {provided} by hand."
+            f"Check the network and apt's sources, {by_hand}"
         )
-    return {pattern: files[name] for pattern, name in names.items() if name}
+    raise DpgError(problem)
+
+
+def _fresh_lists(folder: Path) -> tuple[list[str], str]:
+    """apt's options for package lists of our own, just fetched, and what apt said of it."""
+    for place in ("lists/partial", "cache/archives/partial"):
+        (folder / "apt" / place).mkdir(parents=True)
+    options = [*_APT_OPTIONS, "-o", f"Dir::State::Lists={folder}/apt/lists"]
+    options += ["-o", f"Dir::Cache={folder}/apt/cache"]
+    # Its exit code is no verdict: a hook of the machine's own apt settings may fail in it.
+    return options, _last_lines(_run(["apt-get", *options, "-q", "update"]))
 
 
 def _search(pattern: str, options: list[str]) -> str | None:
@@ -153,6 +162,11 @@ def _search(pattern: str, options: list[str]) -> str | None:
     done = _run(["apt-cache", *options, "search", "--names-only", f"^({pattern})$"])
     names = (line.split(" - ")[0].strip() for line in done.stdout.splitlines())
     return next(_newest(name for name in names if re.fullmatch(pattern, name)), None)
+
+
+def _package(deb: Path) -> str:
+    """The package's name, from a file's name: `wesnoth-1.16-nr_1.16.9-1_all.deb`."""
+    return deb.name.split("_")[0]
 
 
 def _newest(names: Iterator[str]) -> Iterator[str]:
@@ -168,9 +182,11 @@ def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedPro
     )
 
 
-def _last_lines(done: subprocess.CompletedProcess[str] | None, count: int = 3) -> str:
-    lines = [] if done is None else (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return " / ".join(lines[-count:]) or "it said nothing"
+def _last_lines(done: subprocess.CompletedProcess[str], count: int = 3) -> str:
+    """The end of what a command said, its errors rather than its warnings."""
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    errors = [line for line in lines if line.startswith(("E:", "ERROR:"))]
+    return " / ".join((errors or lines)[-count:]) or "it said nothing"
 
 
 def _check(path: Path, expected: str, way_out: str) -> None:

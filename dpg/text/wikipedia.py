@@ -77,7 +77,8 @@ def articles_from_hub(
 
     `config` is the dump's date and the language, as `wikimedia/wikipedia` names them; `name`
     may also be a local folder in the hub's layout. Short articles and those with markup are
-    left out and counted. Pin `revision` for the same articles on another day.
+    left out and counted. Pin `revision` for the same articles on another day; the shuffling is
+    the datasets library's own, so another version of it may draw others.
 
     Raises DpgError without the datasets library, without a network (HF_HUB_OFFLINE included),
     and where the dataset has fewer than `count` articles that fit.
@@ -227,7 +228,10 @@ def _read_articles(path: Path) -> Iterator[tuple[str, str, str]]:
                 yield where, _title(row, path, number), row["text"]
     except UnicodeDecodeError as error:
         raise DpgError(f"{path.name} is not UTF-8: {error}") from error
-    except OSError as error:
+    # pyarrow's errors for a broken file are of both kinds; ours pass unchanged.
+    except DpgError:
+        raise
+    except (OSError, ValueError) as error:
         raise DpgError(f"{path.name} cannot be read: {error}") from error
 
 
