@@ -806,3 +806,15 @@ def _settings_classes(annotation: Any) -> list[type[Settings]]:
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return [annotation]
     return [cls for arg in typing.get_args(annotation) for cls in _settings_classes(arg)]
+
+
+def leaves(settings: BaseModel, at: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
+    """Every value of a settings object with its dotted key, in the order of its fields."""
+    found: list[tuple[str, Any]] = []
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            found += leaves(value, (*at, name))
+        else:
+            found.append((".".join((*at, name)), value))
+    return found

@@ -1,0 +1,24 @@
+# The whole study as one graph of cached steps.
+#
+#   snakemake --cores all --configfile config/tiny.yaml            every figure and table
+#   snakemake --cores all --configfile config/tiny.yaml figure_2   one of them
+#
+# Without --configfile the scale is config/paper.yaml. `make help` lists shorter ways.
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/generators.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        [figure_files(name) for name in plan.drawable(study.runs)],

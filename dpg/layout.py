@@ -1,0 +1,66 @@
+"""Where the workflow keeps what it makes: one function a kind of file, all below ``results/``.
+
+The Snakemake rules and the command line's defaults both ask here, so a command typed by hand finds
+what the workflow made, and the other way round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one scale.
+
+    Args:
+        scale: the scale's name.
+        root: the folder of all results.
+    """
+
+    scale: str
+    root: Path = Path("results")
+
+    @property
+    def sources(self) -> Path:
+        """Downloads, shared by all scales."""
+        return self.root / "sources"
+
+    @property
+    def folder(self) -> Path:
+        """Everything of this scale."""
+        return self.root / self.scale
+
+    @property
+    def articles(self) -> Path:
+        """The table of Wikipedia articles: id, title, text, language, split."""
+        return self.folder / "text" / "articles.parquet"
+
+    @property
+    def passages(self) -> Path:
+        """The benchmark's table: id, language, text, source, split."""
+        return self.folder / "text" / "passages.parquet"
+
+    @property
+    def corpus(self) -> Path:
+        """The pre-training text of the tiny models: id, text, language, source."""
+        return self.folder / "text" / "corpus.parquet"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer of the tiny models."""
+        return self.folder / "models" / "tokenizer"
+
+    def model(self, name: str) -> Path:
+        """A model as a Hugging Face directory."""
+        return self.folder / "models" / name
+
+    def run(self, experiment: str, variant: str, seed: int | str) -> Path:
+        """A generator run."""
+        return self.folder / "runs" / experiment / variant / f"seed{seed}"
+
+    @property
+    def figures(self) -> Path:
+        """Figures and tables."""
+        return self.folder / "figures"

