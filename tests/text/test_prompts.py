@@ -89,3 +89,16 @@ def test_the_import_is_light():
         f"assert not {{*{heavy.split(', ')!r}}} & set(sys.modules), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_packages_own_tokenizer_fits():
+    from dpg.models.tokenizer import Tokenizer, train
+
+    plain = train(["Paris is the capital of France."] * 20, vocab_size=270)
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<answer>"
+    chatty = Tokenizer(plain._backend, {"chat_template": template, "eos_token": "<|endoftext|>"})
+    (prefix,) = encode_prompts(["Paris is the capital"], plain, style="prefix", max_tokens=2)
+    assert prefix == plain.encode("Paris is the capital")[:2]
+    (asked,) = encode_prompts(["Paris"], chatty, style="paraphrase", max_tokens=1000)
+    assert chatty.decode(asked) == f"<user>{paraphrase_prompt('Paris')}<answer>"
+    assert long_enough(["Paris is the capital", "P"], plain, 2).tolist() == [True, False]
