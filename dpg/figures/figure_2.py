@@ -18,9 +18,9 @@ from dpg.figures.style import (
     GREY,
     PAGE,
     curves,
+    legend_below,
     new_figure,
     save,
-    spread_note,
     styled,
     thousands,
 )
@@ -85,19 +85,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.set_xlim(0, 1.01 * (rows_here["rollouts"].max() or 1))
         axes.xaxis.set_major_formatter(thousands)
         axes.margins(y=0.06)
-    handles = {}
-    for axes in panels:
-        lines, labels = axes.get_legend_handles_labels()
-        handles |= dict(zip(labels, lines, strict=True))
-    handles = {label: handles[label] for label in styles}
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=min(columns, len(handles)),
-        title=spread_note(frame) or None,
-        title_fontsize=7,
-    )
+    legend_below(figure, frame, styles, ncols=columns)
     return figure
 
 

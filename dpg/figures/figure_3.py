@@ -98,14 +98,14 @@ def draw(frame: pd.DataFrame) -> Figure:
 
     def write(x: float, above: float, words: str, **settings: Any) -> None:
         y = 1 - (top - above) / figure.get_figheight()
-        figure.text(x / page, y, words, ha="center", va="bottom", linespacing=0.95, **settings)
+        figure.text(x / page, y, words, ha="center", va="baseline", linespacing=0.95, **settings)
 
     show(place(lefts[0], 0), target, target)
-    write(lefts[0] + CELL / 2, 0.03, "Target")
+    write(lefts[0] + CELL / 2, 0.05, "Target")
     for left, variant in zip(lefts[1:], variants, strict=True):
         steps = "" if variant.steps is None else str(variant.steps)
         redo = " (redo)" if variant.extra == "redo" else ""
-        write(left + CELL / 2, 0.03, steps + redo, fontsize=7)
+        write(left + CELL / 2, 0.05, steps + redo, fontsize=7)
         for row, seed in enumerate(seeds):
             here = frame[(frame["seed"] == seed) & (frame["variant"] == variant.name)]
             if here.empty:
@@ -116,7 +116,7 @@ def draw(frame: pd.DataFrame) -> Figure:
             axes.set_xlabel(f"{(signs == pattern).sum()}/{signs.size}", fontsize=7, labelpad=2)
     for head in dict.fromkeys(heads):
         here = [left for left, name in zip(lefts[1:], heads, strict=True) if name == head]
-        write((here[0] + here[-1] + CELL) / 2, 0.18, head)
+        write((here[0] + here[-1] + CELL) / 2, 0.19, head)
     return figure
 
 

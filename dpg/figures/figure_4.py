@@ -12,7 +12,7 @@ from dpg.errors import DpgError
 from dpg.evaluation.diversity import bigram_entropy
 from dpg.evaluation.judge import LANGUAGES
 from dpg.figures.runs import Run, Variant, line_styles, select
-from dpg.figures.style import COLUMN, PAGE, curves, new_figure, save, spread_note, styled
+from dpg.figures.style import COLUMN, PAGE, curves, legend_below, new_figure, save, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,19 +93,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     panels[1, 0].set_ylabel("Bigram entropy\n(bits)")
     panels[1, 0].margins(y=0.08)
     figure.align_ylabels(panels[:, 0])
-    handles = {}
-    for axes in panels[0]:
-        lines, labels = axes.get_legend_handles_labels()
-        handles |= dict(zip(labels, lines, strict=True))
-    handles = {label: handles[label] for label in styles}
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=ncols,
-        title=spread_note(frame) or None,
-        title_fontsize=7,
-    )
+    legend_below(figure, frame, styles, ncols=ncols)
     return figure
 
 

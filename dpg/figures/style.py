@@ -189,7 +189,24 @@ def thousands(value: float, _: object = None) -> str:
     return f"{value:.4g}"
 
 
-def spread_note(frame: pd.DataFrame) -> str:
-    """Return what the bands are, for a figure's legend title; empty where there is one seed."""
+def legend_below(
+    figure: Figure, frame: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]], *, ncols: int
+) -> None:
+    """Put one legend for all panels under them, in the order of `styles`, filled by columns.
+
+    Where `frame` has several seeds, the legend says what the bands are.
+    """
+    handles = {}
+    for axes in figure.axes:
+        lines, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, lines, strict=True))
+    labels = [label for label in styles if label in handles]
     seeds = frame["seed"].nunique()
-    return f"mean and range of {seeds} seeds" if seeds > 1 else ""
+    figure.legend(
+        [handles[label] for label in labels],
+        labels,
+        loc="outside lower center",
+        ncols=min(ncols, len(labels)),
+        title=f"mean and range of {seeds} seeds" if seeds > 1 else None,
+        title_fontsize=7,
+    )

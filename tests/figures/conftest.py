@@ -1,16 +1,20 @@
 """Small synthetic run directories, of the layout that a generator run leaves."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from dpg import artifacts
 from dpg.metrics.pattern import qr, sixseven
 
 WORDS = {
     "en": ["the", "river", "was", "cold", "and", "old", "man", "said", "that", "he", "would", "go"],
     "es": ["el", "río", "estaba", "frío", "y", "viejo", "dijo", "que", "no", "iba", "a", "volver"],
 }
+
+
+ROLLOUTS = 40  # kept at a validation
 
 
 class Runs:
@@ -46,27 +50,27 @@ class Runs:
                 rollouts += self._rollouts(rng, experiment, step, done * skill)
             if step < steps:
                 lines.append({"step": step, "phase": "train", "loss": 0.1, "metric": -1.0})
-        log = artifacts.JsonLines(path / "metrics.jsonl")
-        for line in lines:
-            log.append(line)
-        log.close()
+        # Not by JsonLines and write_table, which wait for the disk at every line.
+        log = "".join(json.dumps(line) + "\n" for line in lines)
+        (path / "metrics.jsonl").write_text(log)
         table = pd.DataFrame(rollouts)
-        artifacts.write_table(path / "validation.parquet", table.drop(columns="judged"))
+        table.drop(columns="judged").to_parquet(path / "validation.parquet")
         if experiment.startswith("lambada-"):
-            artifacts.write_table(path / "judged.parquet", table)
+            table.to_parquet(path / "judged.parquet")
         if images:
             content = {"pattern": pattern.tolist(), "images": images}
-            artifacts.write_json(path / "pattern.json", content)
-        config = {"learner": {"steps": T, "batch_size": B}}
+            (path / "pattern.json").write_text(json.dumps(content))
+        config = {"learner": {"steps": T, "batch_size": B, "model": "gpt2"}}
         record = {"scale": "tiny", "experiment": experiment, "variant": variant, "seed": seed}
-        artifacts.write_json(path / "run.json", {**record, "config": config, "wall_seconds": 83.0})
+        record |= {"config": config, "wall_seconds": 83.0}
+        (path / "run.json").write_text(json.dumps(record))
         return path
 
     @staticmethod
     def _rollouts(rng, experiment, step, skill):
         names = {"de": "German", "es": "Spanish", "fr": "French", "it": "Italian"}
         target = names.get(experiment[-2:], "Spanish")
-        for row in range(40):
+        for row in range(ROLLOUTS):
             foreign = rng.random() < skill
             words = rng.choice(WORDS["es" if foreign else "en"], size=30)
             yield {
@@ -85,9 +89,10 @@ def runs(tmp_path):
     return Runs(tmp_path / "results")
 
 
-@pytest.fixture
-def paper_runs(runs):
-    """Every run of the paper's table, small: eleven, nine, twenty-four, three and one."""
+@pytest.fixture(scope="session")
+def paper_runs(tmp_path_factory):
+    """Every run of the paper's table, small, by experiment; only to be read."""
+    runs = Runs(tmp_path_factory.mktemp("results"))
     horizons = {96: (4, 1), 8: (48, 12), 1: (384, 96)}
     paths = {"sixseven": [], "norm": [], "lambada": [], "uuid": [], "qr": []}
     for method, skill in (("adam", 1.0), ("sgd", 0.2), ("naive", 0.1)):

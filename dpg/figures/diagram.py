@@ -1,0 +1,177 @@
+"""Diagrams as tables: each row is one box, cell, arrow or line of words, in inches.
+
+The batching diagrams (Figures 6 and 7) and the method's (Figure 1) are lists of such elements, so
+they too have a table that they are drawn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dpg.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PROMPT_COLORS = (BLUE, ORANGE, GREEN)
+"""A colour a prompt: the three rows of every grid."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """One thing to draw.
+
+    Attributes:
+        kind: "box" (rounded, with words), "cell" (small square), "frame" (dashed outline), "arrow"
+            (from x, y by width, height), or "text" (centred at x, its
+            last line on y).
+        x, y: inches from the lower left; of a box, cell or frame its lower left corner.
+        width, height: inches.
+        text: words; mathtext between dollar signs.
+        color: of the fill, outline or arrow.
+        alpha: of the fill.
+        size: of the words, points.
+    """
+
+    kind: str
+    x: float
+    y: float
+    width: float = 0.0
+    height: float = 0.0
+    text: str = ""
+    color: str = BLACK
+    alpha: float = 1.0
+    size: float = 7.5
+
+
+def table(elements: Iterable[Element]) -> pd.DataFrame:
+    """Return elements as a table, a column an attribute, in the order they are drawn."""
+    frame = pd.DataFrame([asdict(element) for element in elements])
+    places = ["x", "y", "width", "height"]
+    return frame.assign(**frame[places].round(4))
+
+
+def grid(
+    left: float,
+    bottom: float,
+    rows: int,
+    columns: int,
+    *,
+    cell: float,
+    gap: float,
+    text: str = "",
+    alpha: float = 1.0,
+    colors: Sequence[str] = PROMPT_COLORS,
+    by: str = "row",
+) -> list[Element]:
+    """Return cells in rows from the top, coloured by row or by column."""
+    pitch = cell + gap
+    return [
+        Element(
+            "cell",
+            left + column * pitch,
+            bottom + (rows - 1 - row) * pitch,
+            cell,
+            cell,
+            text,
+            colors[(row if by == "row" else column) % len(colors)],
+            alpha,
+            6.5,
+        )
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
+@styled
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure of that size whose one axes is measured in inches."""
+    figure = new_figure(width, height)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.axis("off")
+    return figure, axes
+
+
+def paint(axes: Axes, frame: pd.DataFrame) -> None:
+    """Draw the elements of a table on axes measured in inches."""
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+
+    for element in frame.fillna({"text": ""}).itertuples():
+        x, y, width, height = element.x, element.y, element.width, element.height
+        if element.kind == "text":
+            axes.text(
+                x,
+                y,
+                element.text,
+                ha="center",
+                va="baseline",
+                fontsize=element.size,
+                color=element.color,
+                linespacing=1.15,
+            )
+            continue
+        if element.kind == "arrow":
+            axes.add_patch(
+                FancyArrowPatch(
+                    (x, y),
+                    (x + width, y + height),
+                    arrowstyle="-|>",
+                    mutation_scale=7,
+                    linewidth=0.9,
+                    color=element.color,
+                    shrinkA=0,
+                    shrinkB=0,
+                )
+            )
+            continue
+        if element.kind == "frame":
+            axes.add_patch(
+                Rectangle(
+                    (x, y),
+                    width,
+                    height,
+                    fill=False,
+                    edgecolor=element.color,
+                    linewidth=0.8,
+                    linestyle=(0, (3, 2)),
+                )
+            )
+            continue
+        shape = (
+            Rectangle((x, y), width, height)
+            if element.kind == "cell"
+            else FancyBboxPatch(
+                (x, y), width, height, boxstyle="round,pad=0,rounding_size=0.06", mutation_aspect=1
+            )
+        )
+        shape.set(
+            facecolor=_tint(element.color, element.alpha), edgecolor=element.color, linewidth=0.8
+        )
+        axes.add_patch(shape)
+        axes.text(
+            x + width / 2,
+            y + height / 2,
+            element.text,
+            ha="center",
+            va="center",
+            fontsize=element.size,
+            linespacing=1.25,
+        )
+
+
+def _tint(color: str, alpha: float) -> tuple[float, float, float]:
+    """Return the colour mixed with white: transparent fills print badly."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(color)
+    return (1 - alpha * (1 - red), 1 - alpha * (1 - green), 1 - alpha * (1 - blue))
+
+
+__all__ = ["BLACK", "GREY", "PROMPT_COLORS", "Element", "canvas", "grid", "paint", "table"]

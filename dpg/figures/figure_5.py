@@ -1,0 +1,65 @@
+"""Figure 5: how much of the UUID the generators' validation rollouts contain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dpg.figures.runs import Variant, line_styles, select
+from dpg.figures.style import PAGE, curves, legend_below, new_figure, save, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANELS = {
+    "exact": ("Exact", "Rollouts with the\nwhole UUID (%)"),
+    "soft": ("Soft", "Longest part of the\nUUID in a rollout (%)"),
+}
+"""Number in the validation lines -> (title, label of the axis)."""
+
+
+def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
+    """Collect both measures at every validation.
+
+    Returns:
+        A row a validation: variant, seed, step (GRPO steps done), exact (fraction of rollouts that
+        contain the whole UUID), soft (mean over rollouts of the longest part of the UUID that
+        occurs, as a fraction of its length).
+
+    Raises:
+        DpgError: no run of uuid among the directories, or one without the numbers.
+    """
+    runs = select(run_dirs, lambda run: run.experiment == "uuid", need="a run of uuid")
+    tables = [
+        run.validations(*PANELS).assign(variant=run.variant.name, seed=run.seed) for run in runs
+    ]
+    return pd.concat(tables, ignore_index=True)[["variant", "seed", "step", *PANELS]]
+
+
+@styled
+def draw(frame: pd.DataFrame) -> Figure:
+    """Draw Exact on the left, Soft on the right, one legend below."""
+    from matplotlib.ticker import MaxNLocator
+
+    frame = frame.assign(label=[Variant.parse(name).label for name in frame["variant"]])
+    styles = line_styles([Variant.parse(name) for name in frame["variant"].unique()])
+    figure = new_figure(PAGE, 2.3)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (column, (title, label)) in zip(panels, PANELS.items(), strict=True):
+        percent = frame.assign(**{column: 100 * frame[column]})
+        curves(axes, percent, x="step", y=column, by="label", styles=styles)
+        axes.set(title=title, xlabel="GRPO steps", ylabel=label, ylim=(-3, 103))
+        axes.set_xlim(0, 1.01 * (frame["step"].max() or 1))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.tick_params(labelleft=True)
+    legend_below(figure, frame, styles, ncols=6)
+    return figure
+
+
+def build(run_dirs: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
+    """Write the figure as PDF, PNG and CSV."""
+    data = frame(run_dirs)
+    return save(draw(data), data, out_stem)
