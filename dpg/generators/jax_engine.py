@@ -23,6 +23,11 @@ from dpg.models.layers import target_nll, wide
 from dpg.models.model import head
 
 
+# A response that is empty, or a single token that nothing precedes, leaves the target model nothing
+# to predict. One in some thousands would be, and would end the run.
+MIN_TOKENS = 2
+
+
 class UpdateLog(NamedTuple):
     """What an update leaves for the log: means over its mini-batches."""
 
@@ -67,6 +72,7 @@ class JaxGenerator:
             response_tokens=self.settings.response_tokens,
             temperature=temperature,
             eos_id=self.eos_id,
+            min_tokens=MIN_TOKENS,
             batch_size=self.settings.rollout_batch,
         )
         return jax.tree.map(np.asarray, rollouts)

@@ -40,6 +40,7 @@ def generate(
     response_tokens: int,
     temperature: float,
     eos_id: int | None,
+    min_tokens: int = 0,
     batch_size: int | None = None,
 ) -> Rollouts:
     """Sample one response a row.
@@ -56,6 +57,9 @@ def generate(
         response_tokens: R, the most tokens a response may have.
         temperature: the logits are divided by it; 0 takes the most probable token.
         eos_id: the token that ends a response; None to always write R tokens.
+        min_tokens: the end of text is not drawn before a row has so many tokens. The reported
+            log-probabilities stay those of the distribution without this rule, which is what
+            `token_logprobs` gives for the same tokens.
         batch_size: rows at a time, to bound the memory of the cache; all at once where None.
 
     Raises:
@@ -85,6 +89,7 @@ def generate(
             np.arange(batch_size) < len(chosen),
             np.float32(temperature or 1.0),
             np.int32(-1 if eos_id is None else eos_id),
+            np.int32(min_tokens),
         )
         parts.append(jax.tree.map(operator.itemgetter(slice(len(chosen))), part))
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
@@ -134,6 +139,7 @@ def _generate(
     real: Array,
     temperature: Array,
     eos: Array,
+    min_tokens: Array,
 ) -> Rollouts:
     """`generate` for one batch; `rows` are the rows' numbers, `real` false on rows to ignore."""
     config, family = model.config, model.family
@@ -144,11 +150,13 @@ def _generate(
 
     def choose(hidden: Array, step: Array) -> tuple[Array, Array]:
         logits = wide(head(params, hidden)) / temperature
+        forbidden = jnp.where(step < min_tokens, eos, -1)
         if greedy:
-            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            allowed = jnp.where(jnp.arange(logits.shape[-1]) == forbidden, -jnp.inf, logits)
+            token = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
             return token, _chosen(logits, token) - jax.nn.logsumexp(logits, axis=-1)
         numbers = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, step), (2,)))(keys)
-        return sample(logits, numbers)
+        return sample(logits, numbers, forbidden)
 
     hidden, cache = _prefill(model, params, prompts, prompt_mask, R)
     token, logprob = choose(hidden, jnp.int32(0))
@@ -222,7 +230,7 @@ def _prefill(
     return hidden, tuple(zip(_unstack(keys), _unstack(values), strict=True))
 
 
-def sample(logits: Array, numbers: Array) -> tuple[Array, Array]:
+def sample(logits: Array, numbers: Array, forbidden: Array | int = -1) -> tuple[Array, Array]:
     """Draw one token a row by inverting the distribution function, in two stages.
 
     The vocabulary is cut into about sqrt(V) blocks of as many tokens: one uniform number picks
@@ -233,20 +241,25 @@ def sample(logits: Array, numbers: Array) -> tuple[Array, Array]:
     Args:
         logits: float [B, V], already divided by the temperature.
         numbers: float [B, 2], uniform on [0, 1).
+        forbidden: a token that is not drawn; -1 for none.
 
     Returns:
-        tokens int32 [B] and their log-probabilities [B].
+        tokens int32 [B] and their log-probabilities [B], those of the distribution in which
+        nothing is forbidden.
     """
     B, V = logits.shape
     width = math.isqrt(V - 1) + 1
     top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     masses = jnp.exp(logits - top)
+    drawn = jnp.arange(V) != forbidden
+    left_out = jnp.where(drawn, 0, masses).sum(-1)
+    masses = jnp.where(drawn, masses, 0)
     masses = jnp.pad(masses, ((0, 0), (0, -V % width))).reshape(B, -1, width)
     sums = masses.sum(-1)
     block = _invert(sums, numbers[:, 0])
     inside = jnp.take_along_axis(masses, block[:, None, None], axis=1)[:, 0]
     token = block * width + _invert(inside, numbers[:, 1])
-    logprob = _chosen(logits, token) - top[:, 0] - jnp.log(sums.sum(-1))
+    logprob = _chosen(logits, token) - top[:, 0] - jnp.log(sums.sum(-1) + left_out)
     return token, logprob
 
 
