@@ -87,7 +87,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         top.set_title(LANGUAGES.get(code, code))
         bottom.set_xlabel("GRPO steps")
         bottom.set_xlim(0, 1.01 * (here["step"].max() or 1))
-        bottom.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        bottom.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     panels[0, 0].set_ylim(-3, 103)
     panels[0, 0].set_ylabel("In the target\nlanguage (%)")
     panels[1, 0].set_ylabel("Bigram entropy\n(bits)")

@@ -53,7 +53,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         curves(axes, percent, x="step", y=column, by="label", styles=styles)
         axes.set(title=title, xlabel="GRPO steps", ylabel=label, ylim=(-3, 103))
         axes.set_xlim(0, 1.01 * (frame["step"].max() or 1))
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         axes.tick_params(labelleft=True)
     legend_below(figure, frame, styles, ncols=6)
     return figure

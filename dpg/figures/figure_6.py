@@ -67,17 +67,17 @@ def frame(run_dirs: Sequence[str | Path] = ()) -> pd.DataFrame:
                 )
             )
 
-    x = 0.09
+    x = 0.13
     heading(x + CELL / 2 + 0.06, "Prompts")
     parts += grid(x + 0.06, bottom, ROWS, 1, cell=CELL, gap=GAP, text="$q$", alpha=0.25)
     x += 0.06 + CELL + 0.05
     arrow(x, 0.46, "Generate")
-    x += 0.51
+    x += 0.50
     heading(x + WIDE / 2, "Rollouts")
     parts += grid(x, bottom, ROWS, COLUMNS, cell=CELL, gap=GAP, text="$o$", alpha=0.55)
     x += WIDE + 0.05
-    arrow(x, 0.48, "Re-group")
-    x += 0.56
+    arrow(x, 0.45, "Re-group")
+    x += 0.53
     heading(x + SET / 2, r"$D_1, \ldots, D_G$", levels[0] + 0.19)
     training_sets(x, "$o$", 0.55)
     x += SET + 0.07
