@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
+# Processes for the fast tests; each takes up to 3 GB.
+WORKERS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
 # Passed on: `make tiny ARGS=-n`, `make test ARGS="-k learner"`.
 ARGS ?=
 
@@ -41,7 +43,7 @@ smoke: .venv/.ready ## every rule once, at sizes that prove nothing but that it 
 	@$(SNAKEMAKE) --configfile config/smoke.yaml $(ARGS)
 
 test: .venv/.ready ## the fast tests
-	@$(PYTEST) -m "not slow and not network" $(ARGS)
+	@$(PYTEST) -m "not slow and not network" -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-slow: .venv/.ready ## the other tests: minutes each, some need a package registry
 	@$(PYTEST) -m "slow or network" $(ARGS)
@@ -50,7 +52,7 @@ lint: .venv/.ready ## check style and the workflow
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/snakefmt --check Snakefile workflow
-	@$(SNAKEMAKE) --lint --configfile config/smoke.yaml
+	@$(BIN)/python .ci/workflow_lint.py $(SNAKEMAKE) --lint --configfile config/smoke.yaml
 
 format: .venv/.ready ## format the code and the workflow
 	@$(BIN)/ruff check --fix

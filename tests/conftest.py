@@ -6,7 +6,9 @@ Tests of exactness ask for 64 bits themselves.
 """
 
 import os
+import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,3 +34,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     budget = item.config.getoption("--time-budget")
     if budget is not None and time.monotonic() - _START > budget:
         pytest.skip(f"the time budget of {budget:.0f} s is spent")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs() -> Iterator[None]:
+    """Drop a file's compiled programs at its end: kept, they grow to several GB."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()

@@ -464,6 +464,40 @@ class TestCi:
             assert result.returncode == 1
             assert "pytest left no report" in result.stdout
 
+    LINTS = (
+        "Lints for rule a (line 4, a.smk):\n"
+        "    * Specify a conda environment or container for each rule.:\n"
+        "      This way, the used software is documented.\n"
+        "{more}\n"
+    )
+
+    @pytest.mark.parametrize(
+        ("more", "status", "said"),
+        [
+            ("", 0, "0 findings"),
+            ("    * No log directive defined:\n      Without it ...", 1, "No log directive"),
+        ],
+    )
+    def test_only_justified_lints_are_set_aside(self, tmp_path, more, status, said):
+        (tmp_path / "out").write_text(self.LINTS.format(more=more))
+        result = self.lint("sh", "-c", f"cat '{tmp_path / 'out'}' >&2; exit 1")
+        assert result.returncode == status
+        assert said in result.stdout
+        assert "set aside 1 times: Specify a conda" in result.stdout
+
+    def test_a_linter_that_fails_without_a_finding_is_a_failure(self):
+        result = self.lint("sh", "-c", "echo NameError in line 3; exit 1")
+        assert result.returncode == 1
+        assert "NameError in line 3" in result.stdout
+
+    def lint(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, ROOT / ".ci" / "workflow_lint.py", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def test_the_hosted_check_runs_the_same_script(self):
         workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
         job = workflow["jobs"]["check"]
