@@ -146,6 +146,7 @@ class _Batch(NamedTuple):
     advantages: Any  # float32 [...]
 
 
+@functools.lru_cache(maxsize=16)  # compiled programs are found again by the optimizer's identity
 def _optimizer(settings: GeneratorSettings) -> optax.GradientTransformation:
     adamw = optax.adamw(
         settings.learning_rate,

@@ -108,7 +108,8 @@ def build(
     if settings.untie_head:
         model, params = model.with_tied(False), untie(params)
     params = jax.tree.map(jax.numpy.asarray, params)
-    loss = functools.partial(model.per_example_loss, compat=settings.compat)
+    # Partial, not partial: two of the same model are equal, so programs compiled for one serve both.
+    loss = jax.tree_util.Partial(model.per_example_loss, compat=settings.compat)
     pattern = _pattern(run.metric) if isinstance(run.metric, PatternMetric) else None
     target = Target(
         settings=settings,
@@ -116,7 +117,7 @@ def build(
         params=params,
         per_example_loss=loss,
         metric=_metric(run.metric, loss, tokenizer, settings, passages, pattern),
-        optimizer=optimizers.build(_optimizer(settings)),
+        optimizer=_optimizer(settings),
         tokenizer=tokenizer,
         pattern=pattern,
     )
@@ -124,11 +125,13 @@ def build(
     return target
 
 
-def _optimizer(settings: LearnerSettings) -> dict[str, Any]:
-    common = {"name": settings.optimizer, "learning_rate": settings.learning_rate}
-    if settings.optimizer == "sgd":
-        return common
-    return common | settings.model_dump(include={"b1", "b2", "eps", "eps_root", "weight_decay"})
+@functools.lru_cache(maxsize=16)  # compiled programs are found again by the optimizer's identity
+def _optimizer(settings: LearnerSettings) -> optax.GradientTransformation:
+    numbers = {"name": settings.optimizer, "learning_rate": settings.learning_rate}
+    if settings.optimizer == "adam":
+        adam = {"b1", "b2", "eps", "eps_root", "weight_decay"}
+        numbers |= settings.model_dump(include=adam)
+    return optimizers.build(numbers)
 
 
 def _patch(settings: PatternMetric) -> dict[str, Any]:
