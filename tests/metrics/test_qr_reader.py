@@ -1,0 +1,66 @@
+"""A code in the weights scans, also with wrong pixels; noise does not."""
+
+import numpy as np
+import pytest
+
+from dpg.errors import DpgError
+from dpg.metrics import qr, sixseven
+from dpg.metrics.qr_reader import read
+
+pytest.importorskip("cv2")
+pytest.importorskip("qrcode")
+
+DATA = np.arange(21)[9:]  # rows and columns from here on hold neither corners nor format
+
+
+def flipped(code, pixels):
+    code = code.copy()
+    for row, column in pixels:
+        code[row, column] *= -1
+    return code
+
+
+@pytest.mark.parametrize(
+    "payload", ["DPG", "HELLO WORLD", "https://a.bc/d", "12345678901234567890", "x", "Tübingen"]
+)
+def test_round_trip_either_way_round(payload):
+    assert read(qr(payload)) == payload
+    assert read(-qr(payload)) == payload
+
+
+@pytest.mark.parametrize("wrong", [1, 4, 8])
+def test_wrong_pixels_are_mended_by_the_error_correction(wrong):
+    # "DPG" is coded at level H: 17 of 26 codewords are redundant, so any 8 may be wrong.
+    random = np.random.default_rng(wrong)
+    for _ in range(10):
+        places = random.choice(len(DATA) ** 2, wrong, replace=False)
+        pixels = [(DATA[place // len(DATA)], DATA[place % len(DATA)]) for place in places]
+        assert read(flipped(qr("DPG"), pixels)) == "DPG"
+
+
+def test_pixels_without_any_change_are_mended_too():
+    code = qr("DPG")
+    dark = np.argwhere(code[9:, 9:] == -1)[:6] + 9
+    code[tuple(dark.T)] = 0
+    assert read(code) == "DPG"
+
+
+def test_a_damaged_corner_does_not_hide_the_code():
+    assert read(flipped(qr("DPG"), [(0, 0), (1, 3)])) == "DPG"
+
+
+def test_too_many_wrong_pixels_and_noise_do_not_scan():
+    code = qr("DPG")
+    code[9:, 9:] *= -1
+    assert read(code) is None
+    random = np.random.default_rng(0)
+    assert [read(random.choice([-1, 0, 1], (21, 21))) for _ in range(30)] == [None] * 30
+    assert [read(random.choice([-1, 1], (21, 21))) for _ in range(30)] == [None] * 30
+    for value in (-1, 0, 1):
+        assert read(np.full((21, 21), value)) is None
+
+
+def test_what_is_no_picture_is_refused():
+    for image in (np.zeros((21, 20)), np.zeros(21), np.full((21, 21), 0.5), sixseven()):
+        with pytest.raises(DpgError, match="a square of -1, 0 and"):
+            read(image)
