@@ -212,7 +212,7 @@ def text_corpus(
 
     layout = Layout(configs.load(config).scale.scale)
     narrative = passage_texts.passages_from_debian(
-        sorted(campaigns.glob("*.deb")), min_characters=60, aligned=False, end="sentence"
+        sorted(campaigns.glob("*.deb")), min_characters=40, aligned=False, end="sentence"
     )
     english = read_table(articles or layout.articles)
     benchmark = read_table(passages or layout.passages)
@@ -292,14 +292,14 @@ def generate(
     """
     _start_jax()
     from dpg.generators.run import run_generator
-    from dpg.progress import GeneratorProgress
+    from dpg.progress import Progress, watched
 
     run = configs.load(config).run(experiment, variant, seed)
     layout = Layout(run.scale)
     if passages is None and layout.passages.exists():
         passages = layout.passages
     out = out or layout.run(experiment, variant, seed)
-    with GeneratorProgress(f"{experiment}/{variant}", run.generator.grpo_steps) as bar:
+    with Progress(f"{experiment}/{variant}", run.generator.grpo_steps) as bar:
         run_generator(
             run,
             generator=generator or layout.model(run.generator.model),
@@ -308,7 +308,7 @@ def generate(
             passages=passages,
             out=out,
             seconds=None if until is None else _seconds(until),
-            progress=bar,
+            progress=lambda step, record: bar(step, watched(record)),
         )
 
 
@@ -325,13 +325,12 @@ def judge(
     from dpg.artifacts import read_table, write_table
     from dpg.evaluation import judge as judges
 
-    settings = configs.load(config).scale.judge
-    if settings.kind == "openai":
-        chosen = judges.OpenAIJudge(
-            model=settings.model, base_url=settings.base_url, max_cost=settings.max_cost
-        )
-    else:
-        chosen = judges.OfflineJudge()
+    scale = configs.load(config).scale
+    settings = {}
+    if scale.judge.kind == "openai":
+        settings = scale.judge.model_dump(include={"model", "base_url", "max_cost"})
+        settings["cache"] = Layout(scale.scale).folder / "judge_cache.jsonl"
+    chosen = judges.build(scale.judge.kind, **settings)
     judged = judges.judge_table(read_table(run / "validation.parquet"), chosen)
     write_table(out or run / "judged.parquet", judged)
 

@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar on a terminal, a line now and then in a log file."""
+"""Progress of long steps: a bar on a terminal, a line every ten seconds in a log file."""
 
 from __future__ import annotations
 
@@ -6,36 +6,31 @@ import sys
 import time
 from typing import Any
 
-_SHOWN = ("metric", "pixels_right", "norm_difference", "exact", "soft", "target_loss_last")
+_EVERY = 10.0  # seconds between two lines of a log
 
 
-class GeneratorProgress:
-    """Called after each step of a generator run with the steps done and the step's record.
+class Progress:
+    """A step's progress on standard error; use it in a `with` block.
 
     Args:
         title: said in front, such as "sixseven/adam-T8".
-        total: GRPO steps of the run.
+        total: how many units of work there are.
+
+    Example:
+        >>> with Progress("pre-training", 100) as progress:
+        ...     progress(100, "loss 3.2")
     """
 
     def __init__(self, title: str, total: int):
         self.title, self.total = title, total
         self._bar: Any = None
-        self._start, self._first, self._said = time.monotonic(), None, 0.0
+        self._start = time.monotonic()
+        self._first: tuple[int, float] | None = None
+        self._said = -_EVERY
 
-    def __enter__(self) -> GeneratorProgress:
+    def __enter__(self) -> Progress:
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-            from rich.progress import TimeRemainingColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[numbers]}"),
-                console=Console(stderr=True),
-            )
+            self._bar = _bar()
             self._task = self._bar.add_task(self.title, total=self.total, numbers="")
             self._bar.start()
         return self
@@ -44,22 +39,54 @@ class GeneratorProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, done: int, record: dict[str, Any]) -> None:
-        numbers = "  ".join(f"{key} {record[key]:.4g}" for key in _SHOWN if key in record)
+    def __call__(self, done: int, numbers: str = "") -> None:
+        """Say that `done` units are done, and what is worth watching."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, numbers=numbers)
             return
         now = time.monotonic()
-        if self._first is None:
-            self._first = (done, now)
-        if now - self._said < 10 and done < self.total:
+        if now - self._said < _EVERY and done < self.total:
             return
         self._said = now
-        began, since = self._first
-        left = (now - since) / max(done - began, 1) * (self.total - done)
         print(
-            f"{self.title}  step {done}/{self.total}  {now - self._start:.0f} s, about "
-            f"{left:.0f} s left  {numbers}",
+            f"{self.title}  {done}/{self.total}  {now - self._start:.0f} s"
+            f"{self._left(done, now)}  {numbers}",
             file=sys.stderr,
             flush=True,
         )
+
+    def _left(self, done: int, now: float) -> str:
+        if self._first is None or done <= self._first[0]:
+            self._first = self._first or (done, now)
+            return ""
+        began, since = self._first
+        seconds = (now - since) / (done - began) * (self.total - done)
+        return f", about {seconds:.0f} s left"
+
+
+def _bar() -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        console=Console(stderr=True),
+    )
+
+
+_WATCHED = ("metric", "pixels_right", "norm_difference", "exact", "soft", "target_loss_last")
+
+
+def watched(record: dict[str, Any]) -> str:
+    """The numbers of a generator's log line that are worth a look while it runs."""
+    return "  ".join(f"{key} {record[key]:.4g}" for key in _WATCHED if key in record)

@@ -6,7 +6,9 @@ Importing this module loads no drawing library.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
+from dpg import artifacts
 from dpg.config import RunConfig
 from dpg.figures import FIGURES, TABLES
 
@@ -41,6 +43,20 @@ def drawable(runs: Iterable[RunConfig]) -> list[str]:
 def suffixes(name: str) -> tuple[str, ...]:
     """The files of a figure or table, by their suffixes; the first is what a report shows."""
     return ("csv", "md", "tex") if name in TABLES else ("png", "pdf", "csv")
+
+
+def run_time(records: Iterable[Path]) -> str:
+    """The wall time of runs together, such as "1 h 5 min"; runs not yet done are counted apart.
+
+    Args:
+        records: paths of ``run.json`` files, which need not exist.
+    """
+    records = list(records)
+    done = [artifacts.read_json(path)["wall_seconds"] for path in records if path.exists()]
+    minutes = round(sum(done) / 60)
+    words = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    unfinished = len(records) - len(done)
+    return f"{words} ({unfinished} of {len(records)} runs not yet done)" if unfinished else words
 
 
 def needs_judge(name: str) -> bool:

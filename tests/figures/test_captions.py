@@ -14,9 +14,9 @@ FOLDER = Path(__file__).parents[2] / "workflow" / "report"
 @pytest.mark.parametrize("name", figures.FIGURES + figures.TABLES)
 def test_caption_names_section_scale_seeds_and_time(name):
     source = (FOLDER / f"{name}.rst").read_text(encoding="utf-8")
-    params = SimpleNamespace(scale="tiny", seeds="0, 1", run_time="12 min")
+    config = {"scale": "tiny", "seeds": [0, 1], "run_times": {name: "12 min"}}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
-    text = environment.from_string(source).render(snakemake=SimpleNamespace(params=params))
+    text = environment.from_string(source).render(snakemake=SimpleNamespace(config=config))
     kind, number = name.split("_")
     assert text.startswith(f"**{kind.title()} {number} (")
     assert "Section" in text or "Appendix" in text

@@ -58,6 +58,14 @@ def settings(*parts):
     return config_hash({"settings": plain})
 
 
+def run_times():
+    """How long the runs behind each figure took, as far as they are done; for the captions."""
+    return {
+        name: plan.run_time(folder_of(run) / "run.json" for run in plan.runs_of(name, study.runs))
+        for name in plan.drawable(study.runs)
+    }
+
+
 def run_of(wildcards):
     return runs[wildcards.experiment, wildcards.variant, int(wildcards.seed)]
 
@@ -68,6 +76,10 @@ def figure_files(name):
 
 def folder_of(run):
     return layout.run(run.experiment, run.variant, run.seed)
+
+
+def figure_runs(wildcards):
+    return [folder_of(run) for run in plan.runs_of(wildcards.figure, study.runs)]
 
 
 def figure_inputs(wildcards):
@@ -87,6 +99,10 @@ def check_machine():
         machine.require(study, scales)
     except DpgError as error:
         raise WorkflowError(str(error)) from None
+
+
+# What captions say. It is no parameter of a rule: a run time must not make a figure outdated.
+config |= {"scale": scale.scale, "seeds": scale.seeds, "run_times": run_times()}
 
 
 onstart:

@@ -5,26 +5,32 @@ rule figure:
     input:
         figure_inputs,
     output:
-        expand(
-            str(layout.figures / "{{figure}}.{suffix}"), suffix=plan.suffixes("figure_1")
+        report(
+            str(layout.figures / "{figure}.png"),
+            caption="../report/{figure}.rst",
+            category="Figures",
         ),
+        str(layout.figures / "{figure}.pdf"),
+        str(layout.figures / "{figure}.csv"),
     log:
         LOGS + "/{figure}.log",
     wildcard_constraints:
         figure=one_of(FIGURES),
     params:
-        runs=lambda wildcards: [
-            folder_of(run) for run in plan.runs_of(wildcards.figure, study.runs)
-        ],
+        runs=figure_runs,
     shell:
         "dpg figure {wildcards.figure} {params.runs} --out $(dirname {output[0]}) > {log} 2>&1"
 
 
 use rule figure as table with:
     output:
-        expand(
-            str(layout.figures / "{{figure}}.{suffix}"), suffix=plan.suffixes("table_2")
+        report(
+            str(layout.figures / "{figure}.csv"),
+            caption="../report/{figure}.rst",
+            category="Tables",
         ),
+        str(layout.figures / "{figure}.md"),
+        str(layout.figures / "{figure}.tex"),
     wildcard_constraints:
         figure=one_of(TABLES),
 
