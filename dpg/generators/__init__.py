@@ -1,0 +1,1 @@
+"""Generators: Algorithm 1, its engines, and what surrounds a run."""

@@ -39,7 +39,7 @@ from dpg.rewards.protocol import Reward, RolloutBatch
 Progress = Callable[[int, dict[str, Any]], None]
 
 
-class OutOfTime(DpgError):
+class OutOfTimeError(DpgError):
     """The time limit came first. The run's state is kept; the same command goes on from it."""
 
 
@@ -72,12 +72,12 @@ def train_generator(
         prompts: training prompts, drawn from in epochs.
         validation_prompts: as many as a validation answers; disjoint from `prompts`.
         out: the run directory.
-        deadline: `time.monotonic()` seconds after which the run stops cleanly with `OutOfTime`.
+        deadline: `time.monotonic()` seconds after which the run stops cleanly with `OutOfTimeError`.
         progress: called after each step with the number of steps done and the step's record.
 
     Raises:
         DpgError: a reward, loss or update that is not finite, an empty rollout; names the step.
-        OutOfTime: the deadline passed; everything done so far is kept.
+        OutOfTimeError: the deadline passed; everything done so far is kept.
     """
     out = Path(out)
     generator = JaxGenerator(model, params, run.generator, tokenizer.eos_id)
@@ -101,7 +101,7 @@ def train_generator(
             if (step + 1) % run.checkpoint_every == 0 or late:
                 state.checkpoint(step + 1, generator)
             if late:
-                raise OutOfTime(
+                raise OutOfTimeError(
                     f"{out}: stopped at the time limit after {step + 1} of "
                     f"{run.generator.grpo_steps} steps; the same command goes on from here"
                 )
@@ -163,9 +163,7 @@ class _Progress:
         self._earlier, self._start = seconds, time.monotonic()
 
     @classmethod
-    def open(
-        cls, run: RunConfig, inputs: str, folder: Path, generator: JaxGenerator
-    ) -> _Progress:
+    def open(cls, run: RunConfig, inputs: str, folder: Path, generator: JaxGenerator) -> _Progress:
         """Take up the state left there, or start anew where it is of other settings or inputs."""
         settings = {"run": run.model_dump(mode="json"), "inputs": inputs}
         named = folder / "settings.json"

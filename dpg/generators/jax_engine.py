@@ -22,7 +22,6 @@ from dpg.models.decode import Rollouts, generate
 from dpg.models.layers import target_nll, wide
 from dpg.models.model import head
 
-
 # A response that is empty, or a single token that nothing precedes, leaves the target model nothing
 # to predict. One in some thousands would be, and would end the run.
 MIN_TOKENS = 2
@@ -193,9 +192,7 @@ def _gradient(
     tokens = batch.mask[:, -R:].sum()
 
     def loss(params, part):
-        logprobs = response_logprobs(
-            model, params, part.tokens, part.mask, R, settings.temperature
-        )
+        logprobs = response_logprobs(model, params, part.tokens, part.mask, R, settings.temperature)
         value = policy_loss(
             logprobs,
             part.old_logprobs,

@@ -27,6 +27,7 @@ def run_generator(
     articles: str | Path,
     passages: str | Path | None,
     out: str | Path,
+    reward_model: str | Path | None = None,
     seconds: float | None = None,
     progress: Progress = lambda step, record: None,
 ) -> None:
@@ -38,6 +39,7 @@ def run_generator(
         articles: the table of Wikipedia articles (id, title, text, language, split).
         passages: the benchmark's table; only a language metric or a baseline needs it.
         out: the run directory; an unfinished run there is continued.
+        reward_model: the packaged embedding or fastText model of a baseline.
         seconds: stop cleanly after so long, and go on when called again.
         progress: called after each step.
 
@@ -63,7 +65,7 @@ def run_generator(
         tokenizer=tokenizer,
         target=goal,
         examples=examples,
-        reward=rewards.build(run, goal, examples, benchmark),
+        reward=rewards.build(run, goal, examples, benchmark, reward_model),
         prompts=train,
         validation_prompts=unseen,
         out=out,

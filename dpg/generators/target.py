@@ -22,9 +22,10 @@ from dpg.config import (
     RunConfig,
     StringMetric,
 )
-from dpg.errors import DpgError
 from dpg.learner import TrainResult, optimizers, train
+from dpg.metrics import qr_reader
 from dpg.models import LanguageModel, Tokenizer, untie
+from dpg.rewards import train_passages
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class Target:
             scores["pixels_right"] = metrics.pixels_right(
                 params, self.params, self.pattern, **where
             )
+            if self.metric_settings.pattern == "qr":
+                read = qr_reader.read(self.image(params))
+                scores["scans"] = float(read == self.metric_settings.payload)
         if isinstance(self.metric_settings, NormMetric):
             parameter = self.metric_settings.parameter
             scores["norm_difference"] = float(
@@ -108,7 +112,7 @@ def build(
     if settings.untie_head:
         model, params = model.with_tied(False), untie(params)
     params = jax.tree.map(jax.numpy.asarray, params)
-    # Partial, not partial: two of the same model are equal, so programs compiled for one serve both.
+    # Two such Partials of one model are equal, so programs compiled for one serve the other.
     loss = jax.tree_util.Partial(model.per_example_loss, compat=settings.compat)
     pattern = _pattern(run.metric) if isinstance(run.metric, PatternMetric) else None
     target = Target(
@@ -153,7 +157,7 @@ def _metric(settings, loss, tokenizer, learner, passages, pattern):
     if isinstance(settings, NormMetric):
         return metrics.norm_metric(settings.parameter)
     if isinstance(settings, LanguageMetric):
-        texts = _train_passages(settings, passages)
+        texts = train_passages(passages, settings.language)[: settings.passages]
         batch = metrics.text_batch(
             functools.partial(_encode, tokenizer, settings.context), texts, bos_id=start
         )
@@ -171,15 +175,3 @@ def _encode(tokenizer: Tokenizer, context: int | None, text: str) -> list[int]:
     if context is None:
         return ids
     return ids[: context - tokenizer.add_bos]
-
-
-def _train_passages(settings: LanguageMetric, passages: pd.DataFrame | None) -> list[str]:
-    if passages is None:
-        raise DpgError("a language metric needs the table of benchmark passages (--passages)")
-    ours = passages[(passages.language == settings.language) & (passages.split == "train")]
-    if ours.empty:
-        there = ", ".join(sorted(passages.language.unique()))
-        raise DpgError(
-            f"the benchmark has no train passages in '{settings.language}'; it has: {there or 'no'}"
-        )
-    return ours.text.tolist()[: settings.passages]

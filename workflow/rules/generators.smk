@@ -7,20 +7,22 @@ rule generate:
         target=lambda wildcards: layout.model(run_of(wildcards).learner.model),
         articles=rules.articles.output,
         passages=rules.passages.output,
+        reward_model=packaged_reward_model,
     output:
         metrics=f"{RUN}/metrics.jsonl",
         rollouts=f"{RUN}/validation.parquet",
         generator=directory(f"{RUN}/generator"),
         record=f"{RUN}/run.json",
     log:
-        LOGS + "/generate/{experiment}-{variant}-{seed}.log",
+        f"{LOGS}/generate/{{experiment}}-{{variant}}-{{seed}}.log",
+    resources:
+        gpu=scale.needs.gpus,
     params:
         settings=lambda wildcards: settings(run_of(wildcards)),
         out=lambda wildcards, output: Path(output.record).parent,
-    resources:
-        gpu=scale.needs.gpus,
+        reward_model=lambda wildcards, input: option("--reward-model", input.reward_model),
     shell:
-        "dpg generate -c {CONFIG} --experiment {wildcards.experiment} "
+        "dpg generate --experiment {wildcards.experiment} "
         "--variant {wildcards.variant} --seed {wildcards.seed} --generator {input.generator} "
         "--target {input.target} --articles {input.articles} --passages {input.passages} "
-        "--out {params.out} > {log} 2>&1"
+        "{params.reward_model} --out {params.out} > {log} 2>&1"

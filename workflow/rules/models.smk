@@ -11,7 +11,7 @@ rule tokenizer:
     params:
         settings=settings(scale.pretraining and scale.pretraining.vocab_size),
     shell:
-        "dpg model tokenizer -c {CONFIG} {input} --out {output} > {log} 2>&1"
+        "dpg model tokenizer {input} --out {output} > {log} 2>&1"
 
 
 rule pretrain:
@@ -21,13 +21,13 @@ rule pretrain:
     output:
         directory(str(layout.model("{model}"))),
     log:
-        LOGS + "/pretrain/{model}.log",
+        f"{LOGS}/pretrain/{{model}}.log",
     wildcard_constraints:
         model=one_of(TRAINED),
     params:
         settings=lambda wildcards: settings(scale.models[wildcards.model], scale.pretraining),
     shell:
-        "dpg model train {wildcards.model} -c {CONFIG} {input.corpus} {input.tokenizer} "
+        "dpg model train {wildcards.model} {input.corpus} {input.tokenizer} "
         "--out {output} > {log} 2>&1"
 
 
@@ -35,10 +35,10 @@ rule fetch_model:
     output:
         directory(str(layout.model("{model}"))),
     log:
-        LOGS + "/fetch/{model}.log",
+        f"{LOGS}/fetch/{{model}}.log",
     wildcard_constraints:
         model=one_of(FETCHED),
     params:
         settings=lambda wildcards: settings(scale.models[wildcards.model]),
     shell:
-        "dpg model fetch {wildcards.model} -c {CONFIG} --out {output} > {log} 2>&1"
+        "dpg model fetch {wildcards.model} --out {output} > {log} 2>&1"
