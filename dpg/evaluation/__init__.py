@@ -1,0 +1,1 @@
+"""Evaluation: judge, diversity, downstream training and perplexity."""

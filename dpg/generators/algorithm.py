@@ -72,7 +72,7 @@ def train_generator(
         prompts: training prompts, drawn from in epochs.
         validation_prompts: as many as a validation answers; disjoint from `prompts`.
         out: the run directory.
-        deadline: `time.monotonic()` seconds after which the run stops cleanly with `OutOfTimeError`.
+        deadline: `time.monotonic()` after which the run stops cleanly with `OutOfTimeError`.
         progress: called after each step with the number of steps done and the step's record.
 
     Raises:

@@ -113,7 +113,7 @@ def build(
         model, params = model.with_tied(False), untie(params)
     params = jax.tree.map(jax.numpy.asarray, params)
     # Two such Partials of one model are equal, so programs compiled for one serve the other.
-    loss = jax.tree_util.Partial(model.per_example_loss, compat=settings.compat)
+    loss = jax.tree_util.Partial(LanguageModel.per_example_loss, model, compat=settings.compat)
     pattern = _pattern(run.metric) if isinstance(run.metric, PatternMetric) else None
     target = Target(
         settings=settings,

@@ -22,6 +22,7 @@ from dpg.models import LanguageModel, Tokenizer, load, save
 from dpg.models.gpt2 import Gpt2Config
 from dpg.models.llama import LlamaConfig
 from dpg.models.pretraining import pretrain
+from dpg.progress import Progress
 
 LOSSES = "losses.jsonl"
 """The loss curve that a pre-trained model carries beside its weights."""
@@ -53,20 +54,22 @@ def train(
     table = artifacts.read_table(corpus, ["text", "language"])
     progress = out.with_name(f".{out.name}.progress")
     model = LanguageModel(architecture(settings, words, recipe.context))
-    params, losses = pretrain(
-        model,
-        words,
-        {code: part.text.tolist() for code, part in table.groupby("language")},
-        mixture=dict(recipe.mixture),
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-        context=recipe.context,
-        learning_rate=recipe.learning_rate,
-        warmup=round(recipe.warmup * recipe.steps),
-        seed=settings.seed,
-        checkpoint_dir=progress,
-        checkpoint_every=_CHECKPOINT_EVERY,
-    )
+    with Progress(f"pre-training {out.name}", recipe.steps) as bar:
+        params, losses = pretrain(
+            model,
+            words,
+            {code: part.text.tolist() for code, part in table.groupby("language")},
+            mixture=dict(recipe.mixture),
+            steps=recipe.steps,
+            batch_size=recipe.batch_size,
+            context=recipe.context,
+            learning_rate=recipe.learning_rate,
+            warmup=round(recipe.warmup * recipe.steps),
+            seed=settings.seed,
+            checkpoint_dir=progress,
+            checkpoint_every=_CHECKPOINT_EVERY,
+            progress=lambda step, loss: bar(step, f"loss {loss:.3f}"),
+        )
     save(out, model, params, words)
     with artifacts.atomic_path(out / LOSSES) as partial, artifacts.JsonLines(partial) as log:
         for row in losses:

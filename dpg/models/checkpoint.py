@@ -4,11 +4,6 @@ Linear weights are [in, out] in this project's trees. GPT-2's Conv1D is stored s
 head's Linear is stored [out, in].
 """
 
-import json
-import os
-import secrets
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +14,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from dpg import artifacts
 from dpg.errors import DpgError
 from dpg.models.gpt2 import Gpt2Config
 from dpg.models.model import LanguageModel, tied
@@ -115,8 +111,7 @@ def load(
             is missing, not expected, or of a wrong shape; each by its name.
     """
     directory = Path(directory)
-    _recover(directory)
-    config = read_json(directory / "config.json", "a model directory has one")
+    config = _read_config(directory)
     try:
         model = LanguageModel.from_hf(config)
     except DpgError as error:
@@ -131,9 +126,8 @@ def save(
 ) -> None:
     """Write a Hugging Face directory that `load` and transformers read; it replaces an older one.
 
-    It is written beside its place and moved there when complete, so that a reader finds the old
-    directory or the new one. The dtype is that of the parameters; whether the head is tied is
-    read off them.
+    It is written beside its place and moved there when complete (`dpg.artifacts.atomic_path`). The
+    dtype is that of the parameters; whether the head is tied is read off them.
 
     Raises:
         DpgError: `directory` is a file.
@@ -145,75 +139,20 @@ def save(
     config = {**model.to_hf(), "dtype": str(params["embed"].dtype)}
     tensors = _to_tensors(model, params)
 
-    def write(temporary: Path) -> None:
-        safetensors.numpy.save_file(tensors, temporary / _WEIGHTS, metadata={"format": "pt"})
-        text = json.dumps(config, indent=2, sort_keys=True)
-        (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
+    with artifacts.atomic_path(directory) as partial:
+        partial.mkdir()
+        # transformers of before version 5 refuses a file that does not say "pt".
+        safetensors.numpy.save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
+        artifacts.write_json(partial / "config.json", config)
         if tokenizer is not None:
-            tokenizer.save(temporary)
-
-    replace_directory(directory, write)
+            tokenizer.save(partial)
 
 
-def replace_directory(directory: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new directory beside `directory`, then put it in its place.
-
-    POSIX cannot swap a directory for a full one in a single step, so the old one first steps aside
-    under a fixed name; `load` and the next `save` find it there if the process dies in between.
-    """
-    directory = Path(os.path.abspath(directory))
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    _recover(directory)
-    temporary = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
-    try:
-        write(temporary)
-        for path in [*temporary.rglob("*"), temporary]:
-            _flush(path)
-        previous = _previous(directory)
-        if directory.exists():
-            directory.rename(previous)
-        temporary.rename(directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _previous(directory: Path) -> Path:
-    return directory.with_name(f".{directory.name}.previous")
-
-
-def _recover(directory: Path) -> None:
-    """Put back what an interrupted `replace_directory` set aside, or clear it away."""
-    directory = Path(os.path.abspath(directory))
-    previous = _previous(directory)
-    if previous.is_dir():
-        if directory.exists():
-            shutil.rmtree(previous, ignore_errors=True)
-        else:
-            previous.rename(directory)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_json(path: Path, reason: str) -> dict:
-    """The content of a JSON file.
-
-    Raises:
-        DpgError: there is no such file (`reason` says why there should be), or it is not JSON.
-    """
+def _read_config(directory: Path) -> dict:
+    path = directory / "config.json"
     if not path.is_file():
-        raise DpgError(f"{path} does not exist: {reason}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DpgError(f"{path} is not JSON: {error}") from None
+        raise DpgError(f"{path} does not exist: {directory} is not a model directory")
+    return artifacts.read_json(path)
 
 
 class _Tensors:
@@ -222,7 +161,7 @@ class _Tensors:
     def __init__(self, directory: Path):
         self.directory = directory
         if (directory / _INDEX).is_file():
-            index = read_json(directory / _INDEX, "")
+            index = artifacts.read_json(directory / _INDEX)
             self._file_of = dict(index.get("weight_map", {}))
         else:
             self._file_of = dict.fromkeys(self._names(_WEIGHTS), _WEIGHTS)

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpg.errors import DpgError
-from dpg.models.layers import Array, attention, causal, positions_of, through_layers, wide
+from dpg.models.layers import (
+    Array,
+    attention,
+    causal,
+    heads_first,
+    positions_of,
+    through_layers,
+    wide,
+)
 from dpg.models.model import LanguageModel, head
 
 
@@ -183,8 +191,8 @@ def _generate(
 
             def attend(q, k, v, before=(keys_before, values_before)):
                 now = tuple(
-                    jax.lax.dynamic_update_slice(b, n, (0, slot, 0, 0))
-                    for b, n in zip(before, (k, v), strict=True)
+                    jax.lax.dynamic_update_slice(b, n, (0, 0, slot, 0))
+                    for b, n in zip(before, heads_first(k, v), strict=True)
                 )
                 return attention(q, *now, allowed[:, None]), now
 
@@ -210,13 +218,14 @@ def _prefill(
 ) -> tuple[Array, tuple[tuple[Array, Array], ...]]:
     """Read the prompts: the last hidden state [B, D], and each layer's keys and values.
 
-    A cache is [B, P + R, K, d] a layer, the last R positions still empty.
+    A cache is [B, K, P + R, d] a layer, the last R positions still empty.
     """
     config, family = model.config, model.family
     positions, allowed = positions_of(mask), causal(prompts.shape[1]) & mask[:, None]
     rotary = family.rotary(config, positions)
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
+        k, v = heads_first(k, v)
         return attention(q, k, v, allowed), (k, v)
 
     def block(x: Array, layer: dict) -> tuple[Array, tuple[Array, Array]]:
@@ -224,7 +233,7 @@ def _prefill(
 
     x = family.embed(config, params, prompts, positions)
     x, cache = through_layers(block, x, params["layers"])
-    room = ((0, 0), (0, 0), (0, R), (0, 0), (0, 0))
+    room = ((0, 0), (0, 0), (0, 0), (0, R), (0, 0))
     keys, values = (jnp.pad(c, room) for c in cache)
     hidden = family.final_norm(config, params, x[:, -1:])[:, 0]
     return hidden, tuple(zip(_unstack(keys), _unstack(values), strict=True))

@@ -63,8 +63,9 @@ def attention(q: Array, k: Array, v: Array, allowed: Array) -> Array:
 
     Args:
         q: [B, L, H, d].
-        k: [B, S, K, d]; query head h attends with key-value head h // (H // K).
-        v: [B, S, K, d].
+        k: [B, K, S, d], heads before positions, as they are cached: a product over one head then
+            reads memory in order. Query head h attends with key-value head h // (H // K).
+        v: [B, K, S, d].
         allowed: bool [B or 1, L, S]; a query that may look nowhere gets the mean of all values,
             never NaN, so that padding cannot poison a batch.
 
@@ -72,12 +73,17 @@ def attention(q: Array, k: Array, v: Array, allowed: Array) -> Array:
         [B, L, H * d].
     """
     B, L, H, d = q.shape
-    K = k.shape[2]
+    K = k.shape[1]
     q = q.reshape(B, L, K, H // K, d) * d**-0.5
-    scores = wide(jnp.einsum("blkgd,bskd->bkgls", q, k))
+    scores = wide(jnp.einsum("blkgd,bksd->bkgls", q, k))
     scores = jnp.where(allowed[:, None, None], scores, np.finfo(scores.dtype).min / 2)
     probabilities = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgls,bskd->blkgd", probabilities, v).reshape(B, L, H * d)
+    return jnp.einsum("bkgls,bksd->blkgd", probabilities, v).reshape(B, L, H * d)
+
+
+def heads_first(k: Array, v: Array) -> tuple[Array, Array]:
+    """Keys and values [B, S, K, d] as `attention` reads them, [B, K, S, d]."""
+    return k.swapaxes(1, 2), v.swapaxes(1, 2)
 
 
 def rotate(x: Array, rotary: tuple[Array, Array]) -> Array:

@@ -10,8 +10,10 @@ is tied: its head is the transposed embedding.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 
 from dpg.errors import DpgError
@@ -20,6 +22,7 @@ from dpg.models.layers import (
     Array,
     attention,
     causal,
+    heads_first,
     positions_of,
     target_nll,
     through_layers,
@@ -63,7 +66,7 @@ class LanguageModel:
 
     def init(self, key: Array, dtype: Any = jnp.float32) -> dict:
         """Random parameters, as the family's authors draw them."""
-        return self.family.init(self.config, key, dtype)
+        return _init(self.config, jnp.dtype(dtype), key)
 
     def with_tied(self, tied: bool) -> "LanguageModel":
         """The same model with `config.tied` set, to match a tree that was untied."""
@@ -93,7 +96,7 @@ class LanguageModel:
         rotary = family.rotary(config, positions)
 
         def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
-            return attention(q, k, v, allowed), None
+            return attention(q, *heads_first(k, v), allowed), None
 
         def block(x: Array, layer: dict) -> tuple[Array, None]:
             return family.block(config, layer, x, rotary, attend)
@@ -151,6 +154,11 @@ class LanguageModel:
         logprobs = -target_nll(logits, tokens[:, 1:])
         logprobs = jnp.where(mask[:, 1:] & mask[:, :-1], logprobs, 0)
         return jnp.pad(logprobs, ((0, 0), (1, 0)))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _init(config: gpt2.Gpt2Config | llama.LlamaConfig, dtype: Any, key: Array) -> dict:
+    return _FAMILIES[type(config)].init(config, key, dtype)
 
 
 def head(params: dict, hidden: Array) -> Array:

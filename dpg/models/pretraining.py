@@ -6,9 +6,7 @@ and losses, and a run that goes on from it ends with the numbers of one that nev
 """
 
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import safetensors
-import safetensors.numpy
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dpg import artifacts
 from dpg.errors import DpgError
 from dpg.models.layers import Array
 from dpg.models.model import LanguageModel
@@ -73,7 +69,7 @@ def pretrain(
     checkpoint_dir: str | Path,
     checkpoint_every: int,
     weight_decay: float = 0.1,
-    progress: bool = True,
+    progress: Callable[[int, float], object] | None = None,
 ) -> tuple[dict, list[dict]]:
     """Train a model from random parameters.
 
@@ -95,7 +91,7 @@ def pretrain(
         checkpoint_dir: where to keep the last checkpoint; one found there is gone on from.
         checkpoint_every: steps between two checkpoints.
         weight_decay: of AdamW.
-        progress: show a progress bar with step, loss, tokens a second and the time left.
+        progress: called with the steps done and the last loss, every few steps.
 
     Returns:
         The parameters, and for each step a dict of `step` (from 1), `loss` (nats a token),
@@ -122,29 +118,30 @@ def pretrain(
         weight_decay,
     )  # fmt: skip
     if path.is_file():
-        state, losses = _read_checkpoint(path, state, losses, settings)
+        state, losses = _read_checkpoint(path, state, settings)
 
     log_shares = jnp.asarray(np.log(shares / shares.sum()), jnp.float32)
     done = int(state.step)
-    with _bar(progress, steps, done) as show:
-        while done < steps:
-            until = min(done + _STEPS_A_CALL, _next_multiple(done, checkpoint_every), steps)
-            state, new = _advance(
-                model, optimizer, batch_size, context,
-                state, streams, log_shares, batch_key, jnp.int32(until - done),
-            )  # fmt: skip
-            new = np.asarray(new)[: until - done]
-            if not np.isfinite(new).all():
-                step = done + 1 + int(np.flatnonzero(~np.isfinite(new))[0])
-                raise DpgError(
-                    f"the pre-training loss at step {step} is {new[step - done - 1]}: lower the "
-                    f"learning rate (now {learning_rate}) or lengthen the warm-up (now {warmup})"
-                )
-            losses[done:until] = new
-            done = until
-            if done % checkpoint_every == 0 or done == steps:
-                _write_checkpoint(path, state, losses, settings)
-            show(done, float(new[-1]), batch_size * context)
+    while done < steps:
+        until = min(done + _STEPS_A_CALL, _next_multiple(done, checkpoint_every), steps)
+        state, new = _advance(
+            model, optimizer, batch_size, context,
+            state, streams, log_shares, batch_key, jnp.int32(until - done),
+        )  # fmt: skip
+        new = np.asarray(new)[: until - done]
+        if not np.isfinite(new).all():
+            step = done + 1 + int(np.flatnonzero(~np.isfinite(new))[0])
+            raise DpgError(
+                f"the pre-training loss at step {step} is {new[step - done - 1]}: lower the "
+                f"learning rate (now {learning_rate}) or lengthen the warm-up (now {warmup})"
+            )
+        losses[done:until] = new
+        done = until
+        if done % checkpoint_every == 0 or done == steps:
+            _require_finite(state.params, done)
+            _write_checkpoint(path, state, losses, settings)
+        if progress is not None:
+            progress(done, float(new[-1]))
     rows = [
         {
             "step": i + 1,
@@ -289,6 +286,15 @@ def _check(
     return languages
 
 
+def _require_finite(params: dict, step: int) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not np.isfinite(np.asarray(leaf)).all():
+            raise DpgError(
+                f"after pre-training step {step} the parameter {jax.tree_util.keystr(path)} is "
+                "not finite: lower the learning rate or lengthen the warm-up"
+            )
+
+
 def _next_multiple(number: int, of: int) -> int:
     return (number // of + 1) * of
 
@@ -306,52 +312,17 @@ def _names(state: _State) -> list[str]:
 
 
 def _write_checkpoint(path: Path, state: _State, losses: np.ndarray, settings: str) -> None:
-    leaves = map(np.asarray, jax.tree.leaves(state))
-    arrays = dict(zip(_names(state), leaves, strict=True)) | {"losses": losses}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    safetensors.numpy.save_file(arrays, temporary, metadata={"settings": settings})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    arrays = dict(zip(_names(state), jax.tree.leaves(state), strict=True))
+    stamp = np.frombuffer(bytes.fromhex(settings), np.uint8)
+    artifacts.save_arrays(path, arrays | {"losses": losses, "settings": stamp})
 
 
-def _read_checkpoint(
-    path: Path, state: _State, losses: np.ndarray, settings: str
-) -> tuple[_State, np.ndarray]:
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            if (file.metadata() or {}).get("settings") != settings:
-                raise DpgError(
-                    f"{path} was written by a pre-training with other settings or texts: remove "
-                    "it to start afresh, or choose another checkpoint_dir"
-                )
-            leaves = [jnp.asarray(file.get_tensor(name)) for name in _names(state)]
-            losses = file.get_tensor("losses").copy()
-    except safetensors.SafetensorError as error:
+def _read_checkpoint(path: Path, state: _State, settings: str) -> tuple[_State, np.ndarray]:
+    arrays = artifacts.load_arrays(path)
+    if arrays["settings"].tobytes().hex() != settings:
         raise DpgError(
-            f"{path} is damaged or cut short ({error}): remove it to start afresh"
-        ) from None
-    return jax.tree.unflatten(jax.tree.structure(state), leaves), losses
-
-
-@contextmanager
-def _bar(visible: bool, steps: int, done: int) -> Iterator[Any]:
-    """A progress bar; gives a function of (steps done, loss, tokens a step)."""
-    columns: Sequence = (
-        TextColumn("pre-training"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[loss]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not visible) as bar:
-        task = bar.add_task("", total=steps, completed=done, loss="")
-
-        def show(step: int, loss: float, tokens_a_step: int) -> None:
-            bar.update(task, completed=step)
-            speed = bar.tasks[0].speed
-            rate = "" if speed is None else f", {speed * tokens_a_step:,.0f} tokens/s"
-            bar.update(task, loss=f"loss {loss:.3f}{rate}")
-
-        yield show
+            f"{path} was written by a pre-training with other settings or texts: remove it to "
+            "start afresh, or choose another checkpoint_dir"
+        )
+    leaves = [jnp.asarray(arrays[name]) for name in _names(state)]
+    return jax.tree.unflatten(jax.tree.structure(state), leaves), arrays["losses"].copy()

@@ -29,7 +29,11 @@ horizons: {long: 4, middle: 2, short: 1}
 defaults:
   checkpoint_every: 2
   generator:
-    {grpo_steps: 5, prompt_tokens: 4, response_tokens: 6, mini_batch_prompts: 2, learning_rate: 1e-3}
+    grpo_steps: 5
+    prompt_tokens: 4
+    response_tokens: 6
+    mini_batch_prompts: 2
+    learning_rate: 1e-3
   learner: {batch_size: 8, learning_rate: 1e-3}
   validation: {every: 2, kept: 4}
 experiments:

