@@ -103,12 +103,12 @@ def test_another_configuration_does_not_take_up_an_old_state(world, finished, tm
 @pytest.mark.parametrize(
     ("experiment", "variant", "keys"),
     [
-        ("sixseven", "adam-T4-nogroups", {"pixels_right"}),
-        ("sixseven", "sgd-T4", {"pixels_right"}),
         ("sixseven", "naive-T4", {"pixels_right"}),
-        ("norm", "adam-T4", {"norm_difference"}),
         ("lambada-es", "adam", set()),
-        ("uuid", "adam", {"exact", "soft"}),
+        pytest.param("sixseven", "adam-T4-nogroups", {"pixels_right"}, marks=pytest.mark.slow),
+        pytest.param("sixseven", "sgd-T4", {"pixels_right"}, marks=pytest.mark.slow),
+        pytest.param("norm", "adam-T4", {"norm_difference"}, marks=pytest.mark.slow),
+        pytest.param("uuid", "adam", {"exact", "soft"}, marks=pytest.mark.slow),
     ],
 )
 def test_every_kind_of_run_works(world, tmp_path, experiment, variant, keys):

@@ -1,0 +1,94 @@
+"""The graph of every scale resolves, and what cannot run says so before the first job."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("snakemake")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def snakemake(*arguments, folder):
+    """Run Snakemake on a copy-free view of the workflow: links to the real files in a folder."""
+    for name in ("Snakefile", "workflow", "config"):
+        link = folder / name
+        if not link.exists():
+            link.symlink_to(ROOT / name)
+    environment = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "DPG_CONFIG")}
+    environment["HF_HOME"] = str(folder)
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+
+
+def jobs(output):
+    """Rule -> number of jobs, from Snakemake's table."""
+    table = output.split("Job stats:")[1].split("\n\n")[0]
+    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.M)}
+
+
+def test_a_dry_run_at_the_papers_scale_lists_every_run(tmp_path):
+    done = snakemake("-n", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    counted = jobs(done.stdout)
+    assert counted["generate"] == 48
+    assert counted["fetch_model"] == 2
+    assert counted["judge"] == 24
+    assert counted["figure"] == 7
+    assert counted["table"] == 5
+
+
+def test_a_bare_call_stops_before_the_first_job_and_says_what_would_run_here(tmp_path):
+    done = snakemake(folder=tmp_path)
+    assert done.returncode != 0
+    message = done.stderr + done.stdout
+    assert "this machine cannot carry scale 'paper'" in message
+    assert "GPUs: 8 needed" in message
+    assert "HF_TOKEN" in message
+    assert "snakemake --cores all --configfile config/tiny.yaml" in message
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_figure_is_a_target_of_its_own(tmp_path):
+    done = snakemake("figure_3", "-n", "--configfile", "config/tiny.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    counted = jobs(done.stdout)
+    assert counted["figure"] == 1
+    assert "judge" not in counted
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("  sixseven:", "  sixsevn:"), "no such experiment (did you mean 'sixseven'?)"),
+        (("layers: 2", "layrs: 2"), "unknown key (did you mean 'layers'?)"),
+    ],
+)
+def test_a_wrong_key_stops_before_any_job(tmp_path, change, says):
+    text = (ROOT / "config" / "smoke.yaml").read_text()
+    assert change[0] in text
+    (tmp_path / "mine.yaml").write_text(text.replace(*change))
+    done = snakemake("--configfile", "mine.yaml", folder=tmp_path)
+    assert done.returncode != 0
+    message = done.stderr + done.stdout
+    assert "mine.yaml" in message
+    assert says in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "results").exists()
+
+
+def test_two_scales_are_never_merged(tmp_path):
+    files = ("config/smoke.yaml", "config/tiny.yaml")
+    done = snakemake("-n", "--configfile", *files, folder=tmp_path)
+    assert done.returncode != 0
+    assert "two are never merged" in done.stderr + done.stdout
