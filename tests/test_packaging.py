@@ -466,6 +466,39 @@ class TestCi:
             assert result.returncode == 1
             assert "pytest left no report" in result.stdout
 
+    @pytest.mark.parametrize("broken", ["", "lint", "test", "smoke", "test-slow", ".venv"])
+    def test_every_part_runs_and_any_failure_fails_the_whole(self, tmp_path, broken):
+        """With commands that stand for the real ones, each with a report of one test."""
+        if shutil.which("make") is None:
+            pytest.skip("no make on this machine")
+        (tmp_path / ".ci").mkdir()
+        for name in ("run", "count.py"):
+            shutil.copy(ROOT / ".ci" / name, tmp_path / ".ci" / name)
+        (tmp_path / ".venv" / "bin").mkdir(parents=True)
+        (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+        report = "<testsuite><testcase/></testsuite>"
+        (tmp_path / "Makefile").write_text(
+            ".PHONY: .venv lint test smoke test-slow\n"
+            ".venv lint smoke test test-slow:\n"
+            "\t@echo ran $@ >> diary\n"
+            "\t@for word in $(ARGS); do case $$word in --junitxml=*)"
+            f" echo '{report}' > $${{word#--junitxml=}};; esac; done\n"
+            f"\t@test $@ != '{broken}'\n"
+        )
+        result = subprocess.run(
+            [tmp_path / ".ci" / "run"], capture_output=True, text=True, check=False
+        )
+        ran = (tmp_path / "diary").read_text().split()[1::2]
+        if broken == ".venv":  # without it nothing can run
+            assert result.returncode != 0
+            assert ran == [".venv"]
+            return
+        assert ran == [".venv", "lint", "test", "smoke", "test-slow"]
+        assert (result.returncode != 0) == bool(broken), result.stderr
+        assert result.stdout.splitlines()[-1] == "2 passed, 0 failed"
+        failed = re.findall(r"^(\S+) +\d+ s +FAILED$", result.stdout, flags=re.MULTILINE)
+        assert failed == ([broken] if broken else [])
+
     LINTS = (
         "Lints for rule a (line 4, a.smk):\n"
         "    * Specify a conda environment or container for each rule.:\n"
