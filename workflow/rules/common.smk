@@ -34,10 +34,10 @@ SOURCES = str(layout.sources)
 RUN = str(layout.run("{experiment}", "{variant}", "{seed}"))
 
 # Commands are those of the environment that runs Snakemake, and all read this study's file. NPROC
-# is what JAX takes for the number of cores; a profile may give a job more than one.
+# is what JAX takes for the number of cores: it gets as many as Snakemake gives the job threads.
 shell.prefix(
     f'export PATH="{Path(sys.executable).parent}:$PATH" DPG_CONFIG="{CONFIG}" '
-    "NPROC={threads} OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}; "
+    'NPROC="$OMP_NUM_THREADS"; '
 )
 
 
