@@ -1,5 +1,8 @@
 """Decoding: the cache against recomputation, sampling against the softmax, ends and batches."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 
 from dpg.errors import DpgError
 from dpg.models import LanguageModel
-from dpg.models.decode import generate, sample
+from dpg.models.decode import _generate, generate, sample
 from dpg.models.gpt2 import Gpt2Config
 from dpg.models.llama import LlamaConfig
 
@@ -129,8 +132,6 @@ def test_loop_stops_when_every_row_has_ended():
 
 
 def test_one_program_for_equal_shapes(case):
-    from dpg.models.decode import _generate
-
     run(case, batch_size=3)
     before = _generate._cache_size()
     run(case, key=9, temperature=0.3, eos_id=11, batch_size=3)
@@ -215,21 +216,23 @@ def test_wrong_input_is_named(changes, message):
         generate(GPT2, {}, np.zeros((2, P), np.int32), mask, jax.random.key(0), **settings)
 
 
-def test_cache_is_updated_in_place():
-    """The compiled loop may copy no whole cache: its only copies are smaller than one."""
-    from dpg.models import decode
-
-    model = LanguageModel(Gpt2Config(64, 32, 2, 2, 512, 64))
-    rows, prompt, response = 16, 8, 248
+def test_cache_is_neither_copied_nor_transposed():
+    """The loop writes into its caches in place and reads them as they lie."""
+    model = LanguageModel(Gpt2Config(64, 32, 2, 2, 64, 64))
+    rows, prompt, response = 4, 3, 40
+    cache = rows * model.config.hidden_size * (prompt + response)
     arguments = (
         model, response, False, model.init(jax.random.key(0)),
         np.zeros((rows, prompt), np.int32), np.ones((rows, prompt), bool), jax.random.key(0),
-        np.arange(rows), np.ones(rows, bool), np.float32(1), np.int32(-1),
+        np.arange(rows), np.ones(rows, bool), np.float32(1), np.int32(-1), np.int32(0),
     )  # fmt: skip
-    program = decode._generate.lower(*arguments).compile().as_text()
-    assert "while(" in program
-    loops = [part for part in program.split("\n\n") if "while" in part.split("\n", 1)[0]]
-    assert loops == loops
+    program = _generate.lower(*arguments).compile().as_text()
+    sizes = {"copy": [], "transpose": [], "dynamic-update-slice": []}
+    for shape, name in re.findall(r"= f32\[([\d,]+)\]\S* ([\w-]+)\(", program):
+        if name in sizes:
+            sizes[name].append(math.prod(map(int, shape.split(","))))
+    assert sizes["dynamic-update-slice"].count(cache) == 4  # keys and values of two layers
+    assert max(sizes["copy"] + sizes["transpose"]) < cache
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
