@@ -77,7 +77,6 @@ def draw(frame: pd.DataFrame) -> Figure:
         if name == "sixseven":
             rows_here = rows_here.assign(value=100 * rows_here["value"])
             axes.axhline(50, color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), zorder=1)
-            axes.set_ylim(top=103)
         else:
             axes.axhline(0, color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), zorder=1)
         curves(axes, rows_here, x="rollouts", y="value", by="label", styles=styles)
@@ -85,6 +84,8 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.set_xlim(0, 1.01 * (rows_here["rollouts"].max() or 1))
         axes.xaxis.set_major_formatter(thousands)
         axes.margins(y=0.06)
+        if name == "sixseven":  # last: a limit stops the axis from growing with the data
+            axes.set_ylim(top=103)
     legend_below(figure, frame, styles, ncols=columns)
     return figure
 
