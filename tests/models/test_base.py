@@ -1,0 +1,83 @@
+"""The workflow's own models: from a table of texts to a directory that a run can start from."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpg import artifacts
+from dpg.config import FolderModel, HubModel, PretrainingSettings, TrainedModel
+from dpg.errors import DpgError
+from dpg.models import base, load
+from dpg.models import tokenizer as tokenizers
+
+RECIPE = PretrainingSettings(
+    vocab_size=260,
+    steps=6,
+    batch_size=4,
+    context=16,
+    learning_rate=1e-3,
+    mixture={"en": 0.5, "es": 0.5},
+)
+SHAPE = TrainedModel(
+    source="trained", architecture="gpt2", layers=1, hidden_size=8, heads=2, seed=3
+)
+
+
+@pytest.fixture
+def files(tmp_path):
+    texts = [f"some words of number {i} and a few more of them" for i in range(30)]
+    table = pd.DataFrame({"text": texts, "language": ["en", "es"] * 15})
+    artifacts.write_table(tmp_path / "corpus.parquet", table)
+    tokenizers.train(texts, vocab_size=260).save(tmp_path / "tokenizer")
+    return {"corpus": tmp_path / "corpus.parquet", "tokenizer": tmp_path / "tokenizer"}
+
+
+def test_a_trained_model_is_a_directory_with_tokenizer_and_losses(files, tmp_path):
+    base.train(SHAPE, RECIPE, **files, out=tmp_path / "gpt2")
+    model, params, tokenizer = load(tmp_path / "gpt2")
+    assert model.config.hidden_size == 8
+    assert params["embed"].shape == (tokenizer.vocab_size, 8)
+    losses = artifacts.read_lines(tmp_path / "gpt2" / base.LOSSES)
+    assert [row["step"] for row in losses] == list(range(1, 7))
+    assert not list(tmp_path.glob(".*progress"))
+
+
+def test_checkpoints_of_another_recipe_are_not_taken_up(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "_CHECKPOINT_EVERY", 2)
+    real = base.save
+    monkeypatch.setattr(base, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):  # killed after training, before the model is written
+        base.train(SHAPE, RECIPE, **files, out=tmp_path / "gpt2")
+    assert list(tmp_path.glob(".gpt2.progress/*.safetensors"))
+    monkeypatch.setattr(base, "save", real)
+    other = RECIPE.model_copy(update={"learning_rate": 2e-3})
+    base.train(SHAPE, other, **files, out=tmp_path / "gpt2")
+    losses = artifacts.read_lines(tmp_path / "gpt2" / base.LOSSES)
+    assert max(row["learning_rate"] for row in losses) > 1e-3
+
+
+@pytest.mark.parametrize("width", [8, 24, 96])
+def test_a_llama_has_a_feed_forward_of_eight_thirds(files, width):
+    words = tokenizers.Tokenizer.load(files["tokenizer"])
+    shape = SHAPE.model_copy(update={"architecture": "llama", "hidden_size": width})
+    config = base.architecture(shape, words, 16)
+    assert config.intermediate_size % 8 == 0
+    assert 0 <= config.intermediate_size - width * 8 / 3 < 8
+    assert config.kv_heads == config.heads
+
+
+def test_a_folder_of_ones_own_is_read_and_written_anew(files, tmp_path):
+    base.train(SHAPE, RECIPE, **files, out=tmp_path / "mine")
+    settings = FolderModel(source="folder", folder=tmp_path / "mine")
+    base.fetch(settings, out=tmp_path / "theirs", downloads=tmp_path)
+    before, after = (load(tmp_path / name)[1] for name in ("mine", "theirs"))
+    np.testing.assert_array_equal(before["embed"], after["embed"])
+
+
+def test_a_hub_that_cannot_be_reached_names_the_model_and_the_way_out(tmp_path):
+    settings = HubModel(source="hub", repository="no-such-owner/no-such-model")
+    with pytest.raises(DpgError) as error:
+        base.fetch(settings, out=tmp_path / "x", downloads=tmp_path)
+    assert "no-such-owner/no-such-model" in str(error.value)
+    assert "source: folder" in str(error.value)
+    assert not (tmp_path / "x").exists()

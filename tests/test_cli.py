@@ -1,0 +1,69 @@
+"""The command line: help that teaches, errors in one paragraph."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def dpg(*arguments, folder=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "dpg", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PATH": "", "COLUMNS": "120", "HOME": str(folder), "PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_help_names_every_step():
+    done = dpg("--help")
+    assert done.returncode == 0
+    for verb in ("config", "fetch", "text", "model", "generate", "judge", "figure"):
+        assert verb in done.stdout
+
+
+@pytest.mark.parametrize("verb", [["generate"], ["judge"], ["figure"], ["config", "show"]])
+def test_help_of_a_verb_shows_an_example(verb):
+    assert "Example:" in dpg(*verb, "--help").stdout
+
+
+def test_show_prints_each_value_beside_its_source():
+    done = dpg("config", "show", "-c", "config/paper.yaml", "--run", "sixseven/sgd-T8")
+    (line,) = [x for x in done.stdout.splitlines() if x.strip().startswith("learner.learning_rate")]
+    assert line.split()[1:] == ["0.000512", "Table", "8"]
+    assert "2048 prompts x 4 = 8192 rollouts = 8 x 1024" in done.stdout
+
+
+def test_an_error_is_one_paragraph_without_a_traceback():
+    done = dpg("config", "check", "-c", "config/nowhere.yaml")
+    assert done.returncode == 2
+    assert "config/nowhere.yaml: no such file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback():
+    done = dpg("--debug", "config", "check", "-c", "config/nowhere.yaml")
+    assert "Traceback" in done.stderr
+    assert "ConfigError" in done.stderr
+
+
+def test_a_missing_model_names_the_directory(tmp_path):
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    run = ("--experiment", "lambada-es", "--variant", "adam")
+    done = dpg("generate", "-c", "config/tiny.yaml", *run, folder=tmp_path)
+    assert done.returncode == 2
+    assert "results/tiny/models/llama-instruct" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("limit", "says"), [("soon", "want a number"), ("0m", "above zero")])
+def test_a_time_limit_that_is_none_is_refused(limit, says):
+    run = ("--experiment", "lambada-es", "--variant", "adam", "--until", limit)
+    done = dpg("generate", "-c", "config/tiny.yaml", *run)
+    assert done.returncode == 2
+    assert says in done.stderr
