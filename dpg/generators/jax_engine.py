@@ -174,7 +174,7 @@ def _update(
         params, state = carry
         gradient, loss = _gradient(model, settings, params, batch)
         updates, state = optimizer.update(gradient, state, params)
-        log = UpdateLog(*loss, optax.global_norm(gradient))
+        log = UpdateLog(*loss, optax.tree.norm(gradient))
         return (optax.apply_updates(params, updates), state), log
 
     def epoch(carry, _):
