@@ -31,6 +31,12 @@ rule pretrain:
         "--out {output} > {log} 2>&1"
 
 
+# `snakemake base_models` makes every model of the scale, used by a run yet or not.
+rule base_models:
+    input:
+        [layout.model(name) for name in scale.models],
+
+
 rule fetch_model:
     output:
         directory(str(layout.model("{model}"))),
