@@ -6,13 +6,20 @@ metric, any optax optimizer.
 """
 
 from dpg.learner.errors import LearnerError, NotFiniteError
-from dpg.learner.metagradient import MetagradientResult, TrainResult, metagradient, train
+from dpg.learner.metagradient import (
+    MetagradientResult,
+    TrainResult,
+    explain,
+    metagradient,
+    train,
+)
 
 __all__ = [
     "LearnerError",
     "MetagradientResult",
     "NotFiniteError",
     "TrainResult",
+    "explain",
     "metagradient",
     "train",
 ]

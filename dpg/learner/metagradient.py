@@ -24,6 +24,7 @@ import optax
 
 from dpg.learner import programs
 from dpg.learner.errors import LearnerError, NotFiniteError
+from dpg.learner.schedule import Schedule, plan
 
 Tree = Any
 
@@ -68,11 +69,12 @@ def train(
     Arguments and errors are those of `metagradient`.
     """
     run = _Run.check(per_example_loss, params, batches, optimizer, weights, microbatch)
-    theta, state = run.params, run.state
-    losses = []
+    # Copies, since every step overwrites them and the caller's parameters are the caller's.
+    theta, state = jax.tree.map(jnp.copy, (run.params, run.state))
+    losses: list[Any] = []
     for t in range(run.T):
         g, example_losses = run.gradient(theta, t)
-        theta, state = run.programs.apply(g, state, theta)
+        theta, state = run.programs.apply_in_place(g, state, theta)
         losses.append(example_losses)
         run.check_losses(losses, t - 1)
     run.check_losses(losses, run.T - 1)
@@ -89,6 +91,8 @@ def metagradient(
     weights: Any = None,
     microbatch: int | None = None,
     memory: int | None = None,
+    host_memory: bool = False,
+    schedule: Schedule | None = None,
 ) -> MetagradientResult:
     """Trains on `batches` and differentiates the metric by every example's weight.
 
@@ -101,7 +105,10 @@ def metagradient(
         optimizer: any optax transformation whose state is a tree of arrays.
         weights: [T, B] float, default ones: the point at which the derivative is taken.
         microbatch: examples at a time inside a step; the result does not depend on it.
-        memory: bytes for stored states; None keeps all.
+        memory: bytes for stored states and gradients; None keeps all of them. Within a budget the
+            cheapest schedule is chosen (`dpg.learner.schedule`); the result does not depend on it.
+        host_memory: keep stored states in the host's memory instead of the device's.
+        schedule: a schedule of one's own, such as `schedule.kary(T, k)`, instead of the chosen one.
 
     Compiled programs are found again by the identity of `per_example_loss`, `metric` and
     `optimizer`: pass the same objects at every call, not new closures. A callable that carries
@@ -111,34 +118,152 @@ def metagradient(
         A `MetagradientResult`.
 
     Raises:
-        LearnerError (a ValueError): input of a wrong shape or kind.
+        LearnerError (a ValueError): input of a wrong shape or kind, or a budget below one state.
         NotFiniteError (a LearnerError): a loss, the metric or a metagradient is not finite.
     """
     run = _Run.check(per_example_loss, params, batches, optimizer, weights, microbatch)
     metric = _checked_metric(metric, run.params)
 
-    theta, state, kept, losses = run.params, run.state, [], []
-    for t in range(run.T):
-        g, example_losses = run.gradient(theta, t)
-        kept.append((theta, state, g))
-        theta, state = run.programs.apply(g, state, theta)
-        losses.append(example_losses)
-        run.check_losses(losses, t - 1)
-    run.check_losses(losses, run.T - 1)
+    if schedule is None:
+        schedule = plan(run.T, memory, run.state_bytes, run.gradient_bytes)
+    elif schedule.steps != run.T:
+        raise LearnerError(f"the schedule is for {schedule.steps} steps; the batches hold {run.T}")
+    return _Backward(run, metric, host_memory).walk(schedule)
 
-    value, adjoint = programs.compile_metric(metric.static)(metric.arrays, theta, run.params)
-    if not bool(jnp.isfinite(value)):
-        raise NotFiniteError(
-            f"the metric is {value} after {run.T} steps (all training losses are finite)",
-            "metric",
-            None,
+
+def explain(
+    per_example_loss: Callable[[Tree, Tree], jax.Array],
+    params: Tree,
+    batches: Tree,
+    optimizer: optax.GradientTransformation,
+    *,
+    memory: int | None = None,
+) -> str:
+    """What `metagradient` with this budget would keep, compute and cost, in words; trains nothing.
+
+    Arguments and errors are those of `metagradient`.
+    """
+    run = _Run.check(per_example_loss, params, batches, optimizer, None, None)
+    sizes = run.state_bytes, run.gradient_bytes
+    return plan(run.T, memory, *sizes).describe(*sizes)
+
+
+class _Backward:
+    """Carries out a schedule: where training stands, what is kept, and the adjoints so far."""
+
+    def __init__(self, run: "_Run", metric: programs.Function, host_memory: bool):
+        self.run = run
+        self.metric = metric
+        self.host_memory = host_memory
+        self.params, self.state = run.params, run.state  # where training stands
+        # Whether anything else holds the arrays where training stands; if not, a step may
+        # overwrite them.
+        self.shared = True
+        self.states: dict[int, tuple[Tree, Tree]] = {}
+        self.gradients: dict[int, Tree] = {}
+        self.losses: list[Any] = [None] * run.T
+        self.rows: list[Any] = [None] * run.T
+        self.trained: Tree = None
+        self.value: Any = None
+        self.adjoint: Tree = None
+        self.adjoint_state: Any = None
+
+    def walk(self, schedule: Schedule) -> MetagradientResult:
+        for kind, t in schedule.actions:
+            getattr(self, kind)(t)
+        self.run.check_metagradient(self.rows)
+        losses, example_losses = self.run.summary(self.losses)
+        return MetagradientResult(
+            self.value, jnp.stack(self.rows), self.trained, losses, example_losses
         )
-    adjoint_state = jax.tree.map(jnp.zeros_like, programs.split(state)[0])
-    rows: list[Any] = [None] * run.T
-    for t in reversed(range(run.T)):
-        adjoint, adjoint_state, rows[t] = run.step_back(t, *kept.pop(), adjoint, adjoint_state)
-    run.check_metagradient(rows)
-    return MetagradientResult(value, jnp.stack(rows), theta, *run.summary(losses))
+
+    def store(self, t: int) -> None:
+        state = (self.params, self.state)
+        self.states[t] = to_host(state) if self.host_memory else state
+        self.shared = True
+
+    def load(self, t: int) -> None:
+        state = self.states[t]
+        self.params, self.state = to_device(state, self.run.params) if self.host_memory else state
+        self.shared = not self.host_memory
+
+    def drop(self, t: int) -> None:
+        del self.states[t]
+
+    def advance(self, t: int) -> None:
+        self._step(self._gradient(t))
+
+    def record(self, t: int) -> None:
+        g = self._gradient(t)
+        self.gradients[t] = to_host(g) if self.host_memory else g
+        self._step(g)
+
+    def replay(self, t: int) -> None:
+        g = self.gradients[t]
+        self._step(to_device(g, self.run.params) if self.host_memory else g)
+
+    def _gradient(self, t: int) -> Tree:
+        g, losses = self.run.gradient(self.params, t)
+        if self.losses[t] is None:
+            self.losses[t] = losses
+            self.run.check_losses(self.losses, t - 1)
+        return g
+
+    def _step(self, g: Tree) -> None:
+        apply = self.run.programs.apply if self.shared else self.run.programs.apply_in_place
+        self.params, self.state = apply(g, self.state, self.params)
+        self.shared = False
+
+    def reverse(self, t: int) -> None:
+        if t in self.gradients:
+            g = self.gradients.pop(t)
+            if self.host_memory:
+                g = to_device(g, self.run.params)
+        else:
+            g = self._gradient(t)
+        if t == self.run.T - 1:
+            self._evaluate(g)
+        programs, arrays = self.run.programs, self.run.loss.arrays
+        batch, w = self.run.at(t)
+        here = (g, self.state, self.params, self.adjoint, self.adjoint_state)
+        direction, self.adjoint_state, self.adjoint = programs.pull(*here)
+        if t == 0:
+            self.rows[0] = programs.slope(arrays, self.params, direction, batch, w)
+            return
+        # What is not needed any more is let go before the pass that takes most memory.
+        params, self.params, self.state, self.shared = self.params, None, None, True
+        del here, g
+        self.adjoint, self.rows[t] = programs.curve(
+            arrays, params, direction, batch, w, self.adjoint
+        )
+
+    def _evaluate(self, g: Tree) -> None:
+        """The last step's end: the trained parameters, their score, and the adjoints there."""
+        run = self.run
+        self.trained, state = run.programs.apply(g, self.state, self.params)
+        run.check_losses(self.losses, run.T - 1)
+        evaluate = programs.compile_metric(self.metric.static)
+        self.value, self.adjoint = evaluate(self.metric.arrays, self.trained, run.params)
+        if not bool(jnp.isfinite(self.value)):
+            raise NotFiniteError(
+                f"the metric is {self.value} after {run.T} steps (all training losses are finite)",
+                "metric",
+                None,
+            )
+        self.adjoint_state = jax.tree.map(jnp.zeros_like, programs.split(state)[0])
+
+
+def to_host(tree: Tree) -> Tree:
+    """Copies of the arrays in the host's memory, laid out over the same devices' hosts."""
+    return jax.tree.map(
+        lambda x: jax.device_put(x, x.sharding.with_memory_kind("pinned_host")), tree
+    )
+
+
+def to_device(tree: Tree, like: Tree) -> Tree:
+    """The way back of `to_host`, to the kind of memory that the arrays of `like` lie in."""
+    kind = jax.tree.leaves(like)[0].sharding.memory_kind
+    return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)
 
 
 class _Run(NamedTuple):
@@ -177,21 +302,17 @@ class _Run(NamedTuple):
     def gradient(self, theta: Tree, t: int) -> tuple[Tree, jax.Array]:
         return self.programs.gradient(self.loss.arrays, theta, *self.at(t))
 
-    def step_back(self, t, theta, state, g, adjoint, adjoint_state):
-        """The adjoints before step t from those after it, and the step's row [B] of the result."""
-        batch, w = self.at(t)
-        if t == 0:
-            direction = self.programs.pull_gradient(g, state, theta, adjoint, adjoint_state)
-            return None, None, self.programs.slope(self.loss.arrays, theta, direction, batch, w)
-        direction, adjoint_state, direct = self.programs.pull(
-            g, state, theta, adjoint, adjoint_state
-        )
-        adjoint, row = self.programs.curve(self.loss.arrays, theta, direction, batch, w, direct)
-        return adjoint, adjoint_state, row
+    @property
+    def gradient_bytes(self) -> int:
+        return sum(x.nbytes for x in jax.tree.leaves(self.params))
+
+    @property
+    def state_bytes(self) -> int:
+        return self.gradient_bytes + sum(x.nbytes for x in jax.tree.leaves(self.state))
 
     def check_losses(self, losses: Sequence[jax.Array], t: int) -> None:
         """Looks at step t, which is one behind the step in flight: the device never waits."""
-        if t >= 0:
+        if t >= 0 and losses[t] is not None:
             _check_finite("loss", losses[t], t, "a smaller learning rate, or a look at these rows")
 
     def check_metagradient(self, rows: Sequence[jax.Array]) -> None:

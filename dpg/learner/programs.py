@@ -98,8 +98,8 @@ class Programs(NamedTuple):
 
     gradient: Callable
     apply: Callable
+    apply_in_place: Callable
     pull: Callable
-    pull_gradient: Callable
     curve: Callable
     slope: Callable
 
@@ -209,14 +209,12 @@ def compile_programs(
 
         return chunked(step, batch, w)[1] / w.shape[0]
 
-    def pull_gradient(*args):
-        return pull(*args)[0]
-
     return Programs(
         gradient=jax.jit(gradient),
         apply=jax.jit(apply),
+        # The same program given leave to overwrite what it reads.
+        apply_in_place=jax.jit(apply, donate_argnames=("state", "params")),
         pull=jax.jit(pull, donate_argnames=("adjoint_params", "adjoint_state")),
-        pull_gradient=jax.jit(pull_gradient),
         curve=jax.jit(curve, donate_argnames=("direct",)),
         slope=jax.jit(slope),
     )
