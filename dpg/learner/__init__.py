@@ -13,13 +13,16 @@ from dpg.learner.metagradient import (
     metagradient,
     train,
 )
+from dpg.learner.smoothness import Metasmoothness, metasmoothness
 
 __all__ = [
     "LearnerError",
     "MetagradientResult",
+    "Metasmoothness",
     "NotFiniteError",
     "TrainResult",
     "explain",
     "metagradient",
+    "metasmoothness",
     "train",
 ]

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dpg.learner import programs
 from dpg.learner.errors import LearnerError, NotFiniteError
@@ -425,7 +426,20 @@ def _check_state(optimizer, params: Tree) -> Tree:
                 f"the optimizer's state{_name(path)} is of type {type(leaf).__name__}; asked is a "
                 "state that is a tree of arrays (numbers as jnp.asarray)"
             )
-    return state
+    return _beside(state, params)
+
+
+def _beside(state: Tree, params: Tree) -> Tree:
+    """The state with every array on the parameters' mesh: counters are copied to each device."""
+    meshes = [x.sharding.mesh for x in jax.tree.leaves(params) if _is_named(x)]
+    if not meshes:
+        return state
+    everywhere = NamedSharding(meshes[0], PartitionSpec())
+    return jax.tree.map(lambda x: x if _is_named(x) else jax.device_put(x, everywhere), state)
+
+
+def _is_named(x: Any) -> bool:
+    return isinstance(getattr(x, "sharding", None), NamedSharding)
 
 
 def _shapes(tree: Tree) -> Tree:

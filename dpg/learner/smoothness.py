@@ -1,0 +1,114 @@
+"""Is a training run smooth enough for its metagradient to mean anything?
+
+A metagradient is exact, and can still be useless: where training reacts to a small change of the
+weights like noise (too large a learning rate, eps_root = 0, low precision), the derivative at a
+point says nothing about the neighbourhood. Engstrom et al. (2025), section 3, measure this with
+three trainings at w, w + h v and w + 2 h v along a direction v.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dpg.learner.errors import LearnerError
+from dpg.learner.metagradient import metagradient, train
+
+Tree = Any
+
+
+class Metasmoothness(NamedTuple):
+    """What three trainings and one metagradient say about a training run.
+
+    Attributes:
+        agreement: in [-1, 1]. Over all parameters, how often the change from w to w + h v and the
+            change from there to w + 2 h v have the same sign, weighted by how far the parameter
+            moved in all: 1 is as smooth as a line, 0 is noise (their definition 2).
+        curvature: |metric(w + 2hv) - 2 metric(w + hv) + metric(w)| / h^2 (their definition 1).
+        slope: (metric(w + hv) - metric(w)) / h.
+        predicted: the same slope as the metagradient predicts it, sum of weights_grad times v.
+    """
+
+    agreement: float
+    curvature: float
+    slope: float
+    predicted: float
+
+
+def metasmoothness(
+    per_example_loss: Callable[[Tree, Tree], jax.Array],
+    metric: Callable[[Tree, Tree], jax.Array],
+    params: Tree,
+    batches: Tree,
+    optimizer: optax.GradientTransformation,
+    *,
+    weights: Any = None,
+    microbatch: int | None = None,
+    memory: int | None = None,
+    step: float = 0.1,
+    direction: Any = None,
+    seed: int = 0,
+) -> Metasmoothness:
+    """Trains three times and differentiates once: can the metagradient be trusted at this scale?
+
+    An agreement near 1 and a predicted slope near the measured one say yes. An agreement below
+    about 0.5 says that the metagradient is mostly noise: lower the learning rate, raise eps_root,
+    enlarge the batch or compute in a higher precision, and look again.
+
+    Args:
+        step: h, the change of a weight in units of the direction's entries.
+        direction: v, [T, B]; default standard normal numbers drawn from `seed`.
+        The others: as for `metagradient`, which also says what is raised.
+
+    Raises:
+        LearnerError: besides, a step that is not positive or a direction of the wrong shape.
+    """
+    if not step > 0:
+        raise LearnerError(f"step = {step}; asked is a positive number")
+    result = metagradient(
+        per_example_loss,
+        metric,
+        params,
+        batches,
+        optimizer,
+        weights=weights,
+        microbatch=microbatch,
+        memory=memory,
+    )
+    shape = result.weights_grad.shape
+    if direction is None:
+        direction = np.random.default_rng(seed).standard_normal(shape)
+    direction = np.asarray(direction, result.weights_grad.dtype)
+    if direction.shape != shape:
+        raise LearnerError(f"direction has shape {direction.shape}; asked is {list(shape)}")
+    start = np.ones(shape, direction.dtype) if weights is None else np.asarray(weights)
+
+    def trained(h: float) -> Tree:
+        moved = start + h * direction
+        return train(
+            per_example_loss, params, batches, optimizer, weights=moved, microbatch=microbatch
+        ).params
+
+    once, twice = trained(step), trained(2 * step)
+    at, near, far = (float(metric(p, params)) for p in (result.params, once, twice))
+    return Metasmoothness(
+        agreement=_agreement(result.params, once, twice),
+        curvature=abs(far - 2 * near + at) / step**2,
+        slope=(near - at) / step,
+        predicted=float(jnp.vdot(result.weights_grad, direction)),
+    )
+
+
+def _agreement(start: Tree, once: Tree, twice: Tree) -> float:
+    """sign(d1) . diag(|d| / sum |d|) . sign(d2), d1 and d2 the two changes and d their sum."""
+    a, b, c = (
+        np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)])
+        for tree in (start, once, twice)
+    )
+    distance = np.abs(c - a)
+    if not distance.any():
+        return 1.0  # the weights move nothing: as smooth as can be
+    return float(np.sum(np.sign(b - a) * np.sign(c - b) * distance) / np.sum(distance))
