@@ -8,11 +8,12 @@ from pathlib import Path
 
 def test_one_two_and_four_devices_give_the_same_numbers():
     here = Path(__file__).parent
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
     path = os.pathsep.join([str(here), str(here.parents[1]), environment.get("PYTHONPATH", "")])
     run = subprocess.run(
         [sys.executable, here / "sharded_script.py"],
-        env=environment | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+        env=environment | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
     )
