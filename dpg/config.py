@@ -130,11 +130,18 @@ class GeneratorSettings(Settings):
     dual_clip: Annotated[float, Field(gt=1.0)] | None
     kl_coefficient: Literal[0, 0.0]
     advantage_eps: NonNegativeFloat
+    schedule: Literal["constant", "linear"] = Field(
+        description="of the learning rate over the GRPO steps; linear falls to nothing"
+    )
     optimizer: GeneratorOptimizer = GeneratorOptimizer()
     rollout_batch: PositiveInt | None = Field(None, description="rollouts sampled at a time")
     update_microbatch: PositiveInt | None = Field(
         None, description="rollouts at a time inside a mini-batch; the update does not depend on it"
     )
+
+    def rate(self, step: int) -> float:
+        """The share of the learning rate at a GRPO step, from 0: in (0, 1]."""
+        return 1.0 - step / self.grpo_steps if self.schedule == "linear" else 1.0
 
 
 class LearnerSettings(Settings):

@@ -133,7 +133,9 @@ def grpo_step(
     own = without_end(rollouts.tokens, rollouts.mask, tokenizer.eos_id)
     rewards = reward(RolloutBatch(rollouts.tokens, own, groups, step))
     advantages = group_advantages(rewards.values, rewards.groups, settings.advantage_eps)
-    log = generator.update(chosen.tokens, chosen.mask, rollouts, advantages, f"step {step}")
+    log = generator.update(
+        chosen.tokens, chosen.mask, rollouts, advantages, f"step {step}", settings.rate(step)
+    )
     return {
         **rewards.log,
         "reward_mean": float(rewards.values.mean()),

@@ -83,6 +83,7 @@ class JaxGenerator:
         rollouts: Rollouts,
         advantages: np.ndarray,
         names: str = "",
+        rate: float = 1.0,
     ) -> UpdateLog:
         """Move the policy by the GRPO objective, mini-batch by mini-batch.
 
@@ -91,6 +92,7 @@ class JaxGenerator:
             rollouts: N rows.
             advantages: [N].
             names: said in the error, such as "step 3".
+            rate: share of the settings' learning rate.
 
         Raises:
             DpgError: the loss or the gradient is not finite; the generator stays as it was.
@@ -103,7 +105,7 @@ class JaxGenerator:
             advantages.astype(np.float32),
         )
         batch = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), batch)
-        params, state, log = self._update(self.params, self.state, batch)
+        params, state, log = self._update(self.params, self.state, batch, np.float32(rate))
         log = UpdateLog(*(float(x) for x in log))
         if not np.isfinite([log.loss, log.gradient_norm]).all():
             raise DpgError(
@@ -167,6 +169,7 @@ def _update(
     params: Any,
     state: Any,
     batches: _Batch,
+    rate: jax.Array,
 ) -> tuple[Any, Any, UpdateLog]:
     """All epochs over all mini-batches [n, size, ...] in one program."""
 
@@ -174,6 +177,8 @@ def _update(
         params, state = carry
         gradient, loss = _gradient(model, settings, params, batch)
         updates, state = optimizer.update(gradient, state, params)
+        # An update of AdamW, its weight decay too, is proportional to the learning rate.
+        updates = jax.tree.map(lambda update: rate * update, updates)
         log = UpdateLog(*loss, optax.tree.norm(gradient))
         return (optax.apply_updates(params, updates), state), log
 

@@ -28,6 +28,7 @@ SETTINGS = GeneratorSettings(
     dual_clip=3.0,
     kl_coefficient=0,
     advantage_eps=0.0,
+    schedule="constant",
 )
 
 
@@ -80,6 +81,23 @@ def test_an_update_is_one_step_of_adamw_on_the_policy_loss(case):
     assert log.loss == pytest.approx(float(value), abs=1e-6)
     np.testing.assert_allclose(generator.params["embed"], expected["embed"], atol=2e-5)
     assert log.clip_fraction == 0
+
+
+def test_a_tenth_of_the_rate_is_a_tenth_of_the_step(case):
+    params, prompts, mask, rollouts, advantages = case
+    whole, _ = updated(case)
+    generator = JaxGenerator(MODEL, params, SETTINGS, eos_id=1)
+    generator.update(prompts, mask, rollouts, advantages, rate=0.1)
+    for before, part, full in zip(
+        *map(jax.tree.leaves, (params, generator.params, whole.params)), strict=True
+    ):
+        np.testing.assert_allclose(part - before, 0.1 * (full - before), atol=1e-6)
+
+
+def test_a_linear_schedule_falls_from_all_to_nearly_nothing():
+    settings = SETTINGS.model_copy(update={"schedule": "linear", "grpo_steps": 4})
+    assert [settings.rate(step) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert SETTINGS.rate(0) == 1.0
 
 
 def test_microbatches_give_the_same_update(case):
