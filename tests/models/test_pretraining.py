@@ -92,10 +92,31 @@ def test_other_settings_and_damage_are_named(bpe, tmp_path):
         pretraining.pretrain(MODEL, bpe, TEXTS, checkpoint_dir=tmp_path, **SETTINGS)
 
 
-def test_loss_that_is_not_finite_names_its_step(bpe, tmp_path):
-    settings = {**SETTINGS, "learning_rate": 1e30, "warmup": 0}
-    with pytest.raises(DpgError, match=r"loss at step \d+ is nan"):
-        pretraining.pretrain(MODEL, bpe, TEXTS, checkpoint_dir=tmp_path, **settings)
+def test_loss_that_is_not_finite_names_its_step(bpe, tmp_path, monkeypatch):
+    advance = pretraining._advance
+
+    def diverge(*arguments):
+        state, losses = advance(*arguments)
+        return state, losses.at[4].set(jnp.nan)
+
+    monkeypatch.setattr(pretraining, "_advance", diverge)
+    with pytest.raises(DpgError, match="loss at step 5 is nan"):
+        pretraining.pretrain(MODEL, bpe, TEXTS, checkpoint_dir=tmp_path, **SETTINGS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_parameter_that_is_not_finite_is_never_kept(bpe, tmp_path, monkeypatch):
+    advance = pretraining._advance
+
+    def diverge(*arguments):
+        state, losses = advance(*arguments)
+        params = {**state.params, "embed": state.params["embed"].at[0, 0].set(jnp.inf)}
+        return state._replace(params=params), losses
+
+    monkeypatch.setattr(pretraining, "_advance", diverge)
+    with pytest.raises(DpgError, match=r"after pre-training step 10 .*'embed'.* not finite"):
+        pretraining.pretrain(MODEL, bpe, TEXTS, checkpoint_dir=tmp_path, **SETTINGS)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

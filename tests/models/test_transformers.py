@@ -37,15 +37,18 @@ def llama(**changes):
     return transformers.LlamaConfig(**{**sizes, **changes})
 
 
+# Tied and untied, flat and scanned, every way to share key-value heads, every rotary scaling.
 CONFIGS = {
     "gpt2": gpt2(),
-    "gpt2-untied-wide": gpt2(tie_word_embeddings=False, n_inner=50, n_layer=5),
+    "gpt2-untied-deep": gpt2(tie_word_embeddings=False, n_inner=50, n_layer=5),
     "llama-grouped": llama(),
-    "llama-tied": llama(tie_word_embeddings=True, num_key_value_heads=6),
-    "llama-deep-one-kv-head": llama(num_hidden_layers=6, num_key_value_heads=1),
-    "llama-head-size": llama(head_dim=12, tie_word_embeddings=True),
+    "llama-one-kv-head": llama(
+        tie_word_embeddings=True, num_hidden_layers=5, num_key_value_heads=1, head_dim=12
+    ),
     "llama3-scaling": llama(
-        max_position_embeddings=1024, rope_parameters={**LLAMA3, "rope_theta": 500.0}
+        num_key_value_heads=6,
+        num_hidden_layers=1,
+        rope_parameters={**LLAMA3, "rope_theta": 500.0},
     ),
 }
 
@@ -92,17 +95,17 @@ def some_tokens(rows, length, seed=0):
 
 def test_logits(pair):
     theirs, model, params = pair
-    tokens = some_tokens(3, 24)
+    tokens = some_tokens(4, 16)
     expected = their_logits(theirs, tokens)
     assert np.abs(expected).max() > 1  # else 1e-4 would say nothing
-    np.testing.assert_allclose(logits_of(model, params, tokens), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits_of(model, params, tokens, None), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_of_padded_rows(pair, side):
     theirs, model, params = pair
-    tokens = some_tokens(3, 16, seed=1)
-    own = np.arange(16) < np.array([16, 9, 1])[:, None]
+    tokens = some_tokens(4, 16, seed=1)
+    own = np.arange(16) < np.array([16, 9, 5, 1])[:, None]
     mask = own if side == "right" else own[:, ::-1]
     expected = their_logits(theirs, tokens, mask)
     ours = np.asarray(logits_of(model, params, tokens, mask))
@@ -129,11 +132,11 @@ def check_long(config):
 
 def test_per_example_loss_is_torch_cross_entropy(pair):
     theirs, model, params = pair
-    tokens = some_tokens(4, 12, seed=2)
-    mask = np.arange(12) < np.array([12, 7, 2, 1])[:, None]
+    tokens = some_tokens(4, 16, seed=2)
+    mask = np.arange(16) < np.array([16, 7, 2, 1])[:, None]
     logits = torch.tensor(their_logits(theirs, tokens))
     expected = []
-    for row, length in enumerate([12, 7, 2]):
+    for row, length in enumerate([16, 7, 2]):
         targets = torch.tensor(tokens[row, 1:length], dtype=torch.long)
         expected.append(torch.nn.functional.cross_entropy(logits[row, : length - 1], targets))
     batch = {"tokens": tokens, "mask": mask}
@@ -144,10 +147,10 @@ def test_per_example_loss_is_torch_cross_entropy(pair):
 
 def test_per_example_loss_of_the_authors(pair):
     theirs, model, params = pair
-    tokens = some_tokens(3, 12, seed=3)
-    mask = np.arange(12) < np.array([12, 7, 2])[:, None]
+    tokens = some_tokens(4, 16, seed=3)
+    mask = np.arange(16) < np.array([16, 7, 2, 1])[:, None]
     padded = np.where(mask, tokens, 0)
-    targets = np.concatenate([padded[:, 1:], np.zeros((3, 1), np.int32)], axis=1)
+    targets = np.concatenate([padded[:, 1:], np.zeros((4, 1), np.int32)], axis=1)
     logits = torch.tensor(their_logits(theirs, padded))
     expected = torch.nn.functional.cross_entropy(
         logits.transpose(1, 2), torch.tensor(targets, dtype=torch.long), reduction="none"
@@ -164,9 +167,9 @@ def test_saved_directory_is_read_by_transformers(pair, tmp_path):
         tmp_path / "saved", attn_implementation="eager", dtype=torch.float32
     ).eval()
     assert type(again) is type(theirs)
-    tokens = some_tokens(2, 20, seed=4)
+    tokens = some_tokens(4, 16, seed=4)
     np.testing.assert_allclose(
-        logits_of(model, changed, tokens), their_logits(again, tokens), rtol=0, atol=1e-4
+        logits_of(model, changed, tokens, None), their_logits(again, tokens), rtol=0, atol=1e-4
     )
     # And back: transformers writes what it read, and we find our own numbers in it.
     again.save_pretrained(tmp_path / "again")
@@ -184,7 +187,7 @@ def test_untied_model_is_the_same_function_for_transformers(pair, tmp_path):
         tmp_path / "untied", attn_implementation="eager"
     ).eval()
     assert again.config.tie_word_embeddings is False
-    tokens = some_tokens(2, 8, seed=5)
+    tokens = some_tokens(4, 16, seed=5)
     np.testing.assert_allclose(
         their_logits(theirs, tokens), their_logits(again, tokens), rtol=0, atol=1e-4
     )
