@@ -327,7 +327,13 @@ def generate(
     from dpg.generators.run import run_generator
     from dpg.progress import Progress, watched
 
-    run = configs.load(config).run(experiment, variant, seed)
+    study = configs.load(config)
+    run = study.run(experiment, variant, seed)
+    if study.scale.engine != "jax":
+        raise DpgError(
+            f"{config}: engine: '{study.scale.engine}' is not built yet; a copy of the file with "
+            "`engine: jax` runs on this machine"
+        )
     layout = Layout(run.scale)
     if passages is None and layout.passages.exists():
         passages = layout.passages

@@ -67,3 +67,9 @@ def test_a_time_limit_that_is_none_is_refused(limit, says):
     done = dpg("generate", "-c", "config/tiny.yaml", *run)
     assert done.returncode == 2
     assert says in done.stderr
+
+
+def test_an_engine_that_is_not_there_yet_is_refused_rather_than_replaced():
+    done = dpg("generate", "-c", "config/paper.yaml", "--experiment", "uuid", "--variant", "adam")
+    assert done.returncode == 2
+    assert "engine: 'verl' is not built yet" in done.stderr
