@@ -391,6 +391,27 @@ def figure(
         typer.echo(path)
 
 
+@app.command()
+def theorem(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figure.")] = Path("."),
+) -> None:
+    """Measure Theorem 3.1: the exact error of the policy gradient against eta, B and T.
+
+    A policy small enough to train on every dataset that it can write; half a minute on one core.
+
+    **Example:** `dpg theorem --out results/tiny/figures`
+    """
+    _start_jax()
+    from dpg import theory
+    from dpg.figures import theorem_3_1
+    from dpg.progress import Progress
+
+    with Progress("theorem_3_1", len(theory.OPTIMIZERS) * len(theory.POINTS)) as bar:
+        measured = theory.measure(progress=bar)
+    for path in theorem_3_1.build(measured, out / "theorem_3_1"):
+        typer.echo(path)
+
+
 def _recipe(scale: configs.ScaleFile) -> configs.PretrainingSettings:
     if scale.pretraining is None:
         raise DpgError(f"scale '{scale.scale}' has no section `pretraining`: it trains no model")

@@ -1,0 +1,265 @@
+"""Theorem 3.1 on a policy small enough to enumerate: the ideal policy gradient against the DPG's.
+
+The theorem (section 3.2) bounds, over all policies, the distance between the gradient of
+F(theta) = E_{D ~ pi_theta} Phi(A(D)), which no experiment can afford, and the gradient of the
+surrogate F'(theta, p) = E_{D ~ p} Phi(A(pi_theta / p, D)) at p = pi_theta, which the Dataset Policy
+Gradient follows, by O(eta^(1/4) B^(-1/2) + sqrt(eta T)).
+
+Here the policy chooses among three examples and the target is a logistic regression with one
+weight, so every dataset can be trained on, and both gradients are sums over all of them: exact to
+rounding. A batch is the same whatever the order of its examples; only how often each occurs in each
+step is enumerated. Metagradients are `dpg.learner`'s, thousands of trainings in one call.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+
+from dpg.errors import DpgError
+from dpg.learner import metagradient
+
+EXAMPLES = np.array([1.0, -0.87, 0.43])
+"""[K] float, an example's feature times its label. Both signs occur, so that the variance of the
+gradients stays positive at every weight (A7); no small batch of them has a gradient of exactly 0 at
+the start, where Adam's update has next to no derivative that means anything."""
+
+BENCHMARK, OFFSET = 2.0, -1.0
+"""The metric: the probability sigmoid(BENCHMARK * weight + OFFSET) of a held-out label."""
+
+OPTIMIZERS = {
+    "sgd": optax.identity(),
+    # Table 8's Adam: with gradients near 1 it takes their sign, nearly.
+    "adam": optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-8, eps_root=1e-9),
+    # The same with eps_root of the size of a squared gradient, where an update is smooth in it.
+    "adam-smooth": optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-8, eps_root=1.0),
+}
+"""Name -> the direction of an update; the learning rate eta is each training's own."""
+
+_WIDTH = 16384  # trainings in one call; fixed, so that each optimizer is compiled once
+
+
+class Point(NamedTuple):
+    """One setting: learning rate eta, examples a step B, training steps T; `sweep` says of what."""
+
+    sweep: str
+    eta: float
+    B: int
+    T: int
+
+
+POINTS = (
+    *(Point("eta", 2.0**power, 4, 4) for power in range(-6, 2)),
+    *(Point("B", 0.5, size, 2) for size in (1, 2, 4, 8, 16, 32)),
+    *(Point("T", 0.5, 1, steps) for steps in range(1, 11)),
+)
+"""The figure's settings: along each axis as far as enumeration reaches."""
+
+
+class Gradients(NamedTuple):
+    """Both gradients at a policy pi = softmax(theta), [K] float64 each, by the logits theta."""
+
+    ideal: np.ndarray  # of F
+    surrogate: np.ndarray  # of F'(theta, pi)
+
+
+def measure(
+    points: Sequence[Point] = POINTS,
+    optimizers: Sequence[str] = tuple(OPTIMIZERS),
+    *,
+    width: int = _WIDTH,
+    progress: Callable[[int], None] = lambda done: None,
+) -> pd.DataFrame:
+    """The error of the theorem at each setting, for each optimizer of the target.
+
+    Args:
+        points: the settings.
+        optimizers: names out of `OPTIMIZERS`.
+        width: trainings in one call of the learner; the result does not depend on it.
+        progress: called with the number of settings done.
+
+    Returns:
+        A row an optimizer and setting: sweep, optimizer, eta, B, T, datasets (how many distinct
+        ones were trained on), error (the greatest distance of the two gradients over `policies()`),
+        p1, p2, p3 (the policy where it is greatest), ideal (the greatest norm of the gradient of F
+        over them), cosine (of the angle between the two gradients, its least over them), bound
+        (eta^(1/4) B^(-1/2) + sqrt(eta T), without the constant that the theorem leaves open).
+
+    Raises:
+        DpgError: an optimizer of another name.
+    """
+    unknown = sorted(set(optimizers) - set(OPTIMIZERS))
+    if unknown:
+        raise DpgError(f"no optimizer {unknown[0]!r}; there are {', '.join(OPTIMIZERS)}")
+    rows = []
+    for optimizer, point in itertools.product(optimizers, points):
+        counts = datasets(point.B, point.T)
+        scores, rewards = attribute(counts, point.B, point.eta, optimizer, width)
+        pairs = [gradients(counts, scores, rewards, policy) for policy in policies()]
+        rows.append({**point._asdict(), "optimizer": optimizer, **_worst(pairs)})
+        rows[-1] |= {"datasets": counts.shape[1], "bound": bound(*point[1:])}
+        progress(len(rows))
+    columns = ["sweep", "optimizer", "eta", "B", "T", "datasets", "error", "p1", "p2", "p3"]
+    return pd.DataFrame(rows)[[*columns, "ideal", "cosine", "bound"]]
+
+
+def _worst(pairs: Sequence[Gradients]) -> dict[str, float]:
+    """What the theorem says of the worst policy, and where that is."""
+    ideal, surrogate = (np.array(side) for side in zip(*pairs, strict=True))
+    distances, lengths = (np.linalg.norm(x, axis=1) for x in (ideal - surrogate, ideal))
+    cosines = (ideal * surrogate).sum(1) / (lengths * np.linalg.norm(surrogate, axis=1))
+    worst = int(np.argmax(distances))
+    places = dict(zip(("p1", "p2", "p3"), policies()[worst].tolist(), strict=True))
+    numbers = {"error": distances[worst], "ideal": lengths.max(), "cosine": cosines.min()}
+    return {name: float(value) for name, value in numbers.items()} | places
+
+
+def bound(eta: float, B: int, T: int) -> float:
+    """The right-hand side of Theorem 3.1 with the constant 1."""
+    return eta**0.25 * B**-0.5 + math.sqrt(eta * T)
+
+
+@functools.cache
+def policies() -> np.ndarray:
+    """[N, K] float64, the policies over which the supremum is taken: tenths, none below 0.1.
+
+    A probability that goes to zero would take the least eigenvalue of A7 with it.
+    """
+    K = len(EXAMPLES)
+    tenths = [p for p in itertools.product(range(1, 11), repeat=K) if sum(p) == 10]
+    return np.array(tenths) / 10
+
+
+def batches(B: int) -> np.ndarray:
+    """[N, K] int: how often each example may occur in a batch of B."""
+    K = len(EXAMPLES)
+    # A batch is B stars and K - 1 bars among them.
+    bars = np.array(list(itertools.combinations(range(B + K - 1), K - 1))).reshape(-1, K - 1)
+    edges = np.pad(bars, ((0, 0), (1, 1)), constant_values=((0, 0), (-1, B + K - 1)))
+    return np.diff(edges, axis=1) - 1
+
+
+def datasets(B: int, T: int) -> np.ndarray:
+    """[T, S, K] int: every sequence of T batches of B, as counts of each example in each batch."""
+    each = batches(B)
+    return each[np.indices((len(each),) * T).reshape(T, -1)]
+
+
+def attribute(
+    counts: np.ndarray, B: int, eta: float, optimizer: str, width: int = _WIDTH
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train on every dataset, and differentiate each one's metric by its data weights.
+
+    Args:
+        counts: [T, S, K] int.
+        B: examples in a batch.
+        eta: learning rate.
+        optimizer: a name out of `OPTIMIZERS`.
+        width: trainings in one call.
+
+    Returns:
+        scores [S] float64, Phi(A(D)) of each dataset; rewards [T, S, K] float64, the metagradients
+        tau of all copies of an example in a step, summed.
+    """
+    parts = [_train(part, B, eta, optimizer, filled) for part, filled in _blocks(counts, width)]
+    scores, rewards = zip(*parts, strict=True)
+    return np.concatenate(scores), np.concatenate(rewards, axis=1)
+
+
+def _blocks(counts: np.ndarray, width: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Blocks [T, width, K] of datasets, the last filled up, and how many are real."""
+    for start in range(0, counts.shape[1], width):
+        block = counts[:, start : start + width]
+        missing = width - block.shape[1]
+        yield np.pad(block, ((0, 0), (0, missing), (0, 0)), mode="edge"), width - missing
+
+
+def _train(counts, B, eta, optimizer, filled):
+    """One call of the learner: S trainings are one model of S weights that do not meet.
+
+    A row of a step's batch is an example in a training. Its loss counts as often as the example
+    occurs; S K / B undoes the mean over the rows that the learner takes, so that each training's
+    loss is the mean over its own B examples. A row's weight is the weight of all the copies.
+    """
+    T, S, K = counts.shape
+    with jax.enable_x64(True):
+        params = {"weight": jnp.zeros(S), "eta": jnp.full(S, eta)}
+        data = {"times": (counts * (S * K / B)).reshape(T, S * K)}
+        result = metagradient(_losses, _total_score, params, data, _per_training(optimizer))
+        scores = score(result.params["weight"])
+    return np.asarray(scores)[:filled], np.asarray(result.weights_grad).reshape(T, S, K)[:, :filled]
+
+
+def loss(weight: jax.Array) -> jax.Array:
+    """[..., K]: logistic loss of each example under weights [...]; convex, smooth, Lipschitz."""
+    return jax.nn.softplus(-weight[..., None] * EXAMPLES)
+
+
+def score(weight: jax.Array) -> jax.Array:
+    """Phi: the trained models' probability of a held-out label; in (0, 1), Lipschitz (A8)."""
+    return jax.nn.sigmoid(BENCHMARK * weight + OFFSET)
+
+
+def _losses(params, batch):
+    return batch["times"] * loss(params["weight"]).reshape(-1)
+
+
+def _total_score(params, initial):
+    return score(params["weight"]).sum()  # its derivative by a row is that of the row's own term
+
+
+@functools.cache  # compiled programs are found again by the optimizer's identity
+def _per_training(name: str) -> optax.GradientTransformation:
+    """An optimizer that takes each training's learning rate from the parameters."""
+    direction = OPTIMIZERS[name]
+
+    def init(params):
+        return direction.init(params["weight"])
+
+    def update(gradient, state, params):
+        step, state = direction.update(gradient["weight"], state, params["weight"])
+        rate = params["eta"]
+        return {"weight": -rate * step, "eta": jnp.zeros_like(rate)}, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def gradients(
+    counts: np.ndarray, scores: np.ndarray, rewards: np.ndarray, policy: np.ndarray
+) -> Gradients:
+    """Both gradients at one policy, as sums over every dataset.
+
+    Args:
+        counts: [T, S, K] int, every dataset once.
+        scores: [S] float64, Phi(A(D)).
+        rewards: [T, S, K] float64, tau.
+        policy: [K] float64, probabilities.
+
+    Returns:
+        For logits theta: grad log pi(x_k) = e_k - pi, so the gradient of log pi(D) is the counts
+        minus n pi, and the metagradient update G sums tau times e_k - pi.
+    """
+    totals = counts.sum(0)
+    probability = np.exp(_log_orders(counts) + totals @ np.log(policy))
+    # The score's mean is a constant, and the gradient of log pi(D) has mean zero: taking the one
+    # off changes nothing but rounding.
+    centred = probability * (scores - probability @ scores)
+    ideal = centred @ (totals - totals[0].sum() * policy)
+    reward = probability @ rewards.sum(0)
+    return Gradients(ideal, reward - reward.sum() * policy)
+
+
+def _log_orders(counts: np.ndarray) -> np.ndarray:
+    """[S]: log of the number of orders in which a dataset's batches can be drawn."""
+    log_factorial = np.cumsum(np.log(np.maximum(1, np.arange(counts.max() * 3 + 1))))
+    sizes = counts.sum(-1)
+    return (log_factorial[sizes] - log_factorial[counts].sum(-1)).sum(0)
