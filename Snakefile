@@ -15,6 +15,14 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/generators.smk"
 include: "workflow/rules/evaluation.smk"
+
+
+if study.downstream is not None:
+
+    include: "workflow/rules/corpora.smk"
+    include: "workflow/rules/training.smk"
+
+
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
 
@@ -22,5 +30,5 @@ include: "workflow/rules/claims.smk"
 rule all:
     default_target: True
     input:
-        [figure_files(name) for name in plan.drawable(study.runs)],
+        [figure_files(name) for name in plan.drawable(study)],
         rules.theorem_3_1.output,

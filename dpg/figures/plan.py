@@ -9,8 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dpg import artifacts
-from dpg.config import RunConfig
+from dpg.config import RunConfig, Study
+from dpg.evaluation import downstream
 from dpg.figures import FIGURES, TABLES
+
+DOWNSTREAM = "table_1"
+"""Drawn from perplexities rather than from run directories."""
 
 _EXPERIMENTS = {
     "figure_1": ("qr",),
@@ -25,6 +29,8 @@ _DIAGRAMS = ("figure_6", "figure_7")
 
 def runs_of(name: str, runs: Iterable[RunConfig]) -> list[RunConfig]:
     """The runs of the study that a figure or table shows, in the study's order."""
+    if name == DOWNSTREAM:
+        return downstream.language_runs(runs)
     if name in TABLES:
         from dpg.figures import generations
 
@@ -34,10 +40,10 @@ def runs_of(name: str, runs: Iterable[RunConfig]) -> list[RunConfig]:
     return [run for run in runs if run.experiment in _EXPERIMENTS.get(name, ())]
 
 
-def drawable(runs: Iterable[RunConfig]) -> list[str]:
-    """The figures and tables that these runs suffice for."""
-    runs = list(runs)
-    return [name for name in FIGURES + TABLES if name in _DIAGRAMS or runs_of(name, runs)]
+def drawable(study: Study) -> list[str]:
+    """The figures and tables that the study's runs suffice for."""
+    found = [name for name in FIGURES + TABLES if name in _DIAGRAMS or runs_of(name, study.runs)]
+    return [name for name in found if name != DOWNSTREAM or study.downstream is not None]
 
 
 def suffixes(name: str) -> tuple[str, ...]:

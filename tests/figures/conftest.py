@@ -117,3 +117,41 @@ def paper_runs(tmp_path_factory):
             paths["lambada"].append(runs.make(f"lambada-{code}", variant, skill=skill))
     paths["qr"].append(runs.make("qr", "adam-T96", steps=4, every=1, T=96))
     return paths
+
+
+@pytest.fixture
+def perplexities(tmp_path):
+    """Writes what `dpg perplexity measure` leaves, one file a target; returns their paths."""
+
+    def write(scale="tiny", targets=("llama-instruct", "llama-base"), replay="wheel", leave_out=()):
+        paths = []
+        for number, target in enumerate(targets):
+            cells = [
+                {
+                    "source": source,
+                    "language": language,
+                    "test": {"perplexity": value, "acc": 0.25, "passages": 419},
+                    "validation": {"perplexity": 2 * value, "acc": 0.125, "passages": 93},
+                }
+                for source, row in PERPLEXITIES.items()
+                for language, value in zip(("de", "es", "fr", "it"), row, strict=True)
+                if (source, language) not in leave_out
+            ]
+            for cell in cells:
+                cell["test"]["perplexity"] += number
+            record = {"scale": scale, "target": target, "replay": replay, "cells": cells}
+            paths.append(tmp_path / f"{target}.json")
+            paths[-1].write_text(json.dumps(record))
+        return paths
+
+    return write
+
+
+PERPLEXITIES = {
+    "before": (300.0, 301.0, 302.0, 1303.4),
+    "replay": (310.0, 311.0, 312.0, 313.0),
+    "untuned": (320.0, 321.0, 322.0, 323.0),
+    "adam": (60.25, 61.0, 62.0, 63.0),
+    "sgd": (70.0, 51.5, 72.0, 73.0),
+    "sft": (20.0, 21.0, 22.0, 23.0),
+}

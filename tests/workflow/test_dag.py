@@ -42,10 +42,13 @@ def test_a_dry_run_at_the_papers_scale_lists_every_run(tmp_path):
     assert done.returncode == 0, done.stderr
     counted = jobs(done.stdout)
     assert counted["generate"] == 48
-    assert counted["fetch_model"] == 2
+    assert counted["fetch_model"] == 3
     assert counted["judge"] == 24
     assert counted["figure"] == 7
-    assert counted["table"] == 5
+    assert counted["table"] == 6
+    assert counted["generator_corpus"] == 24
+    assert counted["continue_pretraining"] == 10
+    assert counted["fine_tune"] == 8
 
 
 def test_a_bare_call_stops_before_the_first_job_and_says_what_would_run_here(tmp_path):

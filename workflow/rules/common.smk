@@ -7,6 +7,7 @@ from dpg import machine
 from dpg.artifacts import config_hash
 from dpg.config import EXPERIMENTS_FILE, load
 from dpg.errors import DpgError
+from dpg.evaluation import downstream
 from dpg.figures import FIGURES, TABLES, plan
 from dpg.layout import Layout
 from dpg.text.wikipedia import WHEEL_FILENAME
@@ -50,6 +51,8 @@ wildcard_constraints:
     experiment=one_of({run.experiment for run in study.runs}),
     variant=one_of({run.variant for run in study.runs}),
     seed=r"\d+",
+    target=one_of(study.downstream.targets if study.downstream else []),
+    group=one_of(downstream.groups(study.runs)),
 
 
 def settings(*parts):
@@ -62,7 +65,7 @@ def run_times():
     """How long the runs behind each figure took, as far as they are done; for the captions."""
     return {
         name: plan.run_time(folder_of(run) / "run.json" for run in plan.runs_of(name, study.runs))
-        for name in plan.drawable(study.runs)
+        for name in plan.drawable(study)
     }
 
 
@@ -91,17 +94,61 @@ def folder_of(run):
 
 
 def figure_runs(wildcards):
+    if wildcards.figure == plan.DOWNSTREAM:
+        return perplexities()
     return [folder_of(run) for run in plan.runs_of(wildcards.figure, study.runs)]
 
 
 def figure_inputs(wildcards):
     """What a figure is drawn from: its runs' logs, and the judge's tables where it shows them."""
+    if wildcards.figure == plan.DOWNSTREAM:
+        return perplexities()
     paths = []
     for run in plan.runs_of(wildcards.figure, study.runs):
         paths += [folder_of(run) / "run.json", folder_of(run) / "metrics.jsonl"]
         if plan.needs_judge(wildcards.figure):
             paths.append(folder_of(run) / "judged.parquet")
     return paths
+
+
+def downstream_settings(*keys):
+    """A digest of these sections or values of the downstream settings."""
+    parts = [getattr(study.downstream, key) for key in keys]
+    return settings(*parts)
+
+
+def one_gpu():
+    """What a job of the downstream validation needs of them."""
+    return min(1, scale.needs.gpus)
+
+
+def untuned_generator():
+    """The model that the generators of Table 1 start from."""
+    return layout.model(downstream.language_runs(study.runs)[0].generator.model)
+
+
+def language_generator(wildcards):
+    """A trained generator of Table 1, of the study's first seed."""
+    names = (wildcards.experiment, wildcards.variant)
+    return layout.run(*names, downstream.language_runs(study.runs)[0].seed) / "generator"
+
+
+def group_corpora(wildcards):
+    """The corpora on which the models of a group are trained."""
+    named = downstream.corpora(study.runs, wildcards.group).values()
+    return [layout.text_corpus(*names) / "corpus.json" for names in named]
+
+
+def trained_groups(wildcards):
+    """The records of every training from a target model."""
+    groups = downstream.groups(study.runs)
+    folders = {group: layout.trained(wildcards.target, group) for group in groups}
+    paths = [folder / "cpt.json" for folder in folders.values()]
+    return paths + [folders[group] / "sft.json" for group in groups if group != downstream.COMMON]
+
+
+def perplexities():
+    return [layout.perplexity(target) for target in study.downstream.targets]
 
 
 def check_machine():

@@ -1,4 +1,4 @@
-# Evaluation: which language each validation rollout is in.
+# Evaluation: which language each validation rollout is in, and the benchmark as lm-eval tasks.
 
 
 rule judge:
@@ -12,3 +12,16 @@ rule judge:
         settings=settings(scale.judge),
     shell:
         "dpg judge --run $(dirname {input}) --out {output} > {log} 2>&1"
+
+
+rule perplexity_tasks:
+    input:
+        rules.passages.output,
+    output:
+        directory(str(layout.tasks)),
+    log:
+        f"{LOGS}/perplexity_tasks.log",
+    params:
+        languages=downstream.languages(study.runs),
+    shell:
+        "dpg perplexity tasks --passages {input} --out {output} > {log} 2>&1"

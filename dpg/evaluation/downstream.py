@@ -1,0 +1,294 @@
+"""Table 1's cells (Appendix C): which trainings there are, and the steps that make them.
+
+A row of the table is a source of training text, a column a language of the benchmark and a target
+model. Sources that are the same for every language (`replay`, `untuned`) are trained on once and
+measured on each; a trained generator's text is for its own language.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from dpg import artifacts
+from dpg.config import CptSettings, LanguageMetric, RunConfig, SftSettings
+from dpg.errors import DpgError
+from dpg.evaluation import packing, training
+from dpg.evaluation.perplexity import Harness, task_name
+from dpg.models import Tokenizer
+from dpg.progress import Progress
+
+BEFORE, REPLAY, UNTUNED, SFT = "before", "replay", "untuned", "sft"
+METHODS = ("adam", "sgd", "naive", "embedding", "levenshtein", "fasttext")
+SOURCES = (BEFORE, REPLAY, UNTUNED, *METHODS, SFT)
+"""The rows of Table 1, in its order."""
+
+COMMON = "common"
+"""The group of the sources that are the same for every language."""
+
+SPLITS = ("validation", "test")
+
+
+def language_runs(runs: Sequence[RunConfig]) -> list[RunConfig]:
+    """The generator runs that Table 1 is about: a language metric, the study's first seed."""
+    chosen = [run for run in runs if isinstance(run.metric, LanguageMetric)]
+    return [run for run in chosen if run.seed == chosen[0].seed and run.variant in METHODS]
+
+
+def languages(runs: Sequence[RunConfig]) -> list[str]:
+    """The languages of these runs, in the alphabet's order: Table 1's columns."""
+    return sorted({run.metric.language for run in language_runs(runs)})
+
+
+def groups(runs: Sequence[RunConfig]) -> list[str]:
+    """`COMMON` and the languages: the models of one group are trained in one process."""
+    return [COMMON, *languages(runs)]
+
+
+def generators(runs: Sequence[RunConfig], language: str) -> list[RunConfig]:
+    """The runs of the generators that were trained for a language, in the table's order."""
+    here = [run for run in language_runs(runs) if run.metric.language == language]
+    return sorted(here, key=lambda run: METHODS.index(run.variant))
+
+
+def corpora(runs: Sequence[RunConfig], group: str) -> dict[str, tuple[str, ...]]:
+    """Source -> what its corpus is called (`Layout.text_corpus`), for the sources of a group."""
+    if group == COMMON:
+        return {REPLAY: (REPLAY,), UNTUNED: (UNTUNED,)}
+    return {run.variant: (run.experiment, run.variant) for run in generators(runs, group)}
+
+
+def continue_pretraining(
+    settings: CptSettings,
+    *,
+    target: str | Path,
+    generator: str | Path,
+    replay: str | Path,
+    corpora: Mapping[str, str | Path],
+    seed: int,
+    out: str | Path,
+) -> None:
+    """Train the target model on each corpus, each time from its first weights (Table 11).
+
+    Args:
+        settings: Table 11.
+        target: directory of the target model.
+        generator: a directory with the tokenizer in which the corpora were written.
+        replay: the replay corpus.
+        corpora: source -> corpus; `replay` names the replay corpus itself, trained on alone.
+        seed: of the order of the text.
+        out: folder of the trained models, one a source, and of `cpt.json`.
+    """
+    out, words, writer = Path(out), Tokenizer.load(target), Tokenizer.load(generator)
+    config = {"cpt": settings.model_dump(mode="json"), "target": str(target)}
+    with artifacts.RunRecord(out / "cpt.json", config, seed) as record:
+        record.entries["models"] = {}
+        for source, corpus in corpora.items():
+            blocks = packing.mixture(
+                settings,
+                corpus=None if source == REPLAY else corpus,
+                replay=replay,
+                target=words,
+                writer=writer,
+                seed=seed,
+            )
+            done = training.fit(
+                target,
+                blocks,
+                settings,
+                learning_rate=settings.learning_rate,
+                epochs=1,
+                seed=seed,
+                out=out / source,
+            )
+            record.entries["models"][source] = _short(done)
+            record.entries["device"] = {"platform": done["device"]}
+
+
+def fine_tune(
+    settings: SftSettings,
+    *,
+    target: str | Path,
+    passages: pd.DataFrame,
+    language: str,
+    harness: Harness,
+    seed: int,
+    out: str | Path,
+) -> None:
+    """Fine-tune the target model on the benchmark's train split over the grid of Table 12.
+
+    Each setting is measured on the validation split; the weights of the best stay.
+
+    Args:
+        settings: Table 12.
+        target: directory of the target model.
+        passages: the benchmark's table (language, text, split).
+        language: whose passages.
+        harness: knows the validation task.
+        seed: of the order of the passages.
+        out: folder of the best model, `sft`, and of `sft.json` with the whole grid.
+    """
+    out = Path(out)
+    rows = passage_rows(passages, language, Tokenizer.load(target), settings.context)
+    config = {"sft": settings.model_dump(mode="json"), "target": str(target), "language": language}
+    grid = [(rate, epochs) for rate in settings.learning_rates for epochs in settings.epochs]
+    task = task_name(language, "validation")
+    with artifacts.RunRecord(out / "sft.json", config, seed) as record:
+        tried = []
+        for rate, epochs in grid:
+            point = _GridPoint(out / f"sft-lr{rate:g}-epochs{epochs}", rate, epochs)
+            found = point.measured(target, rows, settings, seed, harness, task)
+            tried.append({"learning_rate": rate, "epochs": epochs, "model": point.folder.name})
+            tried[-1] |= found
+            best = min(tried, key=lambda one: one["validation"]["perplexity"])
+            for one in tried:  # a grid of large models would fill the disk
+                if one is not best:
+                    shutil.rmtree(out / one["model"], ignore_errors=True)
+        point = _GridPoint(out / best["model"], best["learning_rate"], best["epochs"])
+        point.train(target, rows, settings, seed)  # where its weights were lost
+        record.entries |= {"grid": tried, "best": best, "lm_eval": harness.record}
+        record.entries["device"] = {"platform": best["device"]}
+
+
+class _GridPoint(NamedTuple):
+    folder: Path
+    learning_rate: float
+    epochs: int
+
+    def train(self, target, rows, settings, seed) -> dict[str, Any]:
+        return training.fit(
+            target,
+            rows,
+            settings,
+            learning_rate=self.learning_rate,
+            epochs=self.epochs,
+            seed=seed,
+            out=self.folder,
+        )
+
+    def measured(self, target, rows, settings, seed, harness, task) -> dict[str, Any]:
+        """Train and measure, or read what an earlier job found that was killed later."""
+        outcome = self.folder.with_name(f"{self.folder.name}.json")
+        inputs = {
+            "training": training.inputs_of(
+                target,
+                rows,
+                settings,
+                learning_rate=self.learning_rate,
+                epochs=self.epochs,
+                seed=seed,
+            ),
+            "harness": harness.record,
+        }
+        if outcome.exists():
+            before = artifacts.read_json(outcome)
+            if before["inputs"] == inputs:
+                return before["outcome"]
+        done = self.train(target, rows, settings, seed)
+        found = _short(done) | {"validation": harness.measure(self.folder, [task])[task]}
+        artifacts.write_json(outcome, {"inputs": inputs, "outcome": found})
+        return found
+
+
+def _short(done: dict[str, Any]) -> dict[str, Any]:
+    """What of a training's record is worth reading beside others."""
+    ends = {"loss_first": done["losses"][0], "loss_last": done["losses"][-1]}
+    return {key: done[key] for key in ("steps", "tokens", "device")} | ends
+
+
+def passage_rows(
+    passages: pd.DataFrame, language: str, tokenizer: Tokenizer, context: int
+) -> list[list[int]]:
+    """The train split's passages as token ids, begin-of-text first where the tokenizer adds it.
+
+    A passage longer than the context keeps its end, whose last word the benchmark asks for.
+
+    Raises:
+        DpgError: the language has no train passage.
+    """
+    chosen = passages[(passages.language == language) & (passages.split == "train")]
+    if chosen.empty:
+        raise DpgError(f"the passages table has no train passage in '{language}'")
+    start = [tokenizer.bos_id] if tokenizer.add_bos else []
+    rows = []
+    for name, text in zip(chosen.id, chosen.text, strict=True):
+        ids = [*start, *tokenizer.encode(text)]
+        if len(ids) < 2:
+            raise DpgError(f"passage {name} ({language}) is {text!r}: a single token; remove it")
+        rows.append(ids[-context:])
+    return rows
+
+
+def trained_models(folder: str | Path, group: str) -> dict[str, Path]:
+    """Source -> directory of the models that the trainings of a group left.
+
+    Args:
+        folder: where `continue_pretraining` and `fine_tune` wrote.
+        group: `COMMON` or a language.
+
+    Raises:
+        DpgError: a training is not finished.
+    """
+    folder = Path(folder)
+    found = {name: folder / name for name in artifacts.read_json(folder / "cpt.json")["models"]}
+    if group != COMMON:
+        found[SFT] = folder / artifacts.read_json(folder / "sft.json")["best"]["model"]
+    return found
+
+
+def measure(
+    target: str | Path,
+    groups: Mapping[str, str | Path],
+    harness: Harness,
+    *,
+    scale: str,
+    replay: str,
+    out: str | Path,
+) -> None:
+    """Measure every model of one target, on the validation and the test split, in one process.
+
+    Args:
+        target: directory of the target model itself, the row `before`.
+        groups: `COMMON` and each language -> folder of its trained models.
+        harness: knows the tasks of every language.
+        scale, replay: the study's scale and what its replay text is, for the table.
+        out: the results' file; what was measured before a kill lies beside it until all is done.
+
+    Raises:
+        DpgError: a training that is not finished, or what `Harness.measure` says.
+    """
+    target, out = Path(target), Path(out)
+    codes = [group for group in groups if group != COMMON]
+    models = {(BEFORE, code): target for code in codes}
+    for group, folder in groups.items():
+        for source, directory in trained_models(folder, group).items():
+            models |= {
+                (source, code): directory for code in (codes if group == COMMON else [group])
+            }
+    kept = out.with_name(f".{out.stem}.progress.json")
+    config = {"harness": harness.record, "target": str(target)}
+    before = artifacts.read_json(kept) if kept.exists() else {}
+    done = before["done"] if before.get("config") == config else {}
+    cells = []
+    with (
+        artifacts.RunRecord(
+            out, config, None, scale=scale, replay=replay, target=target.name
+        ) as record,
+        Progress(f"perplexity of {target.name}", len(models)) as bar,
+    ):
+        for number, ((source, code), directory) in enumerate(models.items(), start=1):
+            key = f"{source} {code} {training.weights_hash(directory)}"
+            if key not in done:
+                tasks = {split: task_name(code, split) for split in SPLITS}
+                scores = harness.measure(directory, list(tasks.values()))
+                done[key] = {split: scores[task] for split, task in tasks.items()}
+                artifacts.write_json(kept, {"config": config, "done": done})
+            cells.append({"source": source, "language": code} | done[key])
+            bar(number, f"{source} {code} {done[key]['test']['perplexity']:.4g}")
+        record.entries |= {"cells": cells, "lm_eval": harness.record["lm_eval"]}
+        record.entries["device"] = {"platform": harness.device}
+    kept.unlink(missing_ok=True)

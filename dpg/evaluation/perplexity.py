@@ -1,0 +1,213 @@
+"""Perplexity of the benchmark's last words, by lm-eval's own harness (section 4.4, Table 1).
+
+Nothing is measured here: the passages of a split are written as lm-eval tasks that give the numbers
+of its stock `lambada_openai_mt_*` on the same passages, and lm-eval runs them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from dpg import artifacts
+from dpg.config import PerplexitySettings
+from dpg.errors import DpgError
+from dpg.text.reading import require_columns
+
+METRICS = ("perplexity", "acc")
+
+
+def task_name(language: str, split: str) -> str:
+    """The name of our task for a language and a split, as lm-eval knows it."""
+    return f"dpg_lambada_{language}_{split}"
+
+
+def write_tasks(
+    passages: pd.DataFrame, folder: str | Path, splits: Sequence[str] = ("validation", "test")
+) -> list[str]:
+    """Write one lm-eval task a language and split: a `.yaml` and the `.jsonl` of its passages.
+
+    `lm_eval --include_path FOLDER --tasks dpg_lambada_es_test` runs one by hand, in the directory
+    from which `folder` was named.
+
+    Args:
+        passages: the benchmark's table (id, language, text, split).
+        folder: where the tasks go, whole or not at all.
+        splits: which splits become tasks.
+
+    Returns:
+        The names of the tasks.
+
+    Raises:
+        DpgError: a passage of one word, which has no context; names its id and language.
+    """
+    require_columns(passages, ["id", "language", "text", "split"], "the passages table")
+    folder = Path(folder)
+    names = []
+    with artifacts.atomic_path(folder) as partial:
+        partial.mkdir()
+        for (language, split), part in passages.groupby(["language", "split"]):
+            if split not in splits:
+                continue
+            name = task_name(language, split)
+            lines = [json.dumps(row, ensure_ascii=False) for row in _divided(part)]
+            (partial / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            text = yaml.safe_dump(_task(name, folder / f"{name}.jsonl"), sort_keys=False)
+            (partial / f"{name}.yaml").write_text(text, encoding="utf-8")
+            names.append(name)
+    return names
+
+
+def _divided(passages: pd.DataFrame) -> list[dict[str, str]]:
+    """Each passage's last word, its space before it, and the context, as LAMBADA's task has them.
+
+    The stock task divides by a template that is compiled anew for each passage, which takes longer
+    than a small model does.
+    """
+    rows = []
+    for row in passages.itertuples():
+        context, space, word = row.text.rpartition(" ")
+        if not context.strip() or not word:
+            raise DpgError(
+                f"passage {row.id} ({row.language}, {row.split}) is {row.text!r}: a passage needs "
+                "two words at least and must end in one, since the last is predicted from those "
+                "before it; remove it"
+            )
+        rows.append({"text": row.text, "context": context, "word": space + word})
+    return rows
+
+
+def _task(name: str, data: Path) -> dict[str, Any]:
+    """LAMBADA's task as lm-eval has it, over a local file."""
+    return {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "output_type": "loglikelihood",
+        "test_split": "test",
+        "doc_to_text": "context",
+        "doc_to_target": "word",
+        "metric_list": [
+            {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False},
+            {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
+        ],
+        "metadata": {"version": 1.0},
+    }
+
+
+class Harness:
+    """lm-eval, started once for many models.
+
+    Args:
+        include: folder of tasks, as `write_tasks` leaves it.
+        settings: batch size, dtype, begin-of-text.
+        defaults: know lm-eval's own tasks, too, which takes a while.
+
+    Raises:
+        DpgError: lm-eval is not installed.
+    """
+
+    def __init__(
+        self, include: str | Path, settings: PerplexitySettings, *, defaults: bool = False
+    ):
+        try:
+            from lm_eval.tasks import TaskManager
+        except ImportError as error:
+            raise DpgError("perplexity needs lm-eval: pip install 'lm_eval[hf]'") from error
+        self.settings = settings
+        with _quiet():
+            self._manager = TaskManager(include_path=str(include), include_defaults=defaults)
+        self._tasks: dict[str, Any] = {}
+
+    def measure(self, model: str | Path, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Return task -> `perplexity` (of a word), `acc` (share of words guessed), `passages`.
+
+        Args:
+            model: a Hugging Face directory with its tokenizer.
+            tasks: names of tasks.
+
+        Raises:
+            DpgError: no such task, a directory that is no model or has no tokenizer, a perplexity
+                that is not finite.
+        """
+        from lm_eval import evaluate
+
+        model = Path(model)
+        for name, what in {"config.json": "model", "tokenizer.json": "tokenizer"}.items():
+            if not (model / name).is_file():
+                raise DpgError(f"{model} has no {name}: perplexity is that of a {what}'s directory")
+        with _quiet():
+            loaded = {task: self._task(task) for task in tasks}
+            # Not `simple_evaluate`, which lists all installed packages for each model.
+            found = evaluate(
+                self._model(model), {"tasks": loaded}, bootstrap_iters=0, log_samples=False
+            )
+        results = {}
+        for task in tasks:
+            scores = {metric: float(found["results"][task][f"{metric},none"]) for metric in METRICS}
+            if not pd.notna(scores["perplexity"]) or scores["perplexity"] == float("inf"):
+                raise DpgError(
+                    f"{model}: the perplexity of {task} is {scores['perplexity']}: the model is "
+                    "not usable; train it with a lower learning rate"
+                )
+            results[task] = scores | {"passages": int(found["n-samples"][task]["effective"])}
+        return results
+
+    def _task(self, name: str) -> Any:
+        if name not in self._manager.all_tasks:
+            there = ", ".join(self._manager.all_tasks[:20])
+            raise DpgError(f"no task is called {name!r}; there are: {there}")
+        if name not in self._tasks:
+            self._tasks |= self._manager.load([name])["tasks"]
+        return self._tasks[name]
+
+    def _model(self, directory: Path) -> Any:
+        from lm_eval.models.huggingface import HFLM
+
+        class Quiet(HFLM):
+            """Without a bar a model."""
+
+            def loglikelihood(self, requests, disable_tqdm=True):
+                return super().loglikelihood(requests, disable_tqdm=True)
+
+        return Quiet(
+            pretrained=str(directory),
+            device=self.device,
+            dtype=self.settings.dtype,
+            batch_size=self.settings.batch_size,
+            add_bos_token=self.settings.add_bos,
+        )
+
+    @property
+    def device(self) -> str:
+        """`cuda` or `cpu`."""
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the numbers depend on: lm-eval's version and the settings."""
+        return {"lm_eval": importlib.metadata.version("lm_eval")} | self.settings.model_dump()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The harness's own words off: at the least it says of each passage that it was cut."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval", "datasets")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

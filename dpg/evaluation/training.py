@@ -1,0 +1,273 @@
+"""Training of the downstream validation, in PyTorch by Hugging Face's Trainer (Tables 11 and 12).
+
+Continued pre-training reads blocks of a corpus, fine-tuning the benchmark's passages; both are one
+function, `fit`. In bfloat16 over float32 weights on a GPU, in float32 on a CPU. A training that was
+killed goes on from its last checkpoint and ends with the same weights; one that is finished is not
+done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpg import artifacts
+from dpg.config import TrainingSettings
+from dpg.errors import DpgError
+from dpg.progress import Progress
+
+RECORD = "training.json"
+"""In a trained model's directory: what it was trained on and how its loss went."""
+
+
+def fit(
+    base: str | Path,
+    rows: Sequence[Sequence[int]] | np.ndarray,
+    settings: TrainingSettings,
+    *,
+    learning_rate: float,
+    epochs: int,
+    seed: int,
+    out: str | Path,
+) -> dict[str, Any]:
+    """Train a causal language model on rows of token ids and write it with its tokenizer.
+
+    The loss of a step is the mean over the step's own tokens; a row's first token is no target.
+
+    Args:
+        base: a Hugging Face directory.
+        rows: token ids, at most `settings.context` a row; shorter rows are padded.
+        settings: AdamW, schedule, batch.
+        learning_rate: at its highest.
+        epochs: passes over the rows, each in an order of its own.
+        seed: of that order.
+        out: the trained model's directory; checkpoints lie beside it until it is done.
+
+    Returns:
+        The record: `steps`, `tokens` (trained on, all epochs), `losses` (one a step), and what the
+        training depends on.
+
+    Raises:
+        DpgError: no rows, a row that is too long, a directory that is no model or has no tokenizer,
+            a loss that is not finite.
+    """
+    base, out = Path(base), Path(out)
+    _check(base, rows, settings)
+    inputs = inputs_of(base, rows, settings, learning_rate=learning_rate, epochs=epochs, seed=seed)
+    if (out / RECORD).exists():
+        record = artifacts.read_json(out / RECORD)
+        if record["inputs"] == inputs:
+            return record
+    progress = _progress_folder(out, inputs)
+    record = _run(base, rows, settings, learning_rate, epochs, seed, progress, out)
+    shutil.rmtree(progress)
+    return record
+
+
+def inputs_of(
+    base: str | Path,
+    rows: Sequence[Sequence[int]] | np.ndarray,
+    settings: TrainingSettings,
+    *,
+    learning_rate: float,
+    epochs: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What the trained weights depend on: two trainings of equal inputs are one."""
+    wanted = set(TrainingSettings.model_fields) - {"checkpoint_every", "microbatch"}
+    return {
+        "base": weights_hash(base),
+        "rows": _rows_hash(rows),
+        "settings": settings.model_dump(mode="json", include=wanted),
+        "learning_rate": learning_rate,
+        "epochs": epochs,
+        "seed": seed,
+    }
+
+
+def _run(base, rows, settings, learning_rate, epochs, seed, progress, out) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    model = _load(base)
+    gpu = torch.cuda.is_available()
+    arguments = transformers.TrainingArguments(
+        output_dir=str(progress),
+        per_device_train_batch_size=settings.microbatch,
+        learning_rate=learning_rate,
+        num_train_epochs=epochs,
+        adam_beta1=settings.b1,
+        adam_beta2=settings.b2,
+        adam_epsilon=settings.eps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=_warmup(settings, len(rows), epochs),
+        optim="adamw_torch",
+        bf16=gpu,
+        use_cpu=not gpu,
+        seed=seed,
+        data_seed=seed,
+        save_strategy="steps",
+        save_steps=settings.checkpoint_every,
+        save_total_limit=2,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would hide a loss that is not finite
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=gpu,
+        remove_unused_columns=False,
+    )
+    # The batch of a step is the settings', however many devices there are.
+    share = settings.microbatch * max(1, arguments.n_gpu) * arguments.world_size
+    if settings.batch_size % share:
+        raise DpgError(
+            f"batch_size {settings.batch_size} does not divide into {share} sequences at a time "
+            f"(microbatch {settings.microbatch} on each device): lower the microbatch"
+        )
+    arguments.gradient_accumulation_steps = settings.batch_size // share
+    steps = _steps(settings, len(rows), epochs)
+    with Progress(f"training {out.parent.name}/{out.name}", steps) as bar:
+        trainer = transformers.Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=[{"input_ids": list(map(int, row))} for row in rows],
+            data_collator=_collate,
+            callbacks=[_watch(bar, str(out))],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(progress))
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    record = {
+        "steps": trainer.state.global_step,
+        "tokens": epochs * sum(len(row) for row in rows),
+        "losses": losses,
+        "inputs": artifacts.read_json(progress / "inputs.json"),
+        "device": str(arguments.device),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    with artifacts.atomic_path(out) as partial:
+        trainer.model.save_pretrained(partial)
+        for name in _TOKENIZER_FILES:
+            if (base / name).is_file():
+                shutil.copy(base / name, partial / name)
+        artifacts.write_json(partial / RECORD, record)
+    return record
+
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+
+
+def _steps(settings: TrainingSettings, rows: int, epochs: int) -> int:
+    return epochs * math.ceil(rows / settings.batch_size)
+
+
+def _warmup(settings: TrainingSettings, rows: int, epochs: int) -> int:
+    return math.ceil(settings.warmup * _steps(settings, rows, epochs))
+
+
+def _load(base: Path) -> Any:
+    import torch
+    import transformers
+
+    try:
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise DpgError(f"{base} cannot be loaded as a causal language model: {error}") from error
+
+
+def _collate(features: list[dict[str, list[int]]]) -> dict[str, Any]:
+    """Rows padded on the right; padding is masked and no target, whatever its id."""
+    import torch
+
+    rows = [torch.tensor(feature["input_ids"]) for feature in features]
+    pad = torch.nn.utils.rnn.pad_sequence
+    return {
+        "input_ids": pad(rows, batch_first=True, padding_value=0),
+        "attention_mask": pad([torch.ones_like(row) for row in rows], batch_first=True),
+        "labels": pad(rows, batch_first=True, padding_value=-100),
+    }
+
+
+def _watch(bar: Progress, name: str) -> Any:
+    import transformers
+
+    class Watch(transformers.TrainerCallback):
+        """Shows the loss, and stops where it is not finite."""
+
+        def on_log(self, args, state, control, logs=None, **_):
+            loss = (logs or {}).get("loss")
+            if loss is None:
+                return
+            if not math.isfinite(loss):
+                raise DpgError(
+                    f"{name}: the loss at step {state.global_step} is {loss}: lower the learning "
+                    "rate; the last checkpoint is kept"
+                )
+            bar(state.global_step, f"loss {loss:.3f}")
+
+    return Watch()
+
+
+def _last_checkpoint(progress: Path) -> str | None:
+    """The newest whole checkpoint; what a killed process left half-written is removed."""
+    found = sorted(progress.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    whole = [path for path in found if (path / "trainer_state.json").is_file()]  # written last
+    for path in set(found) - set(whole):
+        shutil.rmtree(path)
+    return str(whole[-1]) if whole else None
+
+
+def _progress_folder(out: Path, inputs: dict[str, Any]) -> Path:
+    """Where the checkpoints lie; emptied where they are of another training."""
+    folder = out.with_name(f".{out.name}.progress")
+    named = folder / "inputs.json"
+    if folder.exists() and (not named.exists() or artifacts.read_json(named) != inputs):
+        shutil.rmtree(folder)
+    artifacts.write_json(named, inputs)
+    return folder
+
+
+def _check(base: Path, rows: Sequence[Sequence[int]], settings: TrainingSettings) -> None:
+    for name, what in {"config.json": "model", "tokenizer.json": "tokenizer"}.items():
+        if not (base / name).is_file():
+            raise DpgError(f"{base} has no {name}: training starts from a {what}'s directory")
+    if not len(rows):
+        raise DpgError(f"{base}: there is nothing to train on: the rows are empty")
+    for number, row in enumerate(rows):
+        if not 2 <= len(row) <= settings.context:
+            raise DpgError(
+                f"row {number} has {len(row)} tokens: allowed are 2 to the context of "
+                f"{settings.context}"
+            )
+
+
+def _rows_hash(rows: Sequence[Sequence[int]]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        line = np.asarray(row, np.int32)
+        digest.update(len(line).to_bytes(4, "little") + line.tobytes())
+    return digest.hexdigest()
+
+
+def weights_hash(directory: str | Path) -> str:
+    """SHA-256 of a directory's safetensors, file by file."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(directory).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

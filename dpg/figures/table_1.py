@@ -1,0 +1,219 @@
+"""Table 1: perplexity on the benchmark after training on each source of text (Appendix C)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dpg import artifacts
+from dpg.errors import DpgError
+from dpg.evaluation.downstream import BEFORE, REPLAY, SFT, SOURCES, UNTUNED
+from dpg.figures.generations import escape_latex
+from dpg.figures.style import save_csv, with_suffix
+
+TITLES = {
+    BEFORE: "Before CPT",
+    REPLAY: "CPT on replay text",
+    UNTUNED: "Untuned Generator",
+    "adam": "Adam Metagrad",
+    "sgd": "SGD Metagrad",
+    "naive": "Naive",
+    "embedding": "Embedding Sim",
+    "levenshtein": "Levenshtein",
+    "fasttext": "fasttext",
+    SFT: "SFT Comparison",
+}
+"""Source -> the paper's name of its row; where replay is DCLM, "CPT on DCLM"."""
+
+PAPER_LANGUAGES = ("de", "es", "fr", "it")
+PAPER = {
+    "llama-instruct": {
+        BEFORE: (133.86, 204.31, 89.23, 129.26),
+        REPLAY: (125.84, 209.55, 90.36, 133.48),
+        UNTUNED: (140.97, 218.41, 97.27, 145.02),
+        "adam": (64.03, 31.12, 33.09, 43.13),
+        "sgd": (98.65, 53.62, 47.75, 86.86),
+        "naive": (131.99, 228.57, 96.71, 138.43),
+        "embedding": (135.19, 206.78, 95.35, 134.91),
+        "levenshtein": (130.89, 212.78, 94.07, 137.54),
+        "fasttext": (127.67, 367.98, 91.23, 211.23),
+        SFT: (43.78, 17.86, 21.89, 29.94),
+    },
+    "llama-base": {
+        BEFORE: (93.12, 163.01, 65.12, 89.29),
+        REPLAY: (91.58, 160.57, 64.10, 87.55),
+        UNTUNED: (89.45, 144.84, 59.46, 82.79),
+        "adam": (35.04, 20.18, 18.53, 24.04),
+        "sgd": (61.25, 33.57, 30.56, 53.74),
+        "naive": (86.25, 151.40, 59.80, 80.73),
+        "embedding": (91.19, 164.19, 65.99, 86.58),
+        "levenshtein": (93.08, 163.38, 64.19, 88.90),
+        "fasttext": (91.82, 311.28, 63.89, 126.99),
+        SFT: (30.35, 14.33, 14.47, 18.70),
+    },
+}
+"""The paper's Table 1: target -> source -> one perplexity a language of `PAPER_LANGUAGES`."""
+
+DASH = "\N{EN DASH}"
+_NOTE = "Perplexity of a passage's last word, by lm-eval; lower is better"
+
+
+def frame(paths: Sequence[str | Path]) -> pd.DataFrame:
+    """Collect the cells.
+
+    Args:
+        paths: the perplexity files of `dpg perplexity measure`, one a target model, in the order of
+            the table's columns.
+
+    Returns:
+        A row a cell, in the table's order: target, language, source, title, perplexity, acc and
+        passages of the test split, validation_perplexity and, at the paper's scale, paper.
+
+    Raises:
+        DpgError: no file, a file of another kind, a target twice, or two scales.
+    """
+    if not paths:
+        raise DpgError("table_1 needs the perplexities of a target: run `dpg perplexity measure`")
+    parts, scales, targets = [], set(), []
+    for path in paths:
+        record = artifacts.read_json(path)
+        try:
+            scales.add(record["scale"])
+            targets.append(record["target"])
+            parts.append(_cells(record))
+        except (KeyError, TypeError) as error:
+            raise DpgError(f"{path} holds no perplexities of models: it lacks {error}") from None
+    if len(set(targets)) < len(targets) or len(scales) > 1:
+        raise DpgError(
+            f"table_1 shows each target once, of one scale; given: {', '.join(targets)} of "
+            f"{', '.join(sorted(scales))}"
+        )
+    table = pd.concat(parts, ignore_index=True)
+    return table if scales == {"paper"} else table.drop(columns="paper")
+
+
+def _cells(record: dict) -> pd.DataFrame:
+    titles = dict(TITLES)
+    if "dclm" in record["replay"]:
+        titles[REPLAY] = "CPT on DCLM"
+    rows = []
+    for cell in record["cells"]:
+        source, language = cell["source"], cell["language"]
+        known = PAPER.get(record["target"], {}).get(source)
+        place = PAPER_LANGUAGES.index(language) if language in PAPER_LANGUAGES else None
+        rows.append(
+            {
+                "target": record["target"],
+                "language": language,
+                "source": source,
+                "title": titles[source],
+                "perplexity": cell["test"]["perplexity"],
+                "acc": cell["test"]["acc"],
+                "passages": cell["test"]["passages"],
+                "validation_perplexity": cell["validation"]["perplexity"],
+                "paper": math.nan if known is None or place is None else known[place],
+            }
+        )
+    table = pd.DataFrame(rows)
+    order = table.source.map(SOURCES.index)
+    return table.assign(_order=order).sort_values(["_order", "language"]).drop(columns="_order")
+
+
+def best(table: pd.DataFrame) -> set[tuple[str, str]]:
+    """The (target, language, source) of each column's lowest perplexity.
+
+    Fine-tuning on the benchmark itself is there for comparison and does not compete.
+    """
+    rest = table[table.source != SFT]
+    lowest = rest.loc[rest.groupby(["target", "language"]).perplexity.idxmin()]
+    return set(zip(lowest.target, lowest.language, lowest.source, strict=True))
+
+
+def _grid(table: pd.DataFrame, bold) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """Columns (target, language) in order, and the rows of cells as text, titles first."""
+    columns = list(dict.fromkeys(zip(table.target, table.language, strict=True)))
+    columns = sorted(columns, key=lambda c: (list(table.target.unique()).index(c[0]), c[1]))
+    cells = {(r.target, r.language, r.source): r for r in table.itertuples()}
+    winners, rows = best(table), []
+    for source in SOURCES:
+        line = [cells.get((*column, source)) for column in columns]
+        if not any(line):
+            continue
+        title = next(cell.title for cell in line if cell)
+        rows.append([title])
+        for column, cell in zip(columns, line, strict=True):
+            text = DASH if cell is None else number(cell.perplexity)
+            if (*column, source) in winners:
+                text = bold(text)
+            paper = getattr(cell, "paper", math.nan)
+            rows[-1].append(text if math.isnan(paper) else f"{text} ({number(paper)})")
+    return columns, rows
+
+
+def number(value: float) -> str:
+    """A perplexity as the paper prints it, with two decimals; above 1,000 without."""
+    return f"{value:.2f}" if value < 1000 else f"{value:,.0f}"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table in Markdown, in the paper's layout."""
+    columns, rows = _grid(table, lambda text: f"**{text}**")
+    heads = [f"{target} {language.upper()}" for target, language in columns]
+    lines = [f"**{_title(table)}**", "", f"| CPT Data Source | {' | '.join(heads)} |"]
+    lines.append(f"| :--- |{' ---: |' * len(columns)}")
+    lines += [f"| {' | '.join([title, *cells])} |" for title, *cells in rows]
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: pd.DataFrame) -> str:
+    """The table in LaTeX, in the paper's layout: the languages of a target side by side."""
+    columns, rows = _grid(table, lambda text: rf"\textbf{{{text}}}")
+    targets = list(dict.fromkeys(target for target, _ in columns))
+    spans = [
+        rf"\multicolumn{{{sum(c[0] == target for c in columns)}}}{{c}}{{{escape_latex(target)}}}"
+        for target in targets
+    ]
+    codes = [language.upper() for _, language in columns]
+    lines = [
+        r"\begin{table}",
+        r"  \centering\small",
+        rf"  \begin{{tabular}}{{l{'r' * len(columns)}}}",
+        r"    \hline",
+        rf"    & {' & '.join(spans)} \\",
+        rf"    CPT Data Source & {' & '.join(codes)} \\",
+        r"    \hline",
+    ]
+    for title, *cells in rows:
+        shown = [cell.replace(DASH, "--") for cell in cells]
+        lines.append(rf"    {' & '.join([escape_latex(title), *shown])} \\")
+    lines += [
+        r"    \hline",
+        r"  \end{tabular}",
+        rf"  \caption{{{escape_latex(_title(table))}.}}",
+        r"  \label{tab:table_1}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _title(table: pd.DataFrame) -> str:
+    return f"{_NOTE} (the paper's in brackets)" if "paper" in table else _NOTE
+
+
+def build(paths: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
+    """Write the table as CSV (a row a cell), Markdown and LaTeX (the paper's layout).
+
+    Raises:
+        DpgError: as `frame`.
+    """
+    table = frame(paths)
+    written = [save_csv(table, out_stem)]
+    for kind, text in {"md": markdown(table), "tex": latex(table)}.items():
+        path = with_suffix(out_stem, kind)
+        with artifacts.atomic_path(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+        written.append(path)
+    return written

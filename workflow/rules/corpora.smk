@@ -1,0 +1,55 @@
+# Corpora (Appendix C): text for continued pre-training. A killed job goes on after its last shard.
+
+
+rule replay:
+    input:
+        wheel=rules.wikipedia_wheel.output if study.downstream.replay.source == "wheel" else [],
+        articles=rules.articles.output,
+        tokenizer=layout.model(study.downstream.targets[0]),
+    output:
+        str(layout.text_corpus("replay") / "corpus.json"),
+    log:
+        f"{LOGS}/corpora/replay.log",
+    params:
+        settings=settings(study.downstream.replay, study.downstream.cpt.tokens),
+        wheel=lambda wildcards, input: option("--wheel", input.wheel),
+        out=lambda wildcards, output: Path(output[0]).parent,
+    shell:
+        "dpg corpus replay {params.wheel} --articles {input.articles} "
+        "--tokenizer {input.tokenizer} --out {params.out} > {log} 2>&1"
+
+
+rule untuned_corpus:
+    input:
+        generator=untuned_generator(),
+        articles=rules.articles.output,
+    output:
+        str(layout.text_corpus("untuned") / "corpus.json"),
+    log:
+        f"{LOGS}/corpora/untuned.log",
+    resources:
+        gpu=one_gpu(),
+    params:
+        settings=downstream_settings("corpus", "seed"),
+        out=lambda wildcards, output: Path(output[0]).parent,
+    shell:
+        "dpg corpus rollouts --generator {input.generator} --articles {input.articles} "
+        "--out {params.out} > {log} 2>&1"
+
+
+rule generator_corpus:
+    input:
+        generator=language_generator,
+        articles=rules.articles.output,
+    output:
+        str(layout.text_corpus("{experiment}", "{variant}") / "corpus.json"),
+    log:
+        f"{LOGS}/corpora/{{experiment}}-{{variant}}.log",
+    resources:
+        gpu=one_gpu(),
+    params:
+        settings=downstream_settings("corpus", "seed"),
+        out=lambda wildcards, output: Path(output[0]).parent,
+    shell:
+        "dpg corpus rollouts --experiment {wildcards.experiment} --variant {wildcards.variant} "
+        "--generator {input.generator} --articles {input.articles} --out {params.out} > {log} 2>&1"

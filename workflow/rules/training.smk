@@ -1,0 +1,59 @@
+# Training in PyTorch (Appendix C): many trainings in one process, a group a target. Models that are
+# finished are not trained again, a killed job goes on from its last checkpoint.
+
+
+rule continue_pretraining:
+    input:
+        target=lambda wildcards: layout.model(wildcards.target),
+        generator=untuned_generator(),
+        replay=rules.replay.output,
+        corpora=group_corpora,
+    output:
+        str(layout.trained("{target}", "{group}") / "cpt.json"),
+    log:
+        f"{LOGS}/cpt/{{target}}-{{group}}.log",
+    resources:
+        gpu=one_gpu(),
+    params:
+        settings=downstream_settings("cpt", "seed"),
+        out=lambda wildcards, output: Path(output[0]).parent,
+    shell:
+        "dpg train cpt --target {wildcards.target} --group {wildcards.group} "
+        "--out {params.out} > {log} 2>&1"
+
+
+rule fine_tune:
+    input:
+        target=lambda wildcards: layout.model(wildcards.target),
+        passages=rules.passages.output,
+        tasks=rules.perplexity_tasks.output,
+    output:
+        str(layout.trained("{target}", "{group}") / "sft.json"),
+    log:
+        f"{LOGS}/sft/{{target}}-{{group}}.log",
+    resources:
+        gpu=one_gpu(),
+    params:
+        settings=downstream_settings("sft", "perplexity", "seed"),
+        out=lambda wildcards, output: Path(output[0]).parent,
+    shell:
+        "dpg train sft --target {wildcards.target} --language {wildcards.group} "
+        "--passages {input.passages} --tasks {input.tasks} --out {params.out} > {log} 2>&1"
+
+
+rule perplexity:
+    input:
+        target=lambda wildcards: layout.model(wildcards.target),
+        trained=trained_groups,
+        tasks=rules.perplexity_tasks.output,
+    output:
+        str(layout.perplexity("{target}")),
+    log:
+        f"{LOGS}/perplexity/{{target}}.log",
+    resources:
+        gpu=one_gpu(),
+    params:
+        settings=downstream_settings("perplexity"),
+    shell:
+        "dpg perplexity measure --target {wildcards.target} --tasks {input.tasks} "
+        "--out {output} > {log} 2>&1"
