@@ -32,3 +32,4 @@ rule all:
     input:
         [figure_files(name) for name in plan.drawable(study)],
         rules.theorem_3_1.output,
+        rules.claims.output,

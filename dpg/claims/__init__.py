@@ -1,0 +1,23 @@
+"""What the paper claims, each as a check over results: holds, does not hold, or not tested.
+
+`evidence` reads results and refuses what cannot support a claim; `verdicts` turns numbers into a
+verdict; `paper` is the list of claims; `page` writes the ledger. Importing this package loads no
+drawing library and no jax.
+"""
+
+from dpg.claims.evidence import Results, Untested, inputs
+from dpg.claims.page import write
+from dpg.claims.paper import CLAIMS
+from dpg.claims.verdicts import Claim, Condition, Verdict, judge
+
+__all__ = [
+    "CLAIMS",
+    "Claim",
+    "Condition",
+    "Results",
+    "Untested",
+    "Verdict",
+    "inputs",
+    "judge",
+    "write",
+]

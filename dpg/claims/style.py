@@ -1,0 +1,106 @@
+"""Does a text read like a story or like an article? For the claim on style before language.
+
+A word-count classifier between the benchmark's English passages (stories) and the prompts' English
+articles, learned from the scale's own tables, on pieces as long as a rollout. It has to tell unseen
+pieces apart before it is asked about rollouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from dpg.claims.evidence import Untested
+
+MIN_ACCURACY = 0.9
+"""On pieces of unseen texts; below that its word is worth nothing."""
+
+MIN_PIECES = 50
+"""Of each kind, for learning and for the test."""
+
+
+def reader(
+    stories: Sequence[str], articles: Sequence[str], *, words: int, seed: int = 0
+) -> tuple[Callable[[Sequence[str]], np.ndarray], float]:
+    """Learn to tell stories from articles.
+
+    Args:
+        stories, articles: texts of each kind, in one language.
+        words: length of the pieces it learns from: that of the texts it will read.
+        seed: of the split into learning (3 of 4 texts) and test.
+
+    Returns:
+        A function from texts to bool [N], whether each reads like a story; and its balanced
+        accuracy on pieces of texts that it did not learn from.
+
+    Raises:
+        Untested: too little text, or an accuracy below `MIN_ACCURACY`.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.naive_bayes import MultinomialNB
+    from sklearn.pipeline import make_pipeline
+
+    learn, test = ([], []), ([], [])
+    rng = np.random.default_rng(seed)
+    for label, texts in enumerate((articles, stories)):
+        for text in texts:
+            kind = learn if rng.random() < 0.75 else test
+            kind[0].extend(found := pieces(text, words))
+            kind[1].extend([label] * len(found))
+    for part in (learn, test):
+        fewest = min(part[1].count(0), part[1].count(1))
+        if fewest < MIN_PIECES:
+            raise Untested(f"{fewest} pieces of {words} words to tell styles apart with")
+    # Equal priors: how much text of each kind there is says nothing about a rollout.
+    model = make_pipeline(CountVectorizer(token_pattern=r"\w+|[^\w\s]"), MultinomialNB())
+    model.set_params(multinomialnb__fit_prior=False)
+    model.fit(*learn)
+    accuracy = float(balanced_accuracy_score(test[1], model.predict(test[0])))
+    if accuracy < MIN_ACCURACY:
+        raise Untested(
+            f"stories and articles are told apart in {accuracy:.0%} of unseen pieces of {words} "
+            f"words only; {MIN_ACCURACY:.0%} are needed"
+        )
+    return lambda texts: model.predict(list(texts)) == 1, accuracy
+
+
+def pieces(text: str, words: int) -> list[str]:
+    """A text cut into pieces of so many words; a remainder of less than half is left out."""
+    cut = [" ".join(part) for part in _batched(text.split(), words)]
+    return [piece for piece in cut if 2 * len(piece.split()) >= words]
+
+
+def _batched(items: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def crossings(
+    judged: pd.DataFrame, language: str, reads_like_a_story: Callable[[Sequence[str]], np.ndarray]
+) -> tuple[int | None, int | None]:
+    """When a generator took up the style, and when the language.
+
+    Args:
+        judged: rollouts with step, response and judged.
+        language: the target's English name, such as Spanish.
+        reads_like_a_story: see `reader`.
+
+    Returns:
+        The first validation at which half of the rollouts in English, of at least ten, read like
+        stories, or None; and the first at which half of all rollouts are in the language, or None.
+
+    Raises:
+        Untested: half of them read like stories at the first validation already.
+    """
+    style = tongue = None
+    for number, (step, table) in enumerate(judged.groupby("step")):
+        english = table[table["judged"] == "English"]["response"]
+        if style is None and len(english) >= 10 and reads_like_a_story(english).mean() >= 0.5:
+            if number == 0:
+                raise Untested("half of the rollouts read like stories before any training")
+            style = int(step)
+        if tongue is None and (table["judged"] == language).mean() >= 0.5:
+            tongue = int(step)
+    return style, tongue
