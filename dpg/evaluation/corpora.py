@@ -19,12 +19,14 @@ import pandas as pd
 from dpg import artifacts
 from dpg.config import CorpusSettings, RunConfig
 from dpg.errors import DpgError
+from dpg.evaluation.training import weights_hash
 from dpg.generators import sampling
 from dpg.generators.jax_engine import MIN_TOKENS
 from dpg.generators.run import encode
 from dpg.generators.validation import Prompts
 from dpg.models import Tokenizer, decode, load
 from dpg.progress import Progress
+from dpg.text.fetch import file_sha256
 
 RECORD = "corpus.json"
 COLUMNS = ("source", "text", "tokens")
@@ -155,10 +157,13 @@ def write_corpus(
     prompts = encode(run, table[table.split == settings.prompts], tokenizer)
     if not len(prompts.articles):
         raise DpgError(f"{articles}: no article of split '{settings.prompts}' is long enough")
+    # Of a shard's text; how many shards there are, and how many rows at a time, is no part of it.
     config = {
-        "corpus": settings.model_dump(mode="json"),
-        "generator": run.generator.model_dump(mode="json"),
+        "corpus": settings.model_dump(mode="json", exclude={"tokens", "batch"}),
+        "generator": run.generator.model_dump(include={"prompt_tokens", "response_tokens"}),
         "prompt_style": run.prompt_style,
+        "checkpoint": weights_hash(generator),
+        "articles": file_sha256(Path(articles)),
         "seed": seed,
     }
     _same_settings(out, config)
@@ -202,7 +207,7 @@ def _tokenizer(generator: str | Path) -> Tokenizer:
 
 
 def _same_settings(out: Path, config: dict[str, Any]) -> None:
-    """Begin anew where the shards lying there are of other settings."""
+    """Begin anew where the shards lying there are of other settings or another checkpoint."""
     named = out / "settings.json"
     if named.exists() and artifacts.read_json(named) != config:
         for path in [*out.glob("shard_*.parquet"), out / RECORD]:

@@ -179,6 +179,7 @@ def _warmup(settings: TrainingSettings, rows: int, epochs: int) -> int:
 
 
 def _load(base: Path) -> Any:
+    import safetensors
     import torch
     import transformers
 
@@ -186,7 +187,7 @@ def _load(base: Path) -> Any:
         return transformers.AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise DpgError(f"{base} cannot be loaded as a causal language model: {error}") from error
 
 
