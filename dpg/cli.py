@@ -369,6 +369,9 @@ def generate(
 def judge(
     config: Config,
     run: Annotated[Path, typer.Option(help="A run directory with validation.parquet.")],
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print calls, tokens and cost; make no call.")
+    ] = False,
     out: OptionalOut = None,
 ) -> None:
     """Decide which language each validation rollout is in (Figure 4, Appendix F).
@@ -382,9 +385,14 @@ def judge(
     settings = {}
     if scale.judge.kind == "openai":
         settings = scale.judge.model_dump(include={"model", "base_url", "max_cost"})
-        settings["cache"] = Layout(scale.scale).folder / "judge_cache.jsonl"
+        settings |= {"cache": Layout(scale.scale).folder / "judge_cache.jsonl"}
+        settings |= {"calls": not estimate}
     chosen = judges.build(scale.judge.kind, **settings)
-    judged = judges.judge_table(read_table(run / "validation.parquet"), chosen)
+    rollouts = read_table(run / "validation.parquet")
+    if estimate:
+        typer.echo(chosen.estimate(rollouts["response"].tolist()))
+        return
+    judged = judges.judge_table(rollouts, chosen)
     write_table(out or run / "judged.parquet", judged)
 
 
@@ -647,6 +655,22 @@ def claims(config: Config, out: OptionalOut = None) -> None:
         typer.echo(f"{verdict.claim.name}: {verdict.line}")
     scale = results.study.scale.scale
     ledger.write(verdicts, out or results.layout.claims, scale=scale, seeds=results.seeds)
+
+
+@app.command()
+def status(config: Config) -> None:
+    """Say which runs, models, figures and tables are done, running or missing, on one screen.
+
+    **Example:** `dpg status --config config/tiny.yaml`
+    """
+    from rich.console import Console
+
+    from dpg import status as states
+
+    study = configs.load(config)
+    layout = Layout(study.scale.scale)
+    title = f"Scale {study.scale.scale}, in {layout.folder}"
+    Console().print(states.table(states.collect(study, layout), title))
 
 
 def _recipe(scale: configs.ScaleFile) -> configs.PretrainingSettings:

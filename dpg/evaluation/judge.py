@@ -66,6 +66,10 @@ class Judge(Protocol):
         """Return one answer a text, in order: one of `CHOICES`, or what the judge said instead."""
         ...
 
+    def estimate(self, texts: list[str]) -> Estimate:
+        """Return what `classify(texts)` would take now. Makes no call."""
+        ...
+
 
 def build(kind: str, **settings: Any) -> Judge:
     """Return the judge of this kind: "offline" or "openai" (settings: see `OpenAIJudge`).
@@ -194,6 +198,10 @@ class OfflineJudge:
         self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
         self._identifier.set_languages([*LANGUAGES, "zxx"])
 
+    def estimate(self, texts: list[str]) -> Estimate:
+        """Return zeros: this judge makes no call."""
+        return Estimate(len(texts), 0, 0, 0, 0.0)
+
     def classify(self, texts: list[str]) -> list[str]:
         """Return one of `CHOICES` for each text."""
         return [self._one(text) for text in texts]
@@ -295,8 +303,10 @@ class OpenAIJudge:
         timeout: seconds to wait for one answer. Long on purpose: a call given up too early may
             have been paid.
         prices: US dollars for a million (prompt, completion) tokens; None takes `PRICES`.
-        max_cost: US dollars that this judge may spend, by the estimate before the first call and by
-            the server's token counts after; None: no limit.
+        max_cost: US dollars that may be spent, by the estimate before the first call and by the
+            server's token counts after, what earlier judges with this cache paid included; None:
+            no limit.
+        calls: False makes a judge that only estimates, and needs no key.
         sleep: waits that many seconds (tests shorten it).
 
     The key comes from the environment variable OPENAI_API_KEY alone and is never logged, stored or
@@ -319,6 +329,7 @@ class OpenAIJudge:
         timeout: float = 120.0,
         prices: tuple[float, float] | None = None,
         max_cost: float | None = None,
+        calls: bool = True,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         for name, value in {"concurrency": concurrency, "attempts": attempts}.items():
@@ -335,14 +346,14 @@ class OpenAIJudge:
         self.concurrency = concurrency
         self.attempts = attempts
         self.backoff = backoff
-        self.spent = 0.0
-        """US dollars paid by this judge so far, by the server's token counts."""
         self._reserved = 0.0
         self._lock = threading.Lock()
         self._sleep = sleep
         self._random = random.Random(0)  # jitter only: it decides when, never what
         self._cache = _Cache(Path(cache), model)
-        self._client = _client(base_url, timeout)
+        self.spent = 0.0 if self.prices is None else _cost(self.prices, *self._cache.tokens)
+        """US dollars paid for the answers in the cache, by the server's token counts."""
+        self._client = _client(base_url, timeout) if calls else None
 
     def estimate(self, texts: list[str]) -> Estimate:
         """Return what `classify(texts)` would take now, the cache considered. Makes no call."""
@@ -360,8 +371,11 @@ class OpenAIJudge:
                 does not know the model; the quota is used up; a text fails at every attempt. What
                 was answered until then stays in the cache.
         """
+        if self._client is None:
+            raise DpgError("judge: made with calls=False, this one only estimates")
         estimate = self.estimate(texts)
-        if self.max_cost is not None and self.spent + estimate.cost > self.max_cost:
+        over = self.max_cost is not None and self.spent + estimate.cost > self.max_cost
+        if over and estimate.calls:
             raise DpgError(
                 f"judge: {estimate} would pass max_cost = ${self.max_cost:.4f}"
                 f" (${self.spent:.4f} spent so far); raise max_cost or judge fewer rollouts"
@@ -552,11 +566,15 @@ class _Cache:
         self._path, self._model = path, model
         self._lock = threading.Lock()
         self._answers: dict[str, str] = {}
+        self.tokens = (0, 0)
         torn = 0
         for line in path.read_bytes().splitlines() if path.exists() else ():
             try:
                 entry = json.loads(line)
                 self._answers[entry["key"]] = entry["answer"]
+                if entry.get("model") == model:
+                    paid = entry.get("prompt_tokens", 0), entry.get("completion_tokens", 0)
+                    self.tokens = self.tokens[0] + paid[0], self.tokens[1] + paid[1]
             except (ValueError, KeyError, TypeError):
                 if line and not line.startswith(_LINE_START[: len(line)]):
                     raise DpgError(

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -538,6 +539,44 @@ def test_spending_is_counted_from_the_servers_tokens(serve, tmp_path):
     judge = asking(serve(), tmp_path)
     judge.classify(["a", "b", "a"])
     assert judge.spent == pytest.approx(2 * (60 * 0.10 + 2 * 0.40) / 1e6, rel=1e-12)
+
+
+def test_max_cost_counts_what_earlier_judges_with_the_cache_paid(serve, tmp_path):
+    server = serve()
+    texts = [f"t{i}" for i in range(10)]
+    first = asking(server, tmp_path)
+    first.classify(texts)
+    again = asking(server, tmp_path, max_cost=first.spent * 1.01)
+    assert again.spent == pytest.approx(first.spent, rel=1e-12)
+    assert again.classify(texts) == ["Spanish"] * 10  # nothing is to be paid
+    with pytest.raises(DpgError, match=r"would pass max_cost.*spent so far"):
+        again.classify(["another text"])
+    assert server.completions.total() == 10
+
+
+def test_an_estimate_needs_no_key(tmp_path, monkeypatch, offline):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    judge = OpenAIJudge(tmp_path / "cache.jsonl", calls=False)
+    assert judge.estimate(["a", "b"]).calls == 2
+    with pytest.raises(DpgError, match="only estimates"):
+        judge.classify(["a"])
+    assert offline.estimate(["a", "b"]).calls == 0
+
+
+def test_the_command_prints_an_estimate_and_asks_nobody(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from dpg.cli import app
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    pd.DataFrame({"response": ["uno", "dos", "uno"]}).to_parquet(tmp_path / "validation.parquet")
+    monkeypatch.chdir(tmp_path)
+    paper = Path(__file__).parents[2] / "config" / "paper.yaml"
+    arguments = ["judge", "-c", str(paper), "--run", str(tmp_path), "--estimate"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.output.startswith("3 texts: 2 calls, about ")
+    assert "$0.00" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["validation.parquet"]
 
 
 def test_an_unknown_price_needs_prices_for_max_cost(serve, tmp_path):
