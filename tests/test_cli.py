@@ -23,11 +23,14 @@ def dpg(*arguments, folder=ROOT):
 def test_help_names_every_step():
     done = dpg("--help")
     assert done.returncode == 0
-    for verb in ("config", "fetch", "text", "model", "generate", "judge", "figure"):
+    for verb in ("config", "fetch", "text", "model", "generate", "judge", "figure", "claims"):
         assert verb in done.stdout
 
 
-@pytest.mark.parametrize("verb", [["generate"], ["judge"], ["figure"], ["config", "show"]])
+@pytest.mark.parametrize(
+    "verb",
+    [["generate"], ["judge"], ["figure"], ["theorem"], ["claims"], ["status"], ["config", "show"]],
+)
 def test_help_of_a_verb_shows_an_example(verb):
     assert "Example:" in dpg(*verb, "--help").stdout
 
@@ -73,3 +76,22 @@ def test_an_engine_that_is_not_there_yet_is_refused_rather_than_replaced():
     done = dpg("generate", "-c", "config/paper.yaml", "--experiment", "uuid", "--variant", "adam")
     assert done.returncode == 2
     assert "engine: 'verl' is not built yet" in done.stderr
+
+
+def test_the_ledger_of_a_study_without_results_tests_nothing(tmp_path):
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    done = dpg("claims", "-c", "config/smoke.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) > 30
+    assert all("not tested at this scale: " in line for line in lines)
+    kinds = {path.suffix for path in (tmp_path / "results" / "smoke" / "claims").iterdir()}
+    assert kinds == {".json", ".md", ".html"}
+
+
+def test_the_status_of_a_study_without_results_is_one_screen(tmp_path):
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    done = dpg("status", "-c", "config/paper.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) <= 24
+    assert "0 of 11" in done.stdout

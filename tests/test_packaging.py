@@ -43,6 +43,7 @@ LAYERS = (
     "figures",
     "claims",
     "theory",
+    "status",
     "cli",
     "__main__",
 )
