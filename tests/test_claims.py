@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,9 +15,10 @@ from dpg import claims, config
 from dpg.claims import style, verdicts
 from dpg.claims.evidence import LANGUAGES, Results, Untested
 from dpg.claims.verdicts import FAILS, HOLDS, UNTESTED, Condition, judge
-from dpg.config import EXPERIMENTS_FILE
 from dpg.layout import Layout
 
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "config"
 NAMES = {"de": "German", "es": "Spanish", "fr": "French", "it": "Italian"}
 BY_NAME = {claim.name: claim for claim in claims.CLAIMS}
 NEVER = {"coherent-rephrases"}  # no result can support it
@@ -83,9 +86,9 @@ class World:
     """A results folder in which everything is as the paper says; tests spoil parts of it."""
 
     def __init__(self, folder, seeds=(0,)):
-        text = yaml.safe_load((EXPERIMENTS_FILE.parent / "paper.yaml").read_text())
+        text = yaml.safe_load((CONFIG / "paper.yaml").read_text())
         (folder / "mine.yaml").write_text(yaml.safe_dump({**text, "seeds": list(seeds)}))
-        self.study = config.load(folder / "mine.yaml", EXPERIMENTS_FILE)
+        self.study = config.load(folder / "mine.yaml", CONFIG / "experiments.yaml")
         self.place(folder)
 
     def place(self, folder):
@@ -509,8 +512,8 @@ def test_a_spoiled_measurement_of_the_theorem(world, claim):
 class TestStudies:
     def study(self, folder, drop):
         """The paper's study without some variants."""
-        text = yaml.safe_load((EXPERIMENTS_FILE.parent / "paper.yaml").read_text())
-        paper = yaml.safe_load(EXPERIMENTS_FILE.read_text())
+        text = yaml.safe_load((CONFIG / "paper.yaml").read_text())
+        paper = yaml.safe_load((CONFIG / "experiments.yaml").read_text())
         for experiment, variant in drop:
             paper["experiments"][experiment]["variants"].pop(variant)
         (folder / "scale.yaml").write_text(yaml.safe_dump(text))
@@ -535,7 +538,7 @@ class TestStudies:
         assert all(world.verdict(name).verdict == HOLDS for name in BY_NAME.keys() - NEVER)
 
     def test_the_miniatures_inputs_are_all_below_its_folder(self):
-        study = config.load(EXPERIMENTS_FILE.parent / "smoke.yaml")
+        study = config.load(CONFIG / "smoke.yaml", CONFIG / "experiments.yaml")
         layout = Layout(study.scale.scale)
         assert all(layout.folder in path.parents for path in claims.inputs(study, layout))
 
@@ -607,6 +610,15 @@ class TestConditions:
         claim = claims.Claim("x", "section 1", "x", "x", lambda results: [Condition("shown", 1.0)])
         with pytest.raises(ValueError, match="asks nothing"):
             verdicts.judge(claim, whole.results)
+
+
+def test_the_documents_example_runs(tmp_path, monkeypatch, capsys):
+    document = ROOT / "docs" / "claims.md"
+    (code,) = re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.S)
+    (tmp_path / "config").symlink_to(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "claims.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("not tested at this scale: results/tiny/runs/uuid/")
 
 
 def test_the_ledger_has_every_claim_in_three_forms(whole, tmp_path):

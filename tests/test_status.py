@@ -2,20 +2,21 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from dpg import config, status
-from dpg.config import EXPERIMENTS_FILE
 from dpg.layout import Layout
 
+CONFIG = Path(__file__).resolve().parent.parent / "config"
 NOW = 1_800_000_000.0
 
 
 @pytest.fixture(scope="module")
 def study():
-    return config.load(EXPERIMENTS_FILE.parent / "paper.yaml")
+    return config.load(CONFIG / "paper.yaml", CONFIG / "experiments.yaml")
 
 
 @pytest.fixture
