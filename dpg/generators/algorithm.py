@@ -126,10 +126,12 @@ def grpo_step(
         shuffle=run.prompt_shuffle,
     )
     # The G responses of a prompt stand together (line 5 of Algorithm 1).
-    chosen = prompts.take(np.repeat(index, settings.group_size))
+    chosen = prompts.take(index)
     groups = np.repeat(np.arange(len(index)), settings.group_size)
     key = sampling.key(run.seed, "rollouts", step)
-    rollouts = generator.rollout(chosen.tokens, chosen.mask, key, settings.temperature)
+    rollouts = generator.rollout(
+        chosen.tokens, chosen.mask, key, settings.temperature, settings.group_size
+    )
     own = without_end(rollouts.tokens, rollouts.mask, tokenizer.eos_id)
     rewards = reward(RolloutBatch(rollouts.tokens, own, groups, step))
     advantages = group_advantages(rewards.values, rewards.groups, settings.advantage_eps)

@@ -17,7 +17,7 @@ import optax
 from dpg.config import GeneratorSettings
 from dpg.errors import DpgError
 from dpg.generators.grpo import PolicyLoss, policy_loss
-from dpg.models import LanguageModel
+from dpg.models import LanguageModel, prefix
 from dpg.models.decode import Rollouts, generate
 from dpg.models.layers import target_nll, wide
 from dpg.models.model import head
@@ -59,9 +59,17 @@ class JaxGenerator:
         self._update = functools.partial(_update, model, settings, self.optimizer)
 
     def rollout(
-        self, prompts: np.ndarray, mask: np.ndarray, key: jax.Array, temperature: float
+        self,
+        prompts: np.ndarray,
+        mask: np.ndarray,
+        key: jax.Array,
+        temperature: float,
+        group_size: int = 1,
     ) -> Rollouts:
-        """One response a row; prompts int32 [N, P] padded on the left, mask bool [N, P]."""
+        """`group_size` responses a prompt, N = U * group_size rows; a prompt's stand together.
+
+        Prompts int32 [U, P] are padded on the left, mask is bool [U, P].
+        """
         rollouts = generate(
             self.model,
             self.params,
@@ -72,6 +80,7 @@ class JaxGenerator:
             temperature=temperature,
             eos_id=self.eos_id,
             min_tokens=MIN_TOKENS,
+            group_size=group_size,
             batch_size=self.settings.rollout_batch,
         )
         return jax.tree.map(np.asarray, rollouts)
@@ -88,8 +97,8 @@ class JaxGenerator:
         """Move the policy by the GRPO objective, mini-batch by mini-batch.
 
         Args:
-            prompts, mask: [N, P], as they were sampled from.
-            rollouts: N rows.
+            prompts, mask: [U, P], as they were sampled from.
+            rollouts: N rows, U times the responses to each prompt.
             advantages: [N].
             names: said in the error, such as "step 3".
             rate: share of the settings' learning rate.
@@ -97,14 +106,12 @@ class JaxGenerator:
         Raises:
             DpgError: the loss or the gradient is not finite; the generator stays as it was.
         """
-        size = self.settings.mini_batch_prompts * self.settings.group_size
         batch = _Batch(
-            np.concatenate([prompts, rollouts.tokens], 1),
-            np.concatenate([mask, rollouts.mask], 1),
-            rollouts.logprobs,
+            prompts, mask, rollouts.tokens, rollouts.mask, rollouts.logprobs,
             advantages.astype(np.float32),
-        )
-        batch = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), batch)
+        )  # fmt: skip
+        size = self.settings.mini_batch_prompts * self.settings.group_size
+        batch = _cut(batch, len(rollouts.tokens) // size)
         params, state, log = self._update(self.params, self.state, batch, np.float32(rate))
         log = UpdateLog(*(float(x) for x in log))
         if not np.isfinite([log.loss, log.gradient_norm]).all():
@@ -141,10 +148,23 @@ class JaxGenerator:
 
 
 class _Batch(NamedTuple):
-    tokens: Any  # int32 [..., P + R]
-    mask: Any  # bool [..., P + R]
-    old_logprobs: Any  # float32 [..., R]
-    advantages: Any  # float32 [...]
+    """N rollouts and the U prompts that they answer, N / U to each; cut, with a leading axis."""
+
+    prompts: Any  # int32 [U, P]
+    prompt_mask: Any  # bool [U, P]
+    tokens: Any  # int32 [N, R]
+    mask: Any  # bool [N, R]
+    old_logprobs: Any  # float32 [N, R]
+    advantages: Any  # float32 [N]
+
+
+def _cut(batch: _Batch, pieces: int) -> _Batch:
+    """The batch in so many equal pieces [pieces, ...], each with the prompts of its rollouts."""
+    if len(batch.prompts) % pieces:  # a piece ends amid a group: every rollout its own prompt
+        group = len(batch.tokens) // len(batch.prompts)
+        repeated = (x.repeat(group, axis=0) for x in batch[:2])
+        batch = _Batch(*repeated, *batch[2:])
+    return jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), batch)
 
 
 @functools.lru_cache(maxsize=16)  # compiled programs are found again by the optimizer's identity
@@ -193,16 +213,17 @@ def _gradient(
     model: LanguageModel, settings: GeneratorSettings, params: Any, batch: _Batch
 ) -> tuple[Any, PolicyLoss]:
     """The gradient of one mini-batch's loss, in microbatches that add up to the same numbers."""
-    R = settings.response_tokens
-    tokens = batch.mask[:, -R:].sum()
+    tokens = batch.mask.sum()
 
     def loss(params, part):
-        logprobs = response_logprobs(model, params, part.tokens, part.mask, R, settings.temperature)
+        logprobs = response_logprobs(
+            model, params, part.prompts, part.prompt_mask, part.tokens, settings.temperature
+        )
         value = policy_loss(
             logprobs,
             part.old_logprobs,
             part.advantages,
-            part.mask[:, -R:],
+            part.mask,
             clip=settings.clip,
             dual_clip=settings.dual_clip,
             tokens=tokens,
@@ -216,7 +237,7 @@ def _gradient(
         raise DpgError(
             f"generator.update_microbatch = {micro} does not divide a mini-batch of {size} rollouts"
         )
-    parts = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]), batch)
+    parts = _cut(batch, size // micro)
 
     def add(total, part):
         return jax.tree.map(jnp.add, total, jax.grad(loss, has_aux=True)(params, part)), None
@@ -226,16 +247,16 @@ def _gradient(
 
 
 def response_logprobs(
-    model: LanguageModel, params: Any, tokens, mask, response_tokens: int, temperature: float
+    model: LanguageModel, params: Any, prompts, prompt_mask, tokens, temperature: float
 ) -> jax.Array:
-    """Log-probabilities of the last R tokens: float32 [B, R] from tokens int32 [B, P + R].
+    """Log-probabilities of the responses: float32 [N, R] from tokens int32 [N, R].
 
-    The head is applied to the response alone: at a prompt of half the length this saves a third
-    of the vocabulary's work.
+    Prompts [U, P] are read once for the N / U responses to each, and the head is applied to the
+    responses alone. What stands after a response's end is of no meaning.
     """
-    hidden = model.hidden(params, tokens, mask)[:, -response_tokens - 1 : -1]
-    logits = wide(head(params, hidden)) / temperature
-    return -target_nll(logits, tokens[:, -response_tokens:])
+    before = prefix.read(model, params, prompts, prompt_mask)
+    hidden = prefix.response_hidden(model, params, before, tokens)
+    return -target_nll(wide(head(params, hidden)) / temperature, tokens)
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:

@@ -10,15 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpg.errors import DpgError
-from dpg.models.layers import (
-    Array,
-    attention,
-    causal,
-    heads_first,
-    positions_of,
-    through_layers,
-    wide,
-)
+from dpg.models import prefix
+from dpg.models.layers import Array, wide
 from dpg.models.model import LanguageModel, head
 
 
@@ -49,18 +42,20 @@ def generate(
     temperature: float,
     eos_id: int | None,
     min_tokens: int = 0,
+    group_size: int = 1,
     batch_size: int | None = None,
 ) -> Rollouts:
-    """Sample one response a row.
+    """Sample `group_size` responses a prompt; those of a prompt stand together.
 
-    Row i's sample depends on `key` and i alone: a row may be drawn in a batch of any size. Equal
-    shapes share one compiled program; the temperature and the end-of-text id are arguments of it.
+    A prompt is read once, and its keys and values are kept once, for all its responses. Row i's
+    sample depends on `key` and i alone: a row may be drawn in a batch of any size. Equal shapes
+    share one compiled program; the temperature and the end-of-text id are arguments of it.
 
     Args:
         model: the generator.
         params: its parameters.
-        prompts: int32 [N, P], padded on the LEFT.
-        prompt_mask: bool [N, P], true on the prompt's own tokens.
+        prompts: int32 [U, P], padded on the LEFT; N = U * group_size.
+        prompt_mask: bool [U, P], true on the prompt's own tokens.
         key: a key of `jax.random`.
         response_tokens: R, the most tokens a response may have.
         temperature: the logits are divided by it; 0 takes the most probable token.
@@ -68,23 +63,24 @@ def generate(
         min_tokens: the end of text is not drawn before a row has so many tokens. The reported
             log-probabilities stay those of the distribution without this rule, which is what
             `token_logprobs` gives for the same tokens.
-        batch_size: rows at a time, to bound the memory of the cache; all at once where None.
+        group_size: G, the responses to each prompt.
+        batch_size: rows at a time, to bound the memory of the cache; all at once where None. It
+            is rounded to whole prompts: down, but to no less than one.
 
     Raises:
         DpgError: prompts and responses that do not fit the context, a row without a token or not
             padded on the left (the row is named), a negative temperature, an empty batch.
     """
     prompts, prompt_mask = np.asarray(prompts, np.int32), np.asarray(prompt_mask, bool)
-    _check(model, prompts, prompt_mask, response_tokens, temperature, batch_size)
-    N = prompts.shape[0]
-    batch_size = min(batch_size or N, N)
-    rows = np.arange(N, dtype=np.int32)
+    _check(model, prompts, prompt_mask, response_tokens, temperature, group_size, batch_size)
+    U, G = len(prompts), group_size
+    size = U if batch_size is None else min(max(batch_size // G, 1), U)
     parts = []
-    for start in range(0, N, batch_size):
-        chosen = rows[start : start + batch_size]
-        # The last batch is filled up with copies of its first row, so that it needs no program of
-        # its own; `real` lets the copies end at once.
-        index = np.resize(chosen, batch_size) if len(chosen) < batch_size else chosen
+    for start in range(0, U, size):
+        # The last batch is filled up with prompts from its front, so that it needs no program of
+        # its own; `real` lets their rows end at once.
+        index = np.resize(np.arange(start, min(start + size, U), dtype=np.int32), size)
+        real = np.repeat(np.arange(start, start + size) < U, G)
         part = _generate(
             model,
             response_tokens,
@@ -93,13 +89,13 @@ def generate(
             prompts[index],
             prompt_mask[index],
             key,
-            index,
-            np.arange(batch_size) < len(chosen),
+            (index[:, None] * G + np.arange(G, dtype=np.int32)).ravel(),
+            real,
             np.float32(temperature or 1.0),
             np.int32(-1 if eos_id is None else eos_id),
             np.int32(min_tokens),
         )
-        parts.append(jax.tree.map(operator.itemgetter(slice(len(chosen))), part))
+        parts.append(part if real.all() else jax.tree.map(operator.itemgetter(real), part))
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
@@ -109,6 +105,7 @@ def _check(
     mask: np.ndarray,
     response_tokens: int,
     temperature: float,
+    group_size: int,
     batch_size: int | None,
 ) -> None:
     if prompts.ndim != 2 or prompts.shape != mask.shape or not prompts.size:
@@ -126,6 +123,8 @@ def _check(
         raise DpgError(f"temperature is {temperature}; it must be 0 (greedy) or above")
     if batch_size is not None and batch_size < 1:
         raise DpgError(f"batch_size is {batch_size}; it must be 1 or more")
+    if group_size < 1:
+        raise DpgError(f"group_size is {group_size}; a prompt has at least one response")
     wrong = ~mask[:, -1] | (np.diff(mask.astype(np.int8), axis=1) < 0).any(1)
     if wrong.any():
         raise DpgError(
@@ -149,31 +148,44 @@ def _generate(
     eos: Array,
     min_tokens: Array,
 ) -> Rollouts:
-    """`generate` for one batch; `rows` are the rows' numbers, `real` false on rows to ignore."""
+    """`generate` for one batch; `rows` [B] are its rows' numbers, `real` false on rows to ignore.
+
+    A layer's cache is [U, K * G, R, d], the responses' own keys or values, beside the prompts'
+    [U, K, P, d], which the G responses of a prompt read together; with one response a prompt both
+    are one cache, [U, K, P + R, d].
+    """
     config, family = model.config, model.family
-    B, P = prompts.shape
+    B, (U, P) = len(rows), prompts.shape
+    G = B // U
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-    lengths = prompt_mask.sum(-1, dtype=jnp.int32)
-    layers = _unstack(params["layers"])
 
     def choose(hidden: Array, step: Array) -> tuple[Array, Array]:
-        logits = wide(head(params, hidden)) / temperature
+        logits = wide(head(params, hidden))
         forbidden = jnp.where(step < min_tokens, eos, -1)
         if greedy:
             allowed = jnp.where(jnp.arange(logits.shape[-1]) == forbidden, -jnp.inf, logits)
             token = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
             return token, _chosen(logits, token) - jax.nn.logsumexp(logits, axis=-1)
         numbers = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, step), (2,)))(keys)
-        return sample(logits, numbers, forbidden)
+        return sample(logits, numbers, temperature, forbidden)
 
-    hidden, cache = _prefill(model, params, prompts, prompt_mask, R)
-    token, logprob = choose(hidden, jnp.int32(0))
+    before = prefix.read(model, params, prompts, prompt_mask)
+    layers, prompt = _unstack(params["layers"]), _unstack((before.keys, before.values))
+    lengths = jnp.repeat(before.lengths, G)
+    token, logprob = choose(jnp.repeat(before.hidden, G, axis=0), jnp.int32(0))
     rollouts = Rollouts(
         jnp.full((R, B), jnp.maximum(eos, 0), jnp.int32).at[0].set(token),
         jnp.zeros((R, B), bool).at[0].set(real),
         jnp.zeros((R, B), logprob.dtype).at[0].set(logprob),
     )
-    own = jnp.pad(prompt_mask, ((0, 0), (0, R)))
+    if G > 1:
+        _, K, _, d = prompt[0][0].shape
+        own = jnp.zeros((U, K * G, R, d), before.keys.dtype)
+        cache, first = tuple((own, own) for _ in layers), 0
+    else:
+        room = ((0, 0), (0, 0), (0, R), (0, 0))
+        cache = tuple(tuple(jnp.pad(x, room) for x in pair) for pair in prompt)
+        prompt, first = [None] * len(layers), P
 
     def unfinished(carry: Any) -> Array:
         step, _, running, _, _ = carry
@@ -181,20 +193,21 @@ def _generate(
 
     def write(carry: Any) -> Any:
         step, token, running, rollouts, cache = carry
-        slot = P + step - 1  # of the token written last, whose keys and values are still to come
-        allowed = own | ((jnp.arange(P + R) >= P) & (jnp.arange(P + R) <= slot))
-        positions = (lengths + step - 1)[:, None]
+        # Of the token written last, whose keys and values are still to come.
+        slot, positions = first + step - 1, (lengths + step - 1)[:, None]
+        written = jnp.broadcast_to(jnp.arange(R) < step, (U, R))
+        allowed = jnp.concatenate([prompt_mask, written], axis=-1)
         rotary = family.rotary(config, positions)
         x = family.embed(config, params, token[:, None], positions)
         new_cache = []
-        for layer, (keys_before, values_before) in zip(layers, cache, strict=True):
+        for layer, shared, own in zip(layers, prompt, cache, strict=True):
 
-            def attend(q, k, v, before=(keys_before, values_before)):
+            def attend(q, k, v, shared=shared, own=own):
                 now = tuple(
-                    jax.lax.dynamic_update_slice(b, n, (0, 0, slot, 0))
-                    for b, n in zip(before, heads_first(k, v), strict=True)
+                    jax.lax.dynamic_update_slice(cached, _by_prompt(new, U), (0, 0, slot, 0))
+                    for cached, new in zip(own, (k, v), strict=True)
                 )
-                return _attention_of_one(q, *now, allowed), now
+                return _attend_to_cache(q, *now, allowed, shared), now
 
             x, now = family.block(config, layer, x, rotary, attend)
             new_cache.append(now)
@@ -213,49 +226,56 @@ def _generate(
     return Rollouts(*(x.T for x in rollouts))
 
 
-def _prefill(
-    model: LanguageModel, params: dict, prompts: Array, mask: Array, R: int
-) -> tuple[Array, tuple[tuple[Array, Array], ...]]:
-    """Read the prompts: the last hidden state [B, D], and each layer's keys and values.
-
-    A cache is [B, K, P + R, d] a layer, the last R positions still empty.
-    """
-    config, family = model.config, model.family
-    positions, allowed = positions_of(mask), causal(prompts.shape[1]) & mask[:, None]
-    rotary = family.rotary(config, positions)
-
-    def attend(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
-        k, v = heads_first(k, v)
-        return attention(q, k, v, allowed), (k, v)
-
-    def block(x: Array, layer: dict) -> tuple[Array, tuple[Array, Array]]:
-        return family.block(config, layer, x, rotary, attend)
-
-    x = family.embed(config, params, prompts, positions)
-    x, cache = through_layers(block, x, params["layers"])
-    room = ((0, 0), (0, 0), (0, 0), (0, R), (0, 0))
-    keys, values = (jnp.pad(c, room) for c in cache)
-    hidden = family.final_norm(config, params, x[:, -1:])[:, 0]
-    return hidden, tuple(zip(_unstack(keys), _unstack(values), strict=True))
+def _by_prompt(x: Array, U: int) -> Array:
+    """One token's keys or values [U * G, 1, K, d] as the caches have them, [U, K * G, 1, d]."""
+    *_, K, d = x.shape
+    return x.reshape(U, -1, K, d).swapaxes(1, 2).reshape(U, -1, 1, d)
 
 
-def _attention_of_one(q: Array, k: Array, v: Array, allowed: Array) -> Array:
-    """`dpg.models.layers.attention` of one query a row: q [B, 1, H, d], allowed bool [B, S].
+def _attend_to_cache(
+    q: Array, k: Array, v: Array, allowed: Array, shared: tuple[Array, Array] | None
+) -> Array:
+    """Softmax attention of one token a row to what precedes it.
 
-    The same numbers. Both products are laid out such that XLA on CPU takes them as products of
-    matrices; as `attention` writes them, that of the values becomes a plain loop, which took a
-    third of a rollout.
+    The products are written as XLA on CPU takes them for products of matrices; contracted as in
+    `dpg.models.layers.attention`, that with the values becomes a plain loop, which took a third of
+    a rollout.
+
+    Args:
+        q: [B, 1, H, d]; B = U * G.
+        k, v: [U, K * G, S, d], a row's own.
+        allowed: bool [U, P + S], or [U, S] where nothing is shared.
+        shared: keys and values [U, K, P, d] that stand before those of all G rows, or None.
+
+    Returns:
+        [B, 1, H * d].
     """
     B, _, H, d = q.shape
-    K = k.shape[1]
-    q = q.reshape(B, K, H // K, d) * d**-0.5
-    scores = wide(jnp.einsum("bkgd,bksd->bkgs", q, k))
+    U, KG, S, _ = k.shape
+    G = B // U
+    K = KG // G
+    q = q.reshape(U, G, K, H // K, d).swapaxes(1, 2) * d**-0.5
+    together, q = q.reshape(U, K, -1, d), q.reshape(U, KG, -1, d)
+    scores = jnp.einsum("uxhd,uxsd->uxhs", q, k)
+    if shared is not None:
+        first = jnp.einsum("ukhd,ukpd->ukhp", together, shared[0])
+        scores = jnp.concatenate([first.reshape(*q.shape[:-1], -1), scores], axis=-1)
+    scores = wide(scores)
     scores = jnp.where(allowed[:, None, None], scores, np.finfo(scores.dtype).min / 2)
     probabilities = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgs,bksd->bkgd", probabilities, v).reshape(B, 1, H * d)
+    out = jnp.einsum("uxhs,uxsd->uxhd", probabilities[..., -S:], v)
+    if shared is not None:
+        first = probabilities[..., :-S].reshape(*together.shape[:-1], -1)
+        out += jnp.einsum("ukhp,ukpd->ukhd", first, shared[1]).reshape(out.shape)
+    return out.reshape(U, K, G, -1).swapaxes(1, 2).reshape(B, 1, H * d)
 
 
-def sample(logits: Array, numbers: Array, forbidden: Array | int = -1) -> tuple[Array, Array]:
+def sample(
+    logits: Array,
+    numbers: Array,
+    temperature: Array | float = 1.0,
+    forbidden: Array | int = -1,
+) -> tuple[Array, Array]:
     """Draw one token a row by inverting the distribution function, in two stages.
 
     The vocabulary is cut into about sqrt(V) blocks of as many tokens: one uniform number picks
@@ -264,8 +284,9 @@ def sample(logits: Array, numbers: Array, forbidden: Array | int = -1) -> tuple[
     relative precision.
 
     Args:
-        logits: float [B, V], already divided by the temperature.
+        logits: float [B, V].
         numbers: float [B, 2], uniform on [0, 1).
+        temperature: the logits are divided by it.
         forbidden: a token that is not drawn; -1 for none.
 
     Returns:
@@ -273,29 +294,35 @@ def sample(logits: Array, numbers: Array, forbidden: Array | int = -1) -> tuple[
         nothing is forbidden.
     """
     B, V = logits.shape
-    width = math.isqrt(V - 1) + 1
-    top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-    masses = jnp.exp(logits - top)
-    drawn = jnp.arange(V) != forbidden
-    left_out = jnp.where(drawn, 0, masses).sum(-1)
-    masses = jnp.where(drawn, masses, 0)
+    width = _block_width(V)
+    top = logits.max(-1, keepdims=True)
+    # The softmax's numerators, in one pass over the logits; zero on what may not be drawn.
+    masses = jnp.where(jnp.arange(V) != forbidden, jnp.exp((logits - top) / temperature), 0)
     masses = jnp.pad(masses, ((0, 0), (0, -V % width))).reshape(B, -1, width)
     sums = masses.sum(-1)
-    block = _invert(sums, numbers[:, 0])
+    block, total = _invert(sums, numbers[:, 0])
     inside = jnp.take_along_axis(masses, block[:, None, None], axis=1)[:, 0]
-    token = block * width + _invert(inside, numbers[:, 1])
-    logprob = _chosen(logits, token) - top[:, 0] - jnp.log(sums.sum(-1) + left_out)
-    return token, logprob
+    token = block * width + _invert(inside, numbers[:, 1])[0]
+    left_out = jnp.exp((logits[:, jnp.maximum(forbidden, 0)] - top[:, 0]) / temperature)
+    total += jnp.where(forbidden >= 0, left_out, 0)
+    return token, (_chosen(logits, token) - top[:, 0]) / temperature - jnp.log(total)
 
 
-def _invert(masses: Array, number: Array) -> Array:
-    """The first index at which the running sum exceeds number times the total: int32 [B].
+def _block_width(V: int) -> int:
+    """Tokens a block: the least divisor of V from sqrt(V) to twice that, or sqrt(V) rounded up."""
+    root = math.isqrt(V - 1) + 1
+    return next((width for width in range(root, 2 * root) if V % width == 0), root)
 
-    An index without mass is never taken, whatever the rounding of the sums.
+
+def _invert(masses: Array, number: Array) -> tuple[Array, Array]:
+    """The first index at which the running sum exceeds number times the total, and the total.
+
+    int32 [B] and float [B]. An index without mass is never taken, whatever the rounding.
     """
     sums = jnp.cumsum(masses, axis=-1)
     hit = (sums > number[:, None] * sums[:, -1:]) & (masses > 0)
-    return jnp.where(hit.any(-1), hit.argmax(-1), masses.argmax(-1)).astype(jnp.int32)
+    index = jnp.where(hit.any(-1), hit.argmax(-1), masses.argmax(-1)).astype(jnp.int32)
+    return index, sums[:, -1]
 
 
 def _chosen(logits: Array, token: Array) -> Array:

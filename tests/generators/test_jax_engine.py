@@ -54,9 +54,7 @@ def updated(case, **changes):
 
 def test_log_probabilities_of_the_response_are_those_it_was_sampled_with(case):
     params, prompts, mask, rollouts, _ = case
-    tokens = np.concatenate([prompts, rollouts.tokens], 1)
-    own = np.concatenate([mask, rollouts.mask], 1)
-    got = response_logprobs(MODEL, params, tokens, own, 5, SETTINGS.temperature)
+    got = response_logprobs(MODEL, params, prompts, mask, rollouts.tokens, SETTINGS.temperature)
     np.testing.assert_allclose(np.where(rollouts.mask, got, 0), rollouts.logprobs, atol=1e-5)
 
 
@@ -98,6 +96,20 @@ def test_a_linear_schedule_falls_from_all_to_nearly_nothing():
     settings = SETTINGS.model_copy(update={"schedule": "linear", "grpo_steps": 4})
     assert [settings.rate(step) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
     assert SETTINGS.rate(0) == 1.0
+
+
+@pytest.mark.parametrize("micro", [2, 1])  # 1 cuts a group in two
+def test_prompts_read_once_give_the_update_of_prompts_repeated(case, micro):
+    params, prompts, mask, _, advantages = case
+    settings = SETTINGS.model_copy(update={"update_microbatch": micro, "mini_batch_prompts": 2})
+    prompts, mask = prompts[:4], mask[:4]
+    repeated = np.repeat(prompts, 2, 0), np.repeat(mask, 2, 0)
+    one, other = (JaxGenerator(MODEL, params, settings, eos_id=1) for _ in range(2))
+    rollouts = one.rollout(prompts, mask, jax.random.key(1), 0.7, group_size=2)
+    log = one.update(prompts, mask, rollouts, advantages)
+    assert log == pytest.approx(other.update(*repeated, rollouts, advantages), abs=1e-6)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 def test_microbatches_give_the_same_update(case):

@@ -105,6 +105,17 @@ def test_equal_prompts_get_different_samples(case):
     assert len({tuple(row) for row in run(same).tokens.tolist()}) == N
 
 
+def test_responses_of_a_group_are_those_to_its_prompt_repeated(either):
+    model, params, prompts, mask = either
+    G = 3
+    repeated = run((model, params, np.repeat(prompts, G, 0), np.repeat(mask, G, 0)), eos_id=EOS)
+    for batch_size in (None, 7, 1):  # whole prompts at a time: all, two, one
+        grouped = run(either, eos_id=EOS, group_size=G, batch_size=batch_size)
+        np.testing.assert_array_equal(grouped.tokens, repeated.tokens)
+        np.testing.assert_array_equal(grouped.mask, repeated.mask)
+        np.testing.assert_allclose(grouped.logprobs, repeated.logprobs, rtol=0, atol=1e-5)
+
+
 def test_end_of_text(case):
     free = run(case, key=4)
     eos = int(free.tokens[2, 3])  # a token that some rows are known to write
@@ -232,6 +243,7 @@ def test_extreme_numbers_never_hit_a_token_without_mass(number, spread):
         ({"response_tokens": 0}, "at least one token"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"batch_size": 0}, "batch_size"),
+        ({"group_size": 0}, "group_size is 0"),
     ],
 )
 def test_wrong_input_is_named(changes, message):
@@ -241,17 +253,21 @@ def test_wrong_input_is_named(changes, message):
         generate(GPT2, {}, np.zeros((2, P), np.int32), mask, jax.random.key(0), **settings)
 
 
-def test_cache_is_neither_copied_nor_transposed():
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_cache_is_neither_copied_nor_transposed(group_size):
     """The loop writes into its caches in place and reads them as they lie."""
     model = LanguageModel(Gpt2Config(64, 32, 1, 2, 64, 64))
     rows, prompt, response = 4, 3, 40
-    cache = rows * model.config.hidden_size * (prompt + response)
+    slots = response if group_size > 1 else prompt + response
+    cache = rows * model.config.hidden_size * slots
+    prompts = np.zeros((rows // group_size, prompt), np.int32)
     arguments = (
-        model, response, False, model.init(jax.random.key(0)),
-        np.zeros((rows, prompt), np.int32), np.ones((rows, prompt), bool), jax.random.key(0),
-        np.arange(rows), np.ones(rows, bool), np.float32(1), np.int32(-1), np.int32(0),
+        model, response, False, model.init(jax.random.key(0)), prompts, prompts == 0,
+        jax.random.key(0), np.arange(rows), np.ones(rows, bool), np.float32(1), np.int32(-1),
+        np.int32(0),
     )  # fmt: skip
     program = _generate.lower(*arguments).compile().as_text()
+    program = program.partition("\nENTRY ")[0]  # what happens once is in the entry alone
     sizes = {"copy": [], "transpose": [], "dynamic-update-slice": []}
     for shape, name in re.findall(r"= f32\[([\d,]+)\]\S* ([\w-]+)\(", program):
         if name in sizes:
