@@ -260,6 +260,6 @@ def gradients(
 
 def _log_orders(counts: np.ndarray) -> np.ndarray:
     """[S]: log of the number of orders in which a dataset's batches can be drawn."""
-    log_factorial = np.cumsum(np.log(np.maximum(1, np.arange(counts.max() * 3 + 1))))
     sizes = counts.sum(-1)
+    log_factorial = np.cumsum(np.log(np.maximum(1, np.arange(sizes.max() + 1))))
     return (log_factorial[sizes] - log_factorial[counts].sum(-1)).sum(0)

@@ -412,6 +412,8 @@ def test_a_collapse_of_adam_and_a_baseline_that_learns(world):
 def test_too_few_rollouts_or_no_judge(world):
     judged(world, "lambada-es/adam", lambda t: t[t["row"] < 8])
     assert "8 rollouts a validation; a fraction needs 20" in world.verdict("language-es").line
+    world.path("lambada-es/adam", "judged.parquet").write_bytes(b"PAR1 and no more")
+    assert world.verdict("language-es").verdict == UNTESTED
     world.path("lambada-es/adam", "judged.parquet").unlink()
     verdict = world.verdict("language-es")
     assert verdict.verdict == UNTESTED

@@ -1,6 +1,8 @@
 """Theorem 3.1's two gradients against their definitions, and what the figure says of them."""
 
 import itertools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -178,3 +180,21 @@ def test_exponents_are_taken_towards_the_limit(measured):
     assert theorem_3_1.exponent(sgd, "B", "error") == pytest.approx(-1, abs=0.02)
     made = sgd.assign(error=3 * sgd["T"] ** 0.5)
     assert theorem_3_1.exponent(made, "T", "error") == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+def test_the_documented_numbers_are_what_comes_out():
+    """docs/theorem.md: exponents of three sweeps, constants and cosines, at the default size."""
+    text = (Path(__file__).resolve().parent.parent / "docs" / "theorem.md").read_text()
+    rows = re.findall(r"^\| (?:`(\w+)` from|greatest error|least cosine).*?\| (.*) \|$", text, re.M)
+    table = [(sweep, re.split(r" *\| *", cells)) for sweep, cells in rows]
+    assert [sweep for sweep, _ in table] == ["eta", "B", "T", "", ""]
+    frame = theory.measure()
+    for place, optimizer in ((0, "sgd"), (2, "adam-smooth"), (3, "adam")):
+        here = frame[frame["optimizer"] == optimizer]
+        for sweep, cells in table[:3]:
+            slopes = [theorem_3_1.exponent(here, sweep, c) for c in ("error", "bound")]
+            assert [float(cells[place]), float(cells[1])] == pytest.approx(slopes, abs=0.0051)
+        ratio, cosine = (float(cells[place]) for _, cells in table[3:])
+        assert ratio == pytest.approx((here["error"] / here["bound"]).max(), rel=0.02)
+        assert cosine == pytest.approx(here["cosine"].min(), abs=0.005)
