@@ -88,7 +88,7 @@ def continue_pretraining(
     with artifacts.RunRecord(out / "cpt.json", config, seed) as record:
         record.entries["models"] = {}
         for source, corpus in corpora.items():
-            blocks = packing.mixture(
+            rows = packing.mixture(
                 settings,
                 corpus=None if source == REPLAY else corpus,
                 replay=replay,
@@ -98,7 +98,7 @@ def continue_pretraining(
             )
             done = training.fit(
                 target,
-                blocks,
+                rows,
                 settings,
                 learning_rate=settings.learning_rate,
                 epochs=1,

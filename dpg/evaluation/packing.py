@@ -1,8 +1,10 @@
-"""Documents as the fixed blocks that continued pre-training reads.
+"""What continued pre-training reads: rollouts one by one, replay text in blocks.
 
-Documents are put one after the other, begin-of-text before each where the target's tokenizer has
-it and end-of-text after each, and the row of tokens is cut into blocks; no token is padding. Replay
-and generated text are cut apart, so a block is of one kind.
+A rollout is an example of its own, as in the generator's training: begin-of-text before it where
+the target's tokenizer adds one, end-of-text after it where the generator wrote one. Most rollouts
+end because they are long enough; an end-of-text put there would teach the target that every text
+ends after so many tokens. Replay documents are put one after the other, begin-of-text before and
+end-of-text after each, and cut into blocks, as in the pre-training of the target.
 """
 
 from __future__ import annotations
@@ -18,48 +20,66 @@ from dpg.evaluation.corpora import read_corpus
 from dpg.models import Tokenizer
 
 
-def documents(
-    corpus: str | Path, target: Tokenizer, writer: Tokenizer | None = None
+def examples(
+    corpus: str | Path, target: Tokenizer, writer: Tokenizer, context: int
 ) -> Iterable[list[int]]:
-    """A corpus's texts as token ids of the target, special tokens included.
+    """A generator's texts as rows of the target's token ids, 2 to `context` of them.
 
     Args:
         corpus: the corpus's folder.
         target: tokenizer of the target model.
-        writer: tokenizer of whoever wrote the corpus. Where it has the same ids the tokens are
-            passed on as they were written, as the learner does in the generator's training;
-            otherwise, and where it is None, the text is tokenised anew.
+        writer: the generator's. Where it has the same ids the tokens are passed on as they were
+            written, as in the generator's training; otherwise the text is tokenised anew.
+        context: where a row is cut.
     """
-    as_written = writer is not None and writer.same_ids(target)
-    start = [target.bos_id] if target.add_bos else []
-    end = [] if target.eos_id is None else [target.eos_id]
+    same = writer.same_ids(target)
+    start, end = _edges(target)
     for text, ids in read_corpus(corpus):
-        own = ids if as_written else target.encode(text)
-        if own[-1:] == end:
-            own = own[:-1]
-        if own:
-            yield [*start, *own, *end]
+        if same:
+            own = ids
+        else:
+            ended = writer.eos_id is not None and ids[-1:] == [writer.eos_id]
+            own = target.encode(text) + (end if ended else [])
+        row = [*start, *own][:context]
+        if len(row) > 1:
+            yield row
 
 
-def pack(rows: Iterable[list[int]], context: int, blocks: int, name: str) -> np.ndarray:
-    """The first `blocks` blocks of the documents put in a row: int32 [blocks, context].
+def blocks(corpus: str | Path, target: Tokenizer, context: int) -> Iterable[list[int]]:
+    """A corpus of whole documents as blocks of `context` of the target's token ids."""
+    start, end = _edges(target)
+    left: list[int] = []
+    for text, _ in read_corpus(corpus):
+        left += [*start, *target.encode(text), *end]
+        while len(left) >= context:
+            yield left[:context]
+            left = left[context:]
+
+
+def _edges(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """What stands before and after a whole document."""
+    start = [tokenizer.bos_id] if tokenizer.add_bos else []
+    return start, [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+
+
+def take(rows: Iterable[list[int]], tokens: int, name: str) -> list[list[int]]:
+    """The first rows that have `tokens` tokens together, the last of them whole.
 
     Raises:
-        DpgError: the documents have fewer tokens; says how many.
+        DpgError: the rows have fewer tokens; says how many.
     """
-    wanted, parts, found = blocks * context, [], 0
+    taken, found = [], 0
     for row in rows:
-        if found >= wanted:
-            break
-        parts.append(np.array(row, np.int32))
+        if found >= tokens:
+            return taken
+        taken.append(row)
         found += len(row)
-    if found < wanted:
+    if found < tokens:
         raise DpgError(
             f"{name} has {found:,} tokens for the target's tokenizer, but training takes "
-            f"{wanted:,} from it: raise downstream.corpus.tokens or lower downstream.cpt.tokens"
+            f"{tokens:,} from it: raise downstream.corpus.tokens or lower downstream.cpt.tokens"
         )
-    stream = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-    return stream[:wanted].reshape(blocks, context)
+    return taken
 
 
 def mixture(
@@ -68,15 +88,15 @@ def mixture(
     corpus: str | Path | None,
     replay: str | Path,
     target: Tokenizer,
-    writer: Tokenizer | None,
+    writer: Tokenizer,
     seed: int,
-) -> np.ndarray:
-    """The blocks of one continued pre-training, shuffled: int32 [cpt.tokens // context, context].
+) -> list[list[int]]:
+    """The rows of one continued pre-training, shuffled: about `cpt.tokens` tokens together.
 
     Args:
         settings: Table 11.
         corpus: what a generator wrote; None trains on replay text alone.
-        replay: the replay corpus; `settings.replay_ratio` of the blocks are of it.
+        replay: the replay corpus; `settings.replay_ratio` of the tokens are of it.
         target: the target's tokenizer.
         writer: the generator's.
         seed: of the order.
@@ -84,16 +104,10 @@ def mixture(
     Raises:
         DpgError: a corpus with too little text, or a damaged one.
     """
-    total = settings.tokens // settings.context
-    if total < 1:
-        raise DpgError(
-            f"cpt.tokens = {settings.tokens} are fewer than one block of cpt.context = "
-            f"{settings.context}"
-        )
-    again = total if corpus is None else round(settings.replay_ratio * total)
-    parts = [pack(documents(replay, target), settings.context, again, str(replay))]
+    again = settings.tokens if corpus is None else round(settings.replay_ratio * settings.tokens)
+    rows = take(blocks(replay, target, settings.context), again, str(replay))
     if corpus is not None:
-        rows = documents(corpus, target, writer)
-        parts.append(pack(rows, settings.context, total - again, str(corpus)))
-    blocks = np.concatenate(parts)
-    return blocks[np.random.default_rng([seed, 0xC97]).permutation(total)]
+        written = examples(corpus, target, writer, settings.context)
+        rows += take(written, settings.tokens - again, str(corpus))
+    order = np.random.default_rng([seed, 0xC97]).permutation(len(rows))
+    return [rows[place] for place in order]

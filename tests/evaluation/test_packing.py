@@ -1,4 +1,6 @@
-"""Blocks for continued pre-training: every token once, replay in its share, one order a seed."""
+"""What continued pre-training reads: rollouts one by one as they were written, replay in blocks."""
+
+import json
 
 import numpy as np
 import pandas as pd
@@ -6,7 +8,7 @@ import pytest
 
 from dpg.errors import DpgError
 from dpg.evaluation import corpora, packing
-from dpg.models import Tokenizer, tokenizer
+from dpg.models import tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +22,25 @@ def corpus(tmp_path_factory, words):
     return root
 
 
-def of_replay(block, words):
-    return any(character.isdigit() for character in words.decode(block))
+@pytest.fixture(scope="module")
+def with_bos():
+    """Another tokenizer, which adds a begin-of-text."""
+    texts = ["the river was cold"] * 9 + [f"{n}" for n in range(99)]
+    return tokenizer.train(texts, vocab_size=262, special=("<s>", "</s>"), add_bos=True)
 
 
-def blocks(corpus, words, settings, seed=0, source="generated"):
+def written(folder, texts, lines):
+    """A corpus of these texts, sampled as these ids."""
+    folder.mkdir()
+    table = pd.DataFrame({"source": "g", "text": texts, "tokens": [np.array(x) for x in lines]})
+    table.to_parquet(folder / "shard_00000.parquet")
+    counts = {"texts": len(texts), "tokens": sum(map(len, lines))}
+    record = {"shards": [{"file": "shard_00000.parquet"} | counts]}
+    (folder / "corpus.json").write_text(json.dumps(record))
+    return folder
+
+
+def mixture(corpus, words, settings, seed=0, source="generated"):
     return packing.mixture(
         settings,
         corpus=None if source is None else corpus / source,
@@ -35,68 +51,80 @@ def blocks(corpus, words, settings, seed=0, source="generated"):
     )
 
 
-def test_documents_are_cut_without_padding_or_loss(words):
-    rows = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
-    assert packing.pack(rows, 4, 2, "x").tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
-    with pytest.raises(DpgError, match=r"x has 9 tokens.*takes 12"):
-        packing.pack(rows, 4, 3, "x")
+def test_a_rollout_is_a_row_that_ends_only_where_it_was_ended(tmp_path, words):
+    ended = [*words.encode("the river was"), words.eos_id]
+    cut = words.encode("the river was cold and old")
+    folder = written(
+        tmp_path / "corpus", ["the river was", "the river was cold and old"], [ended, cut]
+    )
+    assert list(packing.examples(folder, words, words, 16)) == [ended, cut]
+    assert list(packing.examples(folder, words, words, 3)) == [ended[:3], cut[:3]]
 
 
-def test_each_document_ends_once(corpus, words):
-    first = next(iter(packing.documents(corpus / "generated", words, words)))
-    assert first == [*words.encode("the river was cold and old"), words.eos_id]
-
-
-def test_begin_of_text_stands_first_where_the_tokenizer_adds_it(corpus, words):
-    texts = ["the river was cold"] * 9 + [f"{n}" for n in range(99)]
-    other = tokenizer.train(texts, vocab_size=262, special=("<s>", "</s>"), add_bos=True)
-    first = next(iter(packing.documents(corpus / "generated", other, words)))
-    assert first[0] == other.bos_id
-    assert other.decode(first) == "the river was cold and old"
-
-
-def test_tokens_stay_as_written_only_for_equal_tokenizers(tmp_path, words):
+def test_tokens_stay_as_they_were_sampled_for_equal_tokenizers(tmp_path, words):
     """A sampled text need not be divided as the tokenizer would divide it."""
     letters = [words.encode(letter)[0] for letter in "the"]
     assert words.encode("the") != letters
-    table = pd.DataFrame({"source": ["g"], "text": ["the"], "tokens": [np.array(letters)]})
-    table.to_parquet(tmp_path / "shard_00000.parquet")
-    shard = {"file": "shard_00000.parquet", "texts": 1, "tokens": 3}
-    (tmp_path / "corpus.json").write_text(str({"shards": [shard]}).replace("'", '"'))
-    as_written = next(iter(packing.documents(tmp_path, words, words)))
-    assert as_written == [*letters, words.eos_id]
-    anew = next(iter(packing.documents(tmp_path, words)))
-    assert anew == [*words.encode("the"), words.eos_id]
+    folder = written(tmp_path / "corpus", ["the"], [letters])
+    assert list(packing.examples(folder, words, words, 16)) == [letters]
 
 
-def test_replay_has_its_share_of_the_blocks(corpus, words, downstream_settings):
-    settings = downstream_settings.cpt  # 640 tokens in blocks of 16, a tenth of replay
-    made = blocks(corpus, words, settings)
-    assert made.shape == (40, 16)
-    assert sum(of_replay(block, words) for block in made) == 4
-    alone = blocks(corpus, words, settings, source=None)
-    assert all(of_replay(block, words) for block in alone)
-    assert alone.shape == made.shape
+def test_another_tokenizer_divides_the_text_anew(tmp_path, words, with_bos):
+    ended = [*words.encode("the river"), words.eos_id]
+    folder = written(tmp_path / "corpus", ["the river", "the"], [ended, words.encode("the")])
+    first, second = packing.examples(folder, with_bos, words, 16)
+    assert first == [with_bos.bos_id, *with_bos.encode("the river"), with_bos.eos_id]
+    assert second == [with_bos.bos_id, *with_bos.encode("the")]
+
+
+def test_a_row_with_nothing_to_predict_is_left_out(tmp_path, words):
+    folder = written(tmp_path / "corpus", ["", "the river"], [[5], words.encode("the river")])
+    assert list(packing.examples(folder, words, words, 16)) == [words.encode("the river")]
+
+
+def test_replay_is_cut_into_blocks_without_padding_or_loss(corpus, words, with_bos):
+    blocks = list(packing.blocks(corpus / "replay", words, 16))
+    assert {len(block) for block in blocks} == {16}
+    documents = [[*words.encode(f"{n} {n} {n} {n}"), words.eos_id] for n in range(400)]
+    stream = [token for document in documents for token in document]
+    assert [token for block in blocks for token in block] == stream[: 16 * len(blocks)]
+    assert len(stream) - 16 * len(blocks) < 16
+    first = next(iter(packing.blocks(corpus / "replay", with_bos, 4)))
+    assert first[0] == with_bos.bos_id
+
+
+def test_rows_are_taken_until_there_are_enough_tokens():
+    rows = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+    assert packing.take(rows, 4, "x") == [[1, 2, 3], [4, 5]]
+    assert packing.take(rows, 5, "x") == [[1, 2, 3], [4, 5]]
+    assert packing.take(rows, 9, "x") == rows
+    assert packing.take(rows, 0, "x") == []
+    with pytest.raises(DpgError, match=r"x has 9 tokens.*takes 10"):
+        packing.take(rows, 10, "x")
+
+
+def test_replay_has_its_share_of_the_tokens(corpus, words, downstream_settings):
+    settings = downstream_settings.cpt  # 640 tokens, rows of 16 at most, a tenth of replay
+    rows = mixture(corpus, words, settings)
+    replay = [row for row in rows if any(c.isdigit() for c in words.decode(row))]
+    assert sum(map(len, replay)) == 64
+    assert 576 <= sum(map(len, rows)) - 64 < 576 + 16
+    alone = mixture(corpus, words, settings, source=None)
+    assert sum(map(len, alone)) == 640
+    assert all(any(c.isdigit() for c in words.decode(row)) for row in alone)
 
 
 def test_the_order_is_the_seeds(corpus, words, downstream_settings):
-    settings = downstream_settings.cpt
-    first = blocks(corpus, words, settings)
-    assert np.array_equal(first, blocks(corpus, words, settings))
-    other = blocks(corpus, words, settings, seed=1)
-    assert not np.array_equal(first, other)
-    assert sorted(map(tuple, first)) == sorted(map(tuple, other))
+    first = mixture(corpus, words, downstream_settings.cpt)
+    assert first == mixture(corpus, words, downstream_settings.cpt)
+    other = mixture(corpus, words, downstream_settings.cpt, seed=1)
+    assert first != other
+    assert sorted(first) == sorted(other)
 
 
-def test_too_little_text_names_the_corpus(corpus, words, downstream_settings):
-    settings = downstream_settings.cpt.model_copy(update={"tokens": 64_000})
-    with pytest.raises(DpgError, match=r"replay has .* tokens|generated has .* tokens"):
-        blocks(corpus, words, settings)
-    short = settings.model_copy(update={"tokens": 8})
-    with pytest.raises(DpgError, match="fewer than one block"):
-        blocks(corpus, words, short)
-
-
-def test_the_words_fixture_adds_no_begin_of_text(words):
-    assert isinstance(words, Tokenizer)
-    assert not words.add_bos
+@pytest.mark.parametrize("source", ["generated", None])
+def test_too_little_text_names_the_corpus(corpus, words, downstream_settings, source):
+    tokens = 12_000 if source else 64_000  # enough replay for a tenth of the first
+    settings = downstream_settings.cpt.model_copy(update={"tokens": tokens})
+    with pytest.raises(DpgError, match=rf"{source or 'replay'} has [\d,]+ tokens.*lower"):
+        mixture(corpus, words, settings, source=source)
