@@ -137,6 +137,7 @@ def fine_tune(
     config = {"sft": settings.model_dump(mode="json"), "target": str(target), "language": language}
     grid = [(rate, epochs) for rate in settings.learning_rates for epochs in settings.epochs]
     task = task_name(language, "validation")
+    harness.require([task])  # before any training
     with artifacts.RunRecord(out / "sft.json", config, seed) as record:
         tried = []
         for rate, epochs in grid:
@@ -263,6 +264,7 @@ def measure(
     """
     target, out = Path(target), Path(out)
     codes = [group for group in groups if group != COMMON]
+    harness.require([task_name(code, split) for code in codes for split in SPLITS])
     models = {(BEFORE, code): target for code in codes}
     for group, folder in groups.items():
         for source, directory in trained_models(folder, group).items():

@@ -161,10 +161,17 @@ class Harness:
             results[task] = scores | {"passages": int(found["n-samples"][task]["effective"])}
         return results
 
+    def require(self, tasks: Sequence[str]) -> None:
+        """Raise a DpgError that names the first of these tasks that is not there."""
+        for name in tasks:
+            if name not in self._manager.all_tasks:
+                there = ", ".join(self._manager.all_tasks[:20])
+                raise DpgError(
+                    f"no task is called {name!r}; there are: {there}: run `dpg perplexity tasks`"
+                )
+
     def _task(self, name: str) -> Any:
-        if name not in self._manager.all_tasks:
-            there = ", ".join(self._manager.all_tasks[:20])
-            raise DpgError(f"no task is called {name!r}; there are: {there}")
+        self.require([name])
         if name not in self._tasks:
             self._tasks |= self._manager.load([name])["tasks"]
         return self._tasks[name]

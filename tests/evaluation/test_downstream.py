@@ -143,6 +143,23 @@ def test_a_language_without_train_passages_is_named(passages, words):
         downstream.passage_rows(passages, "fr", words, context=8)
 
 
+def test_a_missing_task_is_named_before_any_training(
+    tmp_path, model_dir, downstream_settings, passages, harness
+):
+    french = passages.assign(language="fr")
+    with pytest.raises(DpgError, match=r"'dpg_lambada_fr_validation'.*dpg perplexity tasks"):
+        downstream.fine_tune(
+            downstream_settings.sft,
+            target=model_dir,
+            passages=french,
+            language="fr",
+            harness=harness,
+            seed=0,
+            out=tmp_path / "fr",
+        )
+    assert not (tmp_path / "fr").exists()
+
+
 def test_the_best_of_the_grid_is_chosen_on_the_validation_split(models, model_dir, harness):
     record = json.loads((models / "es" / "sft.json").read_text())
     assert [(one["learning_rate"], one["epochs"]) for one in record["grid"]] == [
