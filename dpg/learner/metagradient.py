@@ -10,7 +10,8 @@ lambda of g_t, the adjoint of s_t, and the direct part of the adjoint of theta_t
     dM / dw_ti          = 1/B <grad l_i(theta_t), lambda>
 
 and both are tangents of one forward-over-reverse pass: jvp of theta -> (grad L_t, l_1 ... l_B) in
-direction lambda. The first step needs the second line alone: forward mode of the losses.
+direction lambda. The first step needs the second line alone: forward mode of the losses. Where it
+is the only step, its gradient and that forward mode share one forward pass.
 """
 
 import math
@@ -168,6 +169,7 @@ class _Backward:
         self.value: Any = None
         self.adjoint: Tree = None
         self.adjoint_state: Any = None
+        self.tape: Any = None
 
     def walk(self, schedule: Schedule) -> MetagradientResult:
         for kind, t in schedule.actions:
@@ -204,7 +206,10 @@ class _Backward:
         self._step(to_device(g, self.run.params) if self.host_memory else g)
 
     def _gradient(self, t: int) -> Tree:
-        g, losses = self.run.gradient(self.params, t)
+        if self.run.one_tape:
+            g, losses, self.tape = self.run.record(self.params)
+        else:
+            g, losses = self.run.gradient(self.params, t)
         if self.losses[t] is None:
             self.losses[t] = losses
             self.run.check_losses(self.losses, t - 1)
@@ -228,6 +233,9 @@ class _Backward:
         batch, w = self.run.at(t)
         here = (g, self.state, self.params, self.adjoint, self.adjoint_state)
         direction, self.adjoint_state, self.adjoint = programs.pull(*here)
+        if self.tape is not None:
+            self.rows[0] = programs.along(self.tape, direction)
+            return
         if t == 0:
             self.rows[0] = programs.slope(arrays, self.params, direction, batch, w)
             return
@@ -278,6 +286,7 @@ class _Run(NamedTuple):
     programs: programs.Programs
     T: int
     B: int
+    one_tape: bool  # a single step in one piece: its gradient and its derivative share a tape
 
     @classmethod
     def check(cls, per_example_loss, params, batches, optimizer, weights, microbatch) -> "_Run":
@@ -295,13 +304,19 @@ class _Run(NamedTuple):
         compiled = programs.compile_programs(
             loss.static, programs.Static(optimizer), microbatch, _shardings(params)
         )
-        return cls(params, state, batches, weights, loss, compiled, T, B)
+        one_tape = T == 1 and (microbatch is None or microbatch >= B)
+        return cls(params, state, batches, weights, loss, compiled, T, B, one_tape)
 
     def at(self, t: int) -> tuple[Tree, Any]:
         return jax.tree.map(lambda x: x[t], self.batches), self.weights[t]
 
     def gradient(self, theta: Tree, t: int) -> tuple[Tree, jax.Array]:
+        if self.one_tape:  # the same program as the derivative's, so that its bits are the same
+            return self.record(theta)[:2]
         return self.programs.gradient(self.loss.arrays, theta, *self.at(t))
+
+    def record(self, theta: Tree) -> tuple[Tree, jax.Array, Callable]:
+        return self.programs.record(self.loss.arrays, theta, *self.at(0))
 
     @property
     def gradient_bytes(self) -> int:

@@ -5,6 +5,10 @@
     pull       (g, state, params, adjoints)  -> adjoints of g, of state, of params (direct part)
     curve      (params, direction, batch, w) -> Hessian @ direction, d losses along direction
     slope      (params, direction, batch)    -> d losses along direction
+    record     (params, batch, w)            -> g, losses, tape  where the tape is wanted next
+    along      (tape, direction)             -> d losses along direction
+
+`slope` needs no tape; `along` saves the forward pass where the gradient has just been taken.
 
 `gradient` and `apply` are separate programs on purpose: the backward sweep can then replay an
 update from a kept gradient and land on the same bits as the forward sweep.
@@ -102,6 +106,8 @@ class Programs(NamedTuple):
     pull: Callable
     curve: Callable
     slope: Callable
+    record: Callable
+    along: Callable
 
 
 @functools.lru_cache(maxsize=32)
@@ -209,6 +215,16 @@ def compile_programs(
 
         return chunked(step, batch, w)[1] / w.shape[0]
 
+    def record(arrays, params, batch, w):
+        per_example_loss = assemble(loss, arrays)
+        losses, tape = jax.linearize(lambda p: per_example_loss(p, batch), params)
+        (g,) = jax.linear_transpose(tape, params)(w.astype(losses.dtype) / w.shape[0])
+        return place(g), losses, tape
+
+    def along(tape, direction):
+        slopes = tape(direction)
+        return slopes / slopes.shape[0]
+
     return Programs(
         gradient=jax.jit(gradient),
         apply=jax.jit(apply),
@@ -217,6 +233,8 @@ def compile_programs(
         pull=jax.jit(pull, donate_argnames=("adjoint_params", "adjoint_state")),
         curve=jax.jit(curve, donate_argnames=("direct",)),
         slope=jax.jit(slope),
+        record=jax.jit(record),
+        along=jax.jit(along),
     )
 
 
