@@ -1,0 +1,128 @@
+"""The metagradient in PyTorch, as its users take it today: autograd through unrolled training."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax_methods
+import numpy as np
+import torch
+import transformers
+from torch.func import functional_call
+
+from dpg.metrics import sixseven
+from dpg.models import save
+
+RATE, B1, B2, EPS, EPS_ROOT, DECAY = 1e-4, 0.9, 0.95, 1e-8, 1e-9, 1e-4
+
+
+def measure(task: Any, gradient: Path) -> dict:
+    """Time and memory of one task; its metagradient goes to the file `gradient`."""
+    network, tokens = problem(task)
+    run = {"torch": unrolled, "torchopt": unrolled_torchopt}[task.method]
+    start = {name: p.detach() for name, p in network.named_parameters()}
+    plain = lambda: train(network, start, tokens)  # noqa: E731
+    plain()
+    before = jax_methods.resident()
+    with jax_methods.Watch() as watch:
+        result = run(network, start, tokens)
+        np.save(gradient, result.double().numpy())
+        times = [
+            (timed(plain), timed(lambda: run(network, start, tokens))) for _ in range(task.repeats)
+        ]
+    plain_seconds, seconds = (statistics.median(column) for column in zip(*times, strict=True))
+    grown = max(0, watch.peak - before)
+    return {
+        "plain_seconds": plain_seconds,
+        "seconds": seconds,
+        "temporary_bytes": grown,
+        "resident_bytes": grown,
+    }
+
+
+def problem(task: Any) -> tuple[torch.nn.Module, torch.Tensor]:
+    """The same model, weights and tokens as the JAX methods have."""
+    model = jax_methods.language_model(task.model, task.length)
+    params = model.init(jax.random.key(0))
+    tokens = jax_methods.problem(task)[3]["tokens"]
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder) / "model", model, params)
+        network = transformers.AutoModelForCausalLM.from_pretrained(
+            Path(folder) / "model", attn_implementation="eager"
+        )
+    return network.eval(), torch.tensor(tokens, dtype=torch.long)
+
+
+def losses(network: torch.nn.Module, params: dict, batch: torch.Tensor) -> torch.Tensor:
+    logits = functional_call(network, params, (batch,), {"use_cache": False}).logits[:, :-1]
+    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none")
+    return nll.mean(1)
+
+
+def train(network: torch.nn.Module, start: dict, tokens: torch.Tensor) -> dict:
+    """Plain training with PyTorch's own AdamW."""
+    params = {name: p.clone().requires_grad_() for name, p in start.items()}
+    adam = torch.optim.AdamW(params.values(), lr=RATE, betas=(B1, B2), eps=EPS, weight_decay=DECAY)
+    for batch in tokens:
+        adam.zero_grad(set_to_none=True)
+        losses(network, params, batch).mean().backward()
+        adam.step()
+    return params
+
+
+def metric(params: dict, start: dict) -> torch.Tensor:
+    pattern = torch.tensor(np.asarray(sixseven()), dtype=torch.float32)
+    height, width = pattern.shape
+    name = "transformer.wte.weight"
+    change = (params[name] - start[name])[300 : 300 + height, :width]
+    return -torch.nn.functional.softplus(-20 * pattern * change).mean()
+
+
+def unrolled(network: torch.nn.Module, start: dict, tokens: torch.Tensor) -> torch.Tensor:
+    """Every step on one tape; AdamW written out, since PyTorch's own has no eps_root."""
+    weights = torch.ones(tokens.shape[:2], requires_grad=True)
+    params = {name: p.clone().requires_grad_() for name, p in start.items()}
+    first = {name: torch.zeros_like(p) for name, p in params.items()}
+    second = dict(first)
+    for t, batch in enumerate(tokens, start=1):
+        loss = (weights[t - 1] * losses(network, params, batch)).mean()
+        gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+        new = {}
+        for (name, p), g in zip(params.items(), gradients, strict=True):
+            first[name] = B1 * first[name] + (1 - B1) * g
+            second[name] = B2 * second[name] + (1 - B2) * g * g
+            corrected = first[name] / (1 - B1**t), second[name] / (1 - B2**t)
+            update = corrected[0] / ((corrected[1] + EPS_ROOT).sqrt() + EPS)
+            new[name] = p - RATE * (update + DECAY * p)
+        params = new
+    (result,) = torch.autograd.grad(metric(params, start), weights)
+    return result
+
+
+def unrolled_torchopt(network: torch.nn.Module, start: dict, tokens: torch.Tensor) -> torch.Tensor:
+    """The same with torchopt's functional AdamW."""
+    import torchopt
+
+    weights = torch.ones(tokens.shape[:2], requires_grad=True)
+    params = {name: p.clone().requires_grad_() for name, p in start.items()}
+    adam = torchopt.adamw(lr=RATE, betas=(B1, B2), eps=EPS, eps_root=EPS_ROOT, weight_decay=DECAY)
+    state = adam.init(params)
+    for t, batch in enumerate(tokens):
+        loss = (weights[t] * losses(network, params, batch)).mean()
+        found = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+        gradients = dict(zip(params, found, strict=True))
+        updates, state = adam.update(gradients, state, params=params, inplace=False)
+        params = torchopt.apply_updates(params, updates, inplace=False)
+    (result,) = torch.autograd.grad(metric(params, start), weights)
+    return result
+
+
+def timed(function: Any) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
