@@ -123,15 +123,19 @@ def test_params_are_those_of_plain_training_bit_for_bit():
     )
 
 
-def test_one_step():
-    task, optimizer = regression(KEY, T=1), OPTIMIZERS["adamw"]()
+@pytest.mark.parametrize("make", [regression, small_transformer])
+def test_one_step(make):
+    task, optimizer = make(KEY, T=1), OPTIMIZERS["adamw"]()
     w = weights_like(task.batches)
     grad, _, _ = reference(task, optimizer, w)
+    plain = train(task.loss, task.params, task.batches, optimizer, weights=w)
     for microbatch in (None, 4):
         result = metagradient(
             *task[:2], task.params, task.batches, optimizer, weights=w, microbatch=microbatch
         )
         assert relative_error(result.weights_grad, grad) < EXACT
+        if microbatch is None:
+            jax.tree.map(np.testing.assert_array_equal, result.params, plain.params)
 
 
 def test_losses_are_weighted_means_before_the_update():
