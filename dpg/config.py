@@ -492,6 +492,10 @@ class PerplexitySettings(Settings):
     batch_size: PositiveInt
     dtype: Literal["float32", "bfloat16"]
     add_bos: bool = Field(description="begin-of-text before a passage")
+    context: PositiveInt | None = Field(
+        description="last tokens of a passage that are read, its last word's included; null = all"
+        " that the model's own context holds"
+    )
 
 
 class DownstreamSettings(Settings):

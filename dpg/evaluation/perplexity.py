@@ -147,9 +147,15 @@ class Harness:
         with _quiet():
             loaded = {task: self._task(task) for task in tasks}
             # Not `simple_evaluate`, which lists all installed packages for each model.
-            found = evaluate(
-                self._model(model), {"tasks": loaded}, bootstrap_iters=0, log_samples=False
-            )
+            try:
+                found = evaluate(
+                    self._model(model), {"tasks": loaded}, bootstrap_iters=0, log_samples=False
+                )
+            except AssertionError as error:  # how lm-eval says that a word does not fit
+                raise DpgError(
+                    f"{model}: a last word of {', '.join(tasks)} has more tokens than are read "
+                    f"(perplexity.context: {self.settings.context}): raise it"
+                ) from error
         results = {}
         for task in tasks:
             scores = {metric: float(found["results"][task][f"{metric},none"]) for metric in METRICS}
@@ -191,6 +197,7 @@ class Harness:
             dtype=self.settings.dtype,
             batch_size=self.settings.batch_size,
             add_bos_token=self.settings.add_bos,
+            max_length=self.settings.context,
         )
 
     @property

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("lm_eval")
 
-SETTINGS = PerplexitySettings(batch_size=8, dtype="float32", add_bos=False)
+SETTINGS = PerplexitySettings(batch_size=8, dtype="float32", add_bos=False, context=None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,8 +54,8 @@ def test_a_task_a_language_and_split(tasks, passages):
     assert " " not in row["word"][1:]
 
 
-@pytest.mark.parametrize("add_bos", [False, True])
-def test_it_is_the_probability_of_the_last_word(tasks, passages, model_dir, words, add_bos):
+@pytest.mark.parametrize(("add_bos", "read"), [(False, None), (True, None), (False, 12)])
+def test_it_is_the_probability_of_the_last_word(tasks, passages, model_dir, words, add_bos, read):
     """Against the model's own log-probabilities, passage by passage, without lm-eval."""
     model = transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     total, right = 0.0, 0
@@ -64,13 +64,14 @@ def test_it_is_the_probability_of_the_last_word(tasks, passages, model_dir, word
         context, word = words.encode(text.rpartition(" ")[0]), words.encode(text)
         targets = torch.tensor(word[len(context) :])
         # The model's context is 32: earlier tokens are cut off, the last word never.
-        kept = [*([words.bos_id] if add_bos else []), *word][-33:]
+        kept = [*([words.bos_id] if add_bos else []), *word][-1 - (read or 32) :]
         with torch.no_grad():
             logits = model(torch.tensor([kept[:-1]])).logits[0].log_softmax(-1)
         scores = logits[-len(targets) :]
         total += scores.gather(1, targets[:, None]).sum().item()
         right += int((scores.argmax(-1) == targets).all())
-    harness = perplexity.Harness(tasks, SETTINGS.model_copy(update={"add_bos": add_bos}))
+    settings = SETTINGS.model_copy(update={"add_bos": add_bos, "context": read})
+    harness = perplexity.Harness(tasks, settings)
     found = harness.measure(model_dir, ["dpg_lambada_es_test"])["dpg_lambada_es_test"]
     assert found["perplexity"] == pytest.approx(math.exp(-total / len(texts)), rel=1e-5)
     assert found["acc"] == right / len(texts)
@@ -95,6 +96,7 @@ def test_the_record_says_what_the_numbers_depend_on(harness):
         "batch_size": 8,
         "dtype": "float32",
         "add_bos": False,
+        "context": None,
     }
 
 
@@ -145,6 +147,12 @@ def test_a_passage_without_context_or_last_word_is_named(tmp_path, passages, tex
     with pytest.raises(DpgError, match=r"passage p40 \(es, test\).*two words at least"):
         perplexity.write_tasks(table, tmp_path / "tasks")
     assert not (tmp_path / "tasks").exists()
+
+
+def test_a_word_longer_than_what_is_read_is_named(tasks, model_dir):
+    harness = perplexity.Harness(tasks, SETTINGS.model_copy(update={"context": 1}))
+    with pytest.raises(DpgError, match=r"more tokens than are read \(perplexity\.context: 1\)"):
+        harness.measure(model_dir, ["dpg_lambada_es_test"])
 
 
 def test_an_unknown_task_lists_the_known_ones(harness, model_dir):
