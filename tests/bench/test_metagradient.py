@@ -1,0 +1,31 @@
+"""The benchmark of the learner runs, and what it compares computes the same numbers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.mark.slow
+def test_every_method_finds_the_same_metagradient(tmp_path):
+    pytest.importorskip("torch")
+    command = [
+        sys.executable, str(ROOT / "bench" / "metagradient.py"), "--models", "0.14M",
+        "--steps", "2", "--batch", "4", "--length", "8", "--repeats", "1", "--out", str(tmp_path),
+        "--methods", "dpg", "dpg-budget", "scan", "scan-checkpoint", "equinox", "torch",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, timeout=500)
+    rows = json.loads((tmp_path / "metagradient.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == command[-6:]
+    for row in rows:
+        assert row["difference"] < 1e-3, row
+        assert row["seconds"] > 0
+        assert row["plain_seconds"] > 0
+        assert row["temporary_bytes"] > 0 or row["method"] == "torch"  # a tape of a few pages
+    table = (tmp_path / "metagradient.md").read_text()
+    assert "PyTorch autograd, unrolled" in table
+    assert (tmp_path / "metagradient.png").stat().st_size > 10_000
