@@ -5,7 +5,7 @@ PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 # Processes for the fast tests; each takes up to 3 GB.
 WORKERS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
-# Passed on: `make tiny ARGS=-n`, `make test ARGS="-k learner"`.
+# Passed on: `make tiny ARGS=-n`, `make tiny ARGS=figure_2`, `make test ARGS="-k learner"`.
 ARGS ?=
 
 PYTHON_IS_RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -37,10 +37,10 @@ help: ## list the targets
 	@:
 
 tiny: .venv/.ready ## the study in miniature, on a laptop: figures and tables in results/tiny
-	@$(SNAKEMAKE) --configfile config/tiny.yaml $(ARGS)
+	@$(SNAKEMAKE) $(ARGS) --configfile config/tiny.yaml
 
 smoke: .venv/.ready ## every rule once, at sizes that prove nothing but that it runs
-	@$(SNAKEMAKE) --configfile config/smoke.yaml $(ARGS)
+	@$(SNAKEMAKE) $(ARGS) --configfile config/smoke.yaml
 
 test: .venv/.ready ## the fast tests
 	@$(PYTEST) -m "not slow and not network" -n $(WORKERS) --dist worksteal $(ARGS)
