@@ -99,7 +99,7 @@ def main() -> None:
             row = measure(task, Path(scratch))
             rows.append(row)
             print(line(row), flush=True)
-    compare(rows)
+        compare(rows)
     content = {"machine": machine(), "rows": rows}
     print("\n" + table(content))
     if args.out:
