@@ -106,15 +106,16 @@ def config_show(
             f"  a GRPO step: {one.prompts_per_step} prompts x {one.generator.group_size} = "
             f"{one.rollouts_per_step} rollouts = {one.learner.steps} x {one.learner.batch_size}"
         )
-        sources = study.sources(one)
-        for key, value in configs.leaves(one):
-            typer.echo(f"  {key:34} {value!s:<38} {sources.get(key, 'default')}")
+        _show_values(one, study.sources(one))
     if downstream:
         typer.secho("\ndownstream", bold=True, nl=False)
         typer.echo("  Perplexity after training on each generator's text (Table 1, Appendix C)")
-        for key, value in configs.leaves(study.downstream):
-            source = study.downstream_sources.get(key, "default")
-            typer.echo(f"  {key:34} {value!s:<38} {source}")
+        _show_values(study.downstream, study.downstream_sources)
+
+
+def _show_values(settings: configs.Settings, origins: dict[str, str]) -> None:
+    for key, value in configs.leaves(settings):
+        typer.echo(f"  {key:34} {value!s:<38} {origins.get(key, 'default')}")
 
 
 @fetch_app.command("wikipedia")
@@ -385,8 +386,8 @@ def judge(
     settings = {}
     if scale.judge.kind == "openai":
         settings = scale.judge.model_dump(include={"model", "base_url", "max_cost"})
-        settings |= {"cache": Layout(scale.scale).folder / "judge_cache.jsonl"}
-        settings |= {"calls": not estimate}
+        settings["cache"] = Layout(scale.scale).folder / "judge_cache.jsonl"
+        settings["calls"] = not estimate
     chosen = judges.build(scale.judge.kind, **settings)
     rollouts = read_table(run / "validation.parquet")
     if estimate:
@@ -450,17 +451,17 @@ def corpus_rollouts(
     **Example:** `dpg corpus rollouts -c config/tiny.yaml --experiment lambada-es --variant adam`
     """
     _start_jax()
-    from dpg.evaluation import corpora, downstream
+    from dpg.evaluation import corpora, sources
 
     study, layout, settings = _downstream(config)
     if (experiment is None) != (variant is None):
         raise DpgError("give both --experiment and --variant, or neither for the untuned generator")
     if experiment is None:
-        run = downstream.language_runs(study.runs)[0]
+        run = sources.language_runs(study.runs)[0]
         generator = generator or layout.model(run.generator.model)
         out = out or layout.text_corpus("untuned")
     else:
-        run = study.run(experiment, variant, downstream.language_runs(study.runs)[0].seed)
+        run = study.run(experiment, variant, sources.language_runs(study.runs)[0].seed)
         generator = generator or layout.run(experiment, variant, run.seed) / "generator"
         out = out or layout.text_corpus(experiment, variant)
     record = corpora.write_corpus(
@@ -490,12 +491,12 @@ def train_cpt(
 
     **Example:** `dpg train cpt -c config/tiny.yaml --target llama-base --group es`
     """
-    from dpg.evaluation import downstream
+    from dpg.evaluation import downstream, sources
 
     study, layout, settings = _downstream(config)
     _one_of("--target", target, settings.targets)
-    _one_of("--group", group, downstream.groups(study.runs))
-    run = downstream.language_runs(study.runs)[0]
+    _one_of("--group", group, sources.groups(study.runs))
+    run = sources.language_runs(study.runs)[0]
     downstream.continue_pretraining(
         settings.cpt,
         target=layout.model(target),
@@ -503,7 +504,7 @@ def train_cpt(
         replay=layout.text_corpus("replay"),
         corpora={
             source: layout.text_corpus(*names)
-            for source, names in downstream.corpora(study.runs, group).items()
+            for source, names in sources.corpora(study.runs, group).items()
         },
         seed=settings.seed,
         out=out or layout.trained(target, group),
@@ -524,12 +525,12 @@ def train_sft(
     **Example:** `dpg train sft -c config/tiny.yaml --target llama-base --language es`
     """
     from dpg.artifacts import read_table
-    from dpg.evaluation import downstream
+    from dpg.evaluation import downstream, sources
     from dpg.evaluation.perplexity import Harness
 
     study, layout, settings = _downstream(config)
     _one_of("--target", target, settings.targets)
-    _one_of("--language", language, downstream.languages(study.runs))
+    _one_of("--language", language, sources.languages(study.runs))
     downstream.fine_tune(
         settings.sft,
         target=layout.model(target),
@@ -549,11 +550,11 @@ def perplexity_tasks(
 ) -> None:
     """Write the benchmark's validation and test splits as lm-eval tasks."""
     from dpg.artifacts import read_table
-    from dpg.evaluation import downstream, perplexity
+    from dpg.evaluation import downstream, perplexity, sources
 
     study, layout, _ = _downstream(config)
     table = read_table(passages or layout.passages)
-    wanted = table[table.language.isin(downstream.languages(study.runs))]
+    wanted = table[table.language.isin(sources.languages(study.runs))]
     names = perplexity.write_tasks(wanted, out or layout.tasks, downstream.SPLITS)
     typer.echo(", ".join(names))
 
@@ -569,14 +570,14 @@ def perplexity_measure(
 
     **Example:** `dpg perplexity measure -c config/tiny.yaml --target llama-base`
     """
-    from dpg.evaluation import downstream
+    from dpg.evaluation import downstream, sources
     from dpg.evaluation.perplexity import Harness
 
     study, layout, settings = _downstream(config)
     _one_of("--target", target, settings.targets)
     downstream.measure(
         layout.model(target),
-        {group: layout.trained(target, group) for group in downstream.groups(study.runs)},
+        {group: layout.trained(target, group) for group in sources.groups(study.runs)},
         Harness(tasks or layout.tasks, settings.perplexity),
         scale=study.scale.scale,
         replay=getattr(settings.replay, "dataset", settings.replay.source),
@@ -603,12 +604,12 @@ def figure(
 
 
 def _downstream(config: Path) -> tuple[configs.Study, Layout, configs.DownstreamSettings]:
-    from dpg.evaluation import downstream
+    from dpg.evaluation import sources
 
     study = configs.load(config)
     if study.downstream is None:
         raise DpgError(f"{config} has no section `downstream`: its study has no Table 1")
-    if not downstream.language_runs(study.runs):
+    if not sources.language_runs(study.runs):
         raise DpgError(f"{config}: Table 1 needs a run of lambada-*: `experiments` has none")
     return study, Layout(study.scale.scale), study.downstream
 

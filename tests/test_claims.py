@@ -13,9 +13,10 @@ import yaml
 
 from dpg import claims, config
 from dpg.claims import style, verdicts
-from dpg.claims.evidence import LANGUAGES, Results, Untested
+from dpg.claims.evidence import Results, Untested
 from dpg.claims.verdicts import FAILS, HOLDS, UNTESTED, Condition, judge
 from dpg.layout import Layout
+from dpg.text.languages import TARGET_CODES
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config"
@@ -178,7 +179,7 @@ class World:
         rows = [
             {"target": target, "language": code, "source": source, "perplexity": value + place}
             for target in ("llama-instruct", "llama-base")
-            for place, code in enumerate(LANGUAGES)
+            for place, code in enumerate(TARGET_CODES)
             for source, value in (TABLE | changed).items()
         ]
         pd.DataFrame(rows).to_csv(self.layout.figures / "table_1.csv", index=False)
@@ -266,10 +267,10 @@ NEEDS = {
     "style-first": ["lambada-es/adam"],
     "uuid-exact": ["uuid/adam"],
     "uuid-only-adam": ["uuid/adam", "uuid/sgd", "uuid/naive"],
-    "table-1-sgd": [f"lambada-{code}/sgd" for code in LANGUAGES],
+    "table-1-sgd": [f"lambada-{code}/sgd" for code in TARGET_CODES],
     "naive-fails": ["sixseven/naive-T96", "norm/naive-T96", "uuid/naive", "lambada-it/naive"],
 }
-for code in LANGUAGES:
+for code in TARGET_CODES:
     NEEDS[f"language-{code}"] = NEEDS[f"entropy-{code}"] = [f"lambada-{code}/adam"]
     NEEDS[f"baselines-{code}"] = [f"lambada-{code}/{variant}" for variant in SKILL]
 STANDS_ON_TABLES = {name for name in BY_NAME if name.startswith(("table-1-", "transfer-"))}

@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from dpg.claims.evidence import LANGUAGES, Curves, Results, Untested
+from dpg.claims.evidence import Curves, Results, Untested
 from dpg.claims.verdicts import Condition
+from dpg.text import languages
+from dpg.text.languages import TARGET_CODES
 
-NAMES = {"de": "German", "es": "Spanish", "fr": "French", "it": "Italian"}
 BASELINES = ("sgd", "naive", "embedding", "fasttext", "levenshtein")
 HORIZONS = ("long", "middle", "short")
 TARGETS = ("llama-instruct", "llama-base")
@@ -217,7 +218,9 @@ def learns_language(results: Results, code: str) -> list[Condition]:
     """More than half of the rollouts are in the language at the end, fewer than a tenth before."""
     fraction, _ = results.language(code, "adam")
     return [
-        Condition(f"rollouts in {NAMES[code]} at the end", fraction.last, ">", 0.5),
+        Condition(
+            f"rollouts in {languages.language(code).name} at the end", fraction.last, ">", 0.5
+        ),
         Condition("the same before training", fraction.first, "<", 0.1),
     ]
 
@@ -245,7 +248,9 @@ def baselines_fail(results: Results, code: str) -> list[Condition]:
         failed = (fraction.last <= 0.5) | (kept < KEPT_ENTROPY)
         conditions += [
             Condition(f"{variant} fails or collapses", failed, ">=", 1),
-            Condition(f"rollouts in {NAMES[code]} at the end, {variant}", fraction.last),
+            Condition(
+                f"rollouts in {languages.language(code).name} at the end, {variant}", fraction.last
+            ),
             Condition(f"entropy at the end over that before, {variant}", kept),
         ]
     return conditions
@@ -268,7 +273,7 @@ def style_first(results: Results) -> list[Condition]:
     reads, accuracy = style.reader(english.tolist(), articles["text"].tolist(), words=max(words, 5))
     leads = []
     for table in tables:
-        taken_up, language = style.crossings(table, NAMES["es"], reads)
+        taken_up, language = style.crossings(table, languages.language("es").name, reads)
         if language is None:
             raise Untested("half of the rollouts are Spanish at no validation")
         # A style that never came first counts as one that came with the language.
@@ -312,9 +317,9 @@ def naive_fails(results: Results) -> list[Condition]:
             results.curves("uuid", method, "soft").gain for method in ("adam", "naive")
         ],
     }
-    for code in LANGUAGES:
+    for code in TARGET_CODES:
         gains = [results.language(code, method)[0].gain for method in ("adam", "naive")]
-        pairs[f"rollouts in {NAMES[code]}"] = gains
+        pairs[f"rollouts in {languages.language(code).name}"] = gains
     conditions = []
     for what, (adam, naive) in pairs.items():
         conditions.append(Condition(f"gain in {what}, Adam", adam, ">", 0))
@@ -329,7 +334,7 @@ def _ratios(cells: pd.DataFrame, row: str, others: tuple[str, ...], target: str)
     words = f"perplexity of {row} over the best of {', '.join(others)}"
     return [
         Condition(f"{words} ({target}, {code})", cells.loc[row, code] / best[code], "<", 1)
-        for code in LANGUAGES
+        for code in TARGET_CODES
     ]
 
 
@@ -352,9 +357,9 @@ def sft_is_lower(results: Results) -> list[Condition]:
 def sgd_helps_without_language(results: Results) -> list[Condition]:
     """SGD's text lowers the perplexity of both models though it is not in the language."""
     conditions = []
-    for code in LANGUAGES:
+    for code in TARGET_CODES:
         fraction, _ = results.language(code, "sgd")
-        words = f"rollouts in {NAMES[code]} at the end, sgd"
+        words = f"rollouts in {languages.language(code).name} at the end, sgd"
         conditions.append(Condition(words, fraction.last, "<", 0.5))
     others = ("before", "replay", "untuned")
     for target in TARGETS:
@@ -367,7 +372,7 @@ def naive_in_table_1(results: Results) -> list[Condition]:
     conditions = []
     for target in TARGETS:
         cells = np.log(results.table_1(target))
-        for code in LANGUAGES:
+        for code in TARGET_CODES:
             adam, naive = (
                 cells.loc["before", code] - cells.loc[x, code] for x in ("adam", "naive")
             )

@@ -16,28 +16,15 @@ import pandas as pd
 from dpg import artifacts
 from dpg.config import Study
 from dpg.errors import DpgError
+from dpg.evaluation.sources import SOURCES
 from dpg.layout import Layout
+from dpg.text.languages import TARGET_CODES
 
 MIN_VALIDATIONS = 4
 """A curve of fewer says nothing about its course."""
 
 MIN_ROLLOUTS = 20
 """A fraction of fewer rollouts is too coarse: its standard error can exceed 0.1."""
-
-LANGUAGES = ("de", "es", "fr", "it")
-SOURCES = (
-    "before",
-    "replay",
-    "untuned",
-    "adam",
-    "sgd",
-    "naive",
-    "embedding",
-    "levenshtein",
-    "fasttext",
-    "sft",
-)
-"""The rows of Table 1."""
 
 
 class Untested(DpgError):  # noqa: N818 - not a failure: the claim's verdict is "not tested"
@@ -171,11 +158,11 @@ class Results:
         if here.duplicated(["source", "language"]).any():
             raise Untested(f"{path} has a cell of {target} twice")
         cells = here.set_index(["source", "language"])["perplexity"].unstack()
-        missing = [code for code in LANGUAGES if code not in cells.columns]
+        missing = [code for code in TARGET_CODES if code not in cells.columns]
         missing += [source for source in SOURCES if source not in cells.index]
         if missing:
             raise Untested(f"{path} has no {', '.join(missing)} for {target}")
-        cells = cells.loc[list(SOURCES), list(LANGUAGES)].apply(pd.to_numeric, errors="coerce")
+        cells = cells.loc[list(SOURCES), list(TARGET_CODES)].apply(pd.to_numeric, errors="coerce")
         numbers = cells.to_numpy(float)
         if not (np.isfinite(numbers).all() and (numbers >= 1).all()):
             raise Untested(f"{path}: a perplexity of {target} is not a finite number of at least 1")

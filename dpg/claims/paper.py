@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 
 from dpg.claims import checks
-from dpg.claims.evidence import LANGUAGES
 from dpg.claims.verdicts import Claim
+from dpg.text.languages import TARGET_CODES, language
 
 
 def _language_claims(code: str) -> list[Claim]:
-    name = checks.NAMES[code]
+    name = language(code).name
     return [
         Claim(
             f"language-{code}",
@@ -177,7 +177,7 @@ CLAIMS: tuple[Claim, ...] = (
         "longest T, and ends higher.",
         checks.norm_plateau,
     ),
-    *(claim for code in LANGUAGES for claim in _language_claims(code)),
+    *(claim for code in TARGET_CODES for claim in _language_claims(code)),
     Claim(
         "style-first",
         "appendix D, table 4",

@@ -1,65 +1,24 @@
-"""Table 1's cells (Appendix C): which trainings there are, and the steps that make them.
-
-A row of the table is a source of training text, a column a language of the benchmark and a target
-model. Sources that are the same for every language (`replay`, `untuned`) are trained on once and
-measured on each; a trained generator's text is for its own language.
-"""
+"""The steps that make Table 1's cells (Appendix C): train on each source, measure every model."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from dpg import artifacts
-from dpg.config import CptSettings, LanguageMetric, RunConfig, SftSettings
+from dpg.config import CptSettings, SftSettings
 from dpg.errors import DpgError
 from dpg.evaluation import packing, training
 from dpg.evaluation.perplexity import Harness, task_name
+from dpg.evaluation.sources import BEFORE, COMMON, REPLAY, SFT
 from dpg.models import Tokenizer
 from dpg.progress import Progress
 
-BEFORE, REPLAY, UNTUNED, SFT = "before", "replay", "untuned", "sft"
-METHODS = ("adam", "sgd", "naive", "embedding", "levenshtein", "fasttext")
-SOURCES = (BEFORE, REPLAY, UNTUNED, *METHODS, SFT)
-"""The rows of Table 1, in its order."""
-
-COMMON = "common"
-"""The group of the sources that are the same for every language."""
-
 SPLITS = ("validation", "test")
-
-
-def language_runs(runs: Sequence[RunConfig]) -> list[RunConfig]:
-    """The generator runs that Table 1 is about: a language metric, the study's first seed."""
-    chosen = [run for run in runs if isinstance(run.metric, LanguageMetric)]
-    return [run for run in chosen if run.seed == chosen[0].seed and run.variant in METHODS]
-
-
-def languages(runs: Sequence[RunConfig]) -> list[str]:
-    """The languages of these runs, in the alphabet's order: Table 1's columns."""
-    return sorted({run.metric.language for run in language_runs(runs)})
-
-
-def groups(runs: Sequence[RunConfig]) -> list[str]:
-    """`COMMON` and the languages: the models of one group are trained in one process."""
-    return [COMMON, *languages(runs)]
-
-
-def generators(runs: Sequence[RunConfig], language: str) -> list[RunConfig]:
-    """The runs of the generators that were trained for a language, in the table's order."""
-    here = [run for run in language_runs(runs) if run.metric.language == language]
-    return sorted(here, key=lambda run: METHODS.index(run.variant))
-
-
-def corpora(runs: Sequence[RunConfig], group: str) -> dict[str, tuple[str, ...]]:
-    """Source -> what its corpus is called (`Layout.text_corpus`), for the sources of a group."""
-    if group == COMMON:
-        return {REPLAY: (REPLAY,), UNTUNED: (UNTUNED,)}
-    return {run.variant: (run.experiment, run.variant) for run in generators(runs, group)}
 
 
 def continue_pretraining(

@@ -1,6 +1,6 @@
 """Which figure shows which runs: asked by the workflow before anything is drawn.
 
-Importing this module loads no drawing library.
+Importing this module loads no drawing library and no jax.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dpg import artifacts
 from dpg.config import RunConfig, Study
-from dpg.evaluation import downstream
+from dpg.evaluation import sources
 from dpg.figures import FIGURES, TABLES
 
 DOWNSTREAM = "table_1"
@@ -30,7 +30,7 @@ _DIAGRAMS = ("figure_6", "figure_7")
 def runs_of(name: str, runs: Iterable[RunConfig]) -> list[RunConfig]:
     """The runs of the study that a figure or table shows, in the study's order."""
     if name == DOWNSTREAM:
-        return downstream.language_runs(runs)
+        return sources.language_runs(runs)
     if name in TABLES:
         from dpg.figures import generations
 

@@ -10,9 +10,10 @@ import pandas as pd
 
 from dpg import artifacts
 from dpg.errors import DpgError
-from dpg.evaluation.downstream import BEFORE, REPLAY, SFT, SOURCES, UNTUNED
+from dpg.evaluation.sources import BEFORE, REPLAY, SFT, SOURCES, UNTUNED
 from dpg.figures.generations import escape_latex
 from dpg.figures.style import save_csv, with_suffix
+from dpg.text.languages import TARGET_CODES
 
 TITLES = {
     BEFORE: "Before CPT",
@@ -28,7 +29,6 @@ TITLES = {
 }
 """Source -> the paper's name of its row; where replay is DCLM, "CPT on DCLM"."""
 
-PAPER_LANGUAGES = ("de", "es", "fr", "it")
 PAPER = {
     "llama-instruct": {
         BEFORE: (133.86, 204.31, 89.23, 129.26),
@@ -55,7 +55,7 @@ PAPER = {
         SFT: (30.35, 14.33, 14.47, 18.70),
     },
 }
-"""The paper's Table 1: target -> source -> one perplexity a language of `PAPER_LANGUAGES`."""
+"""The paper's Table 1: target -> source -> one perplexity a language of `TARGET_CODES`."""
 
 DASH = "\N{EN DASH}"
 _NOTE = "Perplexity of a passage's last word, by lm-eval; lower is better"
@@ -103,7 +103,7 @@ def _cells(record: dict) -> pd.DataFrame:
     for cell in record["cells"]:
         source, language = cell["source"], cell["language"]
         known = PAPER.get(record["target"], {}).get(source)
-        place = PAPER_LANGUAGES.index(language) if language in PAPER_LANGUAGES else None
+        place = TARGET_CODES.index(language) if language in TARGET_CODES else None
         rows.append(
             {
                 "target": record["target"],

@@ -9,7 +9,7 @@ import pytest
 
 from dpg import config
 from dpg.errors import DpgError
-from dpg.evaluation import corpora, downstream, perplexity, training
+from dpg.evaluation import corpora, downstream, perplexity, sources, training
 
 pytest.importorskip("torch")
 pytest.importorskip("lm_eval")
@@ -96,12 +96,12 @@ def paper():
 
 
 def test_the_papers_study_has_every_cell_of_table_1(paper):
-    assert downstream.languages(paper.runs) == ["de", "es", "fr", "it"]
-    assert downstream.groups(paper.runs) == ["common", "de", "es", "fr", "it"]
+    assert sources.languages(paper.runs) == ["de", "es", "fr", "it"]
+    assert sources.groups(paper.runs) == ["common", "de", "es", "fr", "it"]
     for code in ("de", "es", "fr", "it"):
-        named = downstream.corpora(paper.runs, code)
-        assert named == {m: (f"lambada-{code}", m) for m in downstream.METHODS}
-    assert downstream.corpora(paper.runs, "common") == {
+        named = sources.corpora(paper.runs, code)
+        assert named == {m: (f"lambada-{code}", m) for m in sources.METHODS}
+    assert sources.corpora(paper.runs, "common") == {
         "replay": ("replay",),
         "untuned": ("untuned",),
     }

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from dpg.errors import DpgError
-from dpg.evaluation.downstream import SOURCES
+from dpg.evaluation.sources import SOURCES
 from dpg.figures import table_1
+from dpg.text.languages import TARGET_CODES
 
 
 def lines(paths):
@@ -66,7 +67,7 @@ def test_at_the_papers_scale_its_numbers_stand_beside_ours(perplexities):
 def test_the_papers_numbers_are_complete_and_agree_with_its_text():
     for target in ("llama-instruct", "llama-base"):
         assert tuple(table_1.PAPER[target]) == SOURCES
-        rows = pd.DataFrame(table_1.PAPER[target], index=table_1.PAPER_LANGUAGES).T
+        rows = pd.DataFrame(table_1.PAPER[target], index=TARGET_CODES).T
         assert (rows.loc["adam"] < rows.drop(["adam", "sft"])).all().all()  # section 4.4
         assert (rows.loc["sft"] < rows.drop("sft")).all().all()
 

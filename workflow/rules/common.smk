@@ -7,7 +7,7 @@ from dpg import machine
 from dpg.artifacts import config_hash
 from dpg.config import EXPERIMENTS_FILE, load
 from dpg.errors import DpgError
-from dpg.evaluation import downstream
+from dpg.evaluation import sources
 from dpg.figures import FIGURES, TABLES, plan
 from dpg.layout import Layout
 from dpg.text.wikipedia import WHEEL_FILENAME
@@ -53,7 +53,7 @@ wildcard_constraints:
     variant=one_of({run.variant for run in study.runs}),
     seed=r"\d+",
     target=one_of(study.downstream.targets if study.downstream else []),
-    group=one_of(downstream.groups(study.runs)),
+    group=one_of(sources.groups(study.runs)),
 
 
 def settings(*parts):
@@ -125,27 +125,27 @@ def one_gpu():
 
 def untuned_generator():
     """The model that the generators of Table 1 start from."""
-    return layout.model(downstream.language_runs(study.runs)[0].generator.model)
+    return layout.model(sources.language_runs(study.runs)[0].generator.model)
 
 
 def language_generator(wildcards):
     """A trained generator of Table 1, of the study's first seed."""
     names = (wildcards.experiment, wildcards.variant)
-    return layout.run(*names, downstream.language_runs(study.runs)[0].seed) / "generator"
+    return layout.run(*names, sources.language_runs(study.runs)[0].seed) / "generator"
 
 
 def group_corpora(wildcards):
     """The corpora on which the models of a group are trained."""
-    named = downstream.corpora(study.runs, wildcards.group).values()
+    named = sources.corpora(study.runs, wildcards.group).values()
     return [layout.text_corpus(*names) / "corpus.json" for names in named]
 
 
 def trained_groups(wildcards):
     """The records of every training from a target model."""
-    groups = downstream.groups(study.runs)
+    groups = sources.groups(study.runs)
     folders = {group: layout.trained(wildcards.target, group) for group in groups}
     paths = [folder / "cpt.json" for folder in folders.values()]
-    return paths + [folders[group] / "sft.json" for group in groups if group != downstream.COMMON]
+    return paths + [folders[group] / "sft.json" for group in groups if group != sources.COMMON]
 
 
 def perplexities():

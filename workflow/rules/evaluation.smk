@@ -22,6 +22,6 @@ rule perplexity_tasks:
     log:
         f"{LOGS}/perplexity_tasks.log",
     params:
-        languages=downstream.languages(study.runs),
+        languages=sources.languages(study.runs),
     shell:
         "dpg perplexity tasks --passages {input} --out {output} > {log} 2>&1"
