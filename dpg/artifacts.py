@@ -51,6 +51,7 @@ __all__ = [
     "atomic_path",
     "config_hash",
     "load_arrays",
+    "progress_folder",
     "read_json",
     "read_lines",
     "read_table",
@@ -112,6 +113,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:
         _remove(partial)
         raise
+
+
+def progress_folder(folder: str | Path, settings: Mapping[str, Any]) -> Path:
+    """Open the folder in which a step under way keeps its state, such as checkpoints.
+
+    What lies there stays if it was made with the same settings; otherwise the folder is emptied.
+
+    Args:
+        folder: made if it is not there.
+        settings: everything that the state depends on, as JSON has it; kept as `settings.json`.
+
+    Returns:
+        `folder`.
+    """
+    folder = Path(folder)
+    named = folder / "settings.json"
+    if folder.exists() and (not named.exists() or read_json(named) != settings):
+        shutil.rmtree(folder)
+    write_json(named, settings)
+    return folder
 
 
 def _partial_prefix(path: Path) -> str:

@@ -69,7 +69,7 @@ def collect(study: Study, layout: Layout, *, now: float | None = None) -> list[G
         by_experiment.setdefault(run.experiment, []).append(run)
     for experiment, runs in by_experiment.items():
         groups.append(Group(experiment, tuple(_run(run, study, layout, now) for run in runs)))
-    judged = [run for run in study.runs if run.experiment.startswith("lambada-")]
+    judged = plan.runs_of("figure_4", study.runs)
     folders = {f"{run.experiment}/{_name(run, study)}": _folder(run, layout) for run in judged}
     groups.append(_files("judged", {n: [path / "judged.parquet"] for n, path in folders.items()}))
     if study.downstream is not None:
@@ -77,9 +77,8 @@ def collect(study: Study, layout: Layout, *, now: float | None = None) -> list[G
         groups.append(_files("perplexities", targets))
     drawn = {
         name: [layout.figures / f"{name}.{suffix}" for suffix in plan.suffixes(name)]
-        for name in plan.drawable(study)
+        for name in (*plan.drawable(study), "theorem_3_1")
     }
-    drawn["theorem_3_1"] = [layout.figures / f"theorem_3_1.{x}" for x in ("png", "pdf", "csv")]
     figures = {n: paths for n, paths in drawn.items() if n in FIGURES or n == "theorem_3_1"}
     groups.append(_files("figures", figures))
     groups.append(_files("tables", {n: paths for n, paths in drawn.items() if n not in figures}))

@@ -517,3 +517,17 @@ class TestRunRecord:
         ):
             raise RuntimeError("boom")
         assert names(tmp_path) == []
+
+
+def test_a_progress_folder_keeps_what_was_made_with_the_same_settings(tmp_path):
+    settings = {"rate": 0.1, "names": ["a"]}
+    folder = artifacts.progress_folder(tmp_path / "new" / "progress", settings)
+    (folder / "checkpoint").write_text("x")
+    assert artifacts.progress_folder(folder, settings) == folder
+    assert (folder / "checkpoint").exists()
+    artifacts.progress_folder(folder, settings | {"rate": 0.2})
+    assert [path.name for path in folder.iterdir()] == ["settings.json"]
+    (folder / "settings.json").unlink()
+    (folder / "checkpoint").write_text("of unknown settings")
+    artifacts.progress_folder(folder, settings)
+    assert [path.name for path in folder.iterdir()] == ["settings.json"]

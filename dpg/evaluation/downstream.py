@@ -120,28 +120,16 @@ class _GridPoint(NamedTuple):
     epochs: int
 
     def train(self, target, rows, settings, seed) -> dict[str, Any]:
-        return training.fit(
-            target,
-            rows,
-            settings,
-            learning_rate=self.learning_rate,
-            epochs=self.epochs,
-            seed=seed,
-            out=self.folder,
-        )
+        return training.fit(target, rows, settings, **self.how(seed), out=self.folder)
+
+    def how(self, seed) -> dict[str, Any]:
+        return {"learning_rate": self.learning_rate, "epochs": self.epochs, "seed": seed}
 
     def measured(self, target, rows, settings, seed, harness, task) -> dict[str, Any]:
         """Train and measure, or read what an earlier job found that was killed later."""
         outcome = self.folder.with_name(f"{self.folder.name}.json")
         inputs = {
-            "training": training.inputs_of(
-                target,
-                rows,
-                settings,
-                learning_rate=self.learning_rate,
-                epochs=self.epochs,
-                seed=seed,
-            ),
+            "training": training.inputs_of(target, rows, settings, **self.how(seed)),
             "harness": harness.record,
         }
         if outcome.exists():

@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ class Harness:
         results = {}
         for task in tasks:
             scores = {metric: float(found["results"][task][f"{metric},none"]) for metric in METRICS}
-            if not pd.notna(scores["perplexity"]) or scores["perplexity"] == float("inf"):
+            if not math.isfinite(scores["perplexity"]):
                 raise DpgError(
                     f"{model}: the perplexity of {task} is {scores['perplexity']}: the model is "
                     "not usable; train it with a lower learning rate"

@@ -64,8 +64,8 @@ def fit(
         record = artifacts.read_json(out / RECORD)
         if record["inputs"] == inputs:
             return record
-    progress = _progress_folder(out, inputs)
-    record = _run(base, rows, settings, learning_rate, epochs, seed, progress, out)
+    progress = artifacts.progress_folder(out.with_name(f".{out.name}.progress"), inputs)
+    record = _run(base, rows, settings, learning_rate, epochs, seed, progress, inputs, out)
     shutil.rmtree(progress)
     return record
 
@@ -91,7 +91,9 @@ def inputs_of(
     }
 
 
-def _run(base, rows, settings, learning_rate, epochs, seed, progress, out) -> dict[str, Any]:
+def _run(
+    base, rows, settings, learning_rate, epochs, seed, progress, inputs, out
+) -> dict[str, Any]:
     import torch
     import transformers
 
@@ -149,7 +151,7 @@ def _run(base, rows, settings, learning_rate, epochs, seed, progress, out) -> di
         "steps": trainer.state.global_step,
         "tokens": epochs * sum(len(row) for row in rows),
         "losses": losses,
-        "inputs": artifacts.read_json(progress / "inputs.json"),
+        "inputs": inputs,
         "device": str(arguments.device),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
@@ -231,16 +233,6 @@ def _last_checkpoint(progress: Path) -> str | None:
     for path in set(found) - set(whole):
         shutil.rmtree(path)
     return str(whole[-1]) if whole else None
-
-
-def _progress_folder(out: Path, inputs: dict[str, Any]) -> Path:
-    """Where the checkpoints lie; emptied where they are of another training."""
-    folder = out.with_name(f".{out.name}.progress")
-    named = folder / "inputs.json"
-    if folder.exists() and (not named.exists() or artifacts.read_json(named) != inputs):
-        shutil.rmtree(folder)
-    artifacts.write_json(named, inputs)
-    return folder
 
 
 def _check(base: Path, rows: Sequence[Sequence[int]], settings: TrainingSettings) -> None:

@@ -170,11 +170,7 @@ class _Progress:
     def open(cls, run: RunConfig, inputs: str, folder: Path, generator: JaxGenerator) -> _Progress:
         """Take up the state left there, or start anew where it is of other settings or inputs."""
         settings = {"run": run.model_dump(mode="json"), "inputs": inputs}
-        named = folder / "settings.json"
-        if folder.exists() and (not named.exists() or artifacts.read_json(named) != settings):
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        artifacts.write_json(named, settings)
+        artifacts.progress_folder(folder, settings)
         step, seconds = 0, 0.0
         if (folder / "checkpoint.safetensors").exists():
             arrays = artifacts.load_arrays(folder / "checkpoint.safetensors")

@@ -88,11 +88,7 @@ def _progress_folder(
         "recipe": recipe.model_dump(mode="json"),
         "corpus": file_sha256(Path(corpus)),
     }
-    named = folder / "settings.json"
-    if folder.exists() and (not named.exists() or artifacts.read_json(named) != inputs):
-        shutil.rmtree(folder)
-    artifacts.write_json(named, inputs)
-    return folder
+    return artifacts.progress_folder(folder, inputs)
 
 
 def architecture(

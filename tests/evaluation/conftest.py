@@ -101,3 +101,14 @@ def run():
     """A generator run on Spanish with prompts of 12 and responses of 16 tokens."""
     study = config.load(ROOT / "config" / "smoke.yaml", ROOT / "config" / "experiments.yaml")
     return study.run("lambada-es", "adam", 0)
+
+
+@pytest.fixture(scope="module")
+def datasets_cache(tmp_path_factory):
+    """The data sets' cache goes into a folder of the tests."""
+    import datasets
+
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
+    yield
+    datasets.config.HF_DATASETS_CACHE = before

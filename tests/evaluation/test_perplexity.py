@@ -19,15 +19,7 @@ pytest.importorskip("lm_eval")
 SETTINGS = PerplexitySettings(batch_size=8, dtype="float32", add_bos=False, context=None)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    """The data sets' cache goes into a folder of the tests."""
-    import datasets
-
-    before = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 @pytest.fixture(scope="module")
