@@ -75,7 +75,7 @@ def train(
     theta, state = jax.tree.map(jnp.copy, (run.params, run.state))
     losses: list[Any] = []
     for t in range(run.T):
-        g, example_losses = run.gradient(theta, t)
+        g, example_losses, _ = run.gradient(theta, t)
         theta, state = run.programs.apply_in_place(g, state, theta)
         losses.append(example_losses)
         run.check_losses(losses, t - 1)
@@ -169,7 +169,7 @@ class _Backward:
         self.value: Any = None
         self.adjoint: Tree = None
         self.adjoint_state: Any = None
-        self.tape: Any = None
+        self.tape: Any = None  # of the gradient computed last, where the run keeps one
 
     def walk(self, schedule: Schedule) -> MetagradientResult:
         for kind, t in schedule.actions:
@@ -206,10 +206,7 @@ class _Backward:
         self._step(to_device(g, self.run.params) if self.host_memory else g)
 
     def _gradient(self, t: int) -> Tree:
-        if self.run.one_tape:
-            g, losses, self.tape = self.run.record(self.params)
-        else:
-            g, losses = self.run.gradient(self.params, t)
+        g, losses, self.tape = self.run.gradient(self.params, t)
         if self.losses[t] is None:
             self.losses[t] = losses
             self.run.check_losses(self.losses, t - 1)
@@ -310,13 +307,12 @@ class _Run(NamedTuple):
     def at(self, t: int) -> tuple[Tree, Any]:
         return jax.tree.map(lambda x: x[t], self.batches), self.weights[t]
 
-    def gradient(self, theta: Tree, t: int) -> tuple[Tree, jax.Array]:
-        if self.one_tape:  # the same program as the derivative's, so that its bits are the same
-            return self.record(theta)[:2]
-        return self.programs.gradient(self.loss.arrays, theta, *self.at(t))
-
-    def record(self, theta: Tree) -> tuple[Tree, jax.Array, Callable]:
-        return self.programs.record(self.loss.arrays, theta, *self.at(0))
+    def gradient(self, theta: Tree, t: int) -> tuple[Tree, jax.Array, Callable | None]:
+        """A step's gradient, its example losses and, where it is kept, the tape of both."""
+        arrays, batch, w = self.loss.arrays, *self.at(t)
+        if self.one_tape:
+            return self.programs.linearize(arrays, theta, batch, w)
+        return *self.programs.gradient(arrays, theta, batch, w), None
 
     @property
     def gradient_bytes(self) -> int:

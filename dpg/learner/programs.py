@@ -5,7 +5,7 @@
     pull       (g, state, params, adjoints)  -> adjoints of g, of state, of params (direct part)
     curve      (params, direction, batch, w) -> Hessian @ direction, d losses along direction
     slope      (params, direction, batch)    -> d losses along direction
-    record     (params, batch, w)            -> g, losses, tape  where the tape is wanted next
+    linearize  (params, batch, w)            -> g, losses, tape
     along      (tape, direction)             -> d losses along direction
 
 `slope` needs no tape; `along` saves the forward pass where the gradient has just been taken.
@@ -106,7 +106,7 @@ class Programs(NamedTuple):
     pull: Callable
     curve: Callable
     slope: Callable
-    record: Callable
+    linearize: Callable
     along: Callable
 
 
@@ -215,7 +215,7 @@ def compile_programs(
 
         return chunked(step, batch, w)[1] / w.shape[0]
 
-    def record(arrays, params, batch, w):
+    def linearize(arrays, params, batch, w):
         per_example_loss = assemble(loss, arrays)
         losses, tape = jax.linearize(lambda p: per_example_loss(p, batch), params)
         (g,) = jax.linear_transpose(tape, params)(w.astype(losses.dtype) / w.shape[0])
@@ -233,7 +233,7 @@ def compile_programs(
         pull=jax.jit(pull, donate_argnames=("adjoint_params", "adjoint_state")),
         curve=jax.jit(curve, donate_argnames=("direct",)),
         slope=jax.jit(slope),
-        record=jax.jit(record),
+        linearize=jax.jit(linearize),
         along=jax.jit(along),
     )
 
