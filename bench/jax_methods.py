@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,10 +25,16 @@ from dpg.models.gpt2 import Gpt2Config
 PEAK = {"NVIDIA H100 80GB HBM3": 495e12, "NVIDIA H200": 495e12, "NVIDIA A100-SXM4-80GB": 156e12}
 
 
+SIZES = {  # vocabulary, width, layers, heads
+    "0.14M": (512, 64, 2, 2),
+    "0.93M": (1024, 128, 4, 4),
+    "gpt2": (50257, 768, 12, 12),
+}
+RATE = 1e-4
+
+
 def language_model(model: str, length: int) -> LanguageModel:
     """GPT-2's shape at one of the bench's sizes, its head tied to the embedding."""
-    from metagradient import SIZES
-
     V, D, n, heads = SIZES[model]
     context = 1024 if model == "gpt2" else length
     return LanguageModel(
@@ -50,8 +55,21 @@ def problem(task: Any) -> tuple:
     batches = {"tokens": tokens, "mask": np.ones(tokens.shape, bool)}
     loss = jax.tree_util.Partial(LanguageModel.per_example_loss, model)
     metric = pattern_metric(sixseven(), parameter="embed", row=300, column=0)
-    optimizer = optimizers.build({"name": "adam", "learning_rate": 1e-4})
-    return loss, metric, params, batches, optimizer
+    return loss, metric, params, batches, adam()
+
+
+def adam() -> optax.GradientTransformation:
+    return optimizers.build({"name": "adam", "learning_rate": RATE})
+
+
+def state_bytes(model: str, length: int) -> int:
+    """Bytes of one state, parameters and Adam's own, without making it."""
+
+    def state() -> tuple:
+        params = language_model(model, length).init(jax.random.key(0))
+        return params, adam().init(params)
+
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(state)))
 
 
 def measure(task: Any, gradient: Path) -> dict:
@@ -66,20 +84,25 @@ def measure(task: Any, gradient: Path) -> dict:
         available = resource_limit()
         if temporary > available:
             raise MemoryError(f"needs {temporary / 1e9:.0f} GB, {available / 1e9:.0f} GB are free")
-    ready = jax.block_until_ready
-    ready(plain())
+    taken = in_turns(plain, run, task.repeats, gradient)
+    return taken | {"temporary_bytes": temporary, **arithmetic(task, params, taken["seconds"])}
+
+
+def in_turns(plain: Callable, run: Callable, repeats: int, gradient: Path) -> dict:
+    """Times of plain training and of the method, in turns, and by how much the process grew.
+
+    `run` returns the metagradient, which goes to the file `gradient`.
+    """
+    timed(plain)
     before = resident()
-    first = ready(run())
-    np.save(gradient, np.asarray(first, np.float64))
     with Watch() as watch:
-        times = [(timed(plain), timed(run)) for _ in range(task.repeats)]
+        np.save(gradient, np.asarray(run(), np.float64))
+        times = [(timed(plain), timed(run)) for _ in range(repeats)]
     plain_seconds, seconds = (statistics.median(column) for column in zip(*times, strict=True))
     return {
         "plain_seconds": plain_seconds,
         "seconds": seconds,
-        "temporary_bytes": temporary,
         "resident_bytes": max(0, watch.peak - before),
-        **arithmetic(task, params, seconds),
     }
 
 
@@ -97,14 +120,18 @@ def ours(task, loss, metric, params, batches, optimizer, micro) -> tuple[Callabl
     compiled, arrays = checked.programs, checked.loss.arrays
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     floats = jax.eval_shape(lambda s: programs.split(s)[0], checked.state)
-    lowered = [
-        compiled.gradient.lower(arrays, shapes, batch, w),
-        compiled.pull.lower(shapes, checked.state, shapes, shapes, floats),
-        compiled.slope.lower(arrays, shapes, shapes, batch, w),
-    ]
+    lowered = [compiled.pull.lower(shapes, checked.state, shapes, shapes, floats)]
+    if checked.one_tape:
+        lowered.append(compiled.linearize.lower(arrays, shapes, batch, w))
+    else:
+        lowered.append(compiled.gradient.lower(arrays, shapes, batch, w))
+        lowered.append(compiled.slope.lower(arrays, shapes, shapes, batch, w))
     if task.steps > 1:
         lowered.append(compiled.curve.lower(arrays, shapes, shapes, batch, w, shapes))
-    largest = max(x.compile().memory_analysis().temp_size_in_bytes for x in lowered)
+    sizes_of = [x.compile().memory_analysis() for x in lowered]
+    largest = max(x.temp_size_in_bytes for x in sizes_of)
+    if checked.one_tape:  # the tape is an output
+        largest = max(largest, sizes_of[1].temp_size_in_bytes + sizes_of[1].output_size_in_bytes)
 
     def run():
         return metagradient(
@@ -130,6 +157,8 @@ def whole(task, loss, metric, params, batches, optimizer) -> tuple[Callable, int
     def trained(weights, params, batches):
         start, xs = (params, optimizer.init(params)), (batches, weights)
         if task.method == "equinox":
+            import equinox.internal as eqxi
+
             (theta, _), _ = eqxi.scan(step, start, xs, task.steps, kind="checkpointed")
         else:
             body = jax.checkpoint(step) if task.method == "scan-checkpoint" else step

@@ -14,6 +14,7 @@ process grew while it ran.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import os
@@ -24,12 +25,13 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-HERE = Path(__file__).parent
-SIZES = {  # vocabulary, width, layers, heads
-    "0.14M": (512, 64, 2, 2),
-    "0.93M": (1024, 128, 4, 4),
-    "gpt2": (50257, 768, 12, 12),
-}
+import jax
+import jax_methods
+import numpy as np
+
+import dpg
+from dpg.figures import style
+
 JAX_METHODS = {
     "dpg": "this library, all states kept",
     "dpg-budget": "this library, within a budget",
@@ -51,7 +53,7 @@ class Task:
 
     Attributes:
         method: one of METHODS.
-        model: one of SIZES.
+        model: one of jax_methods.SIZES.
         steps, batch, length: T, examples a step, tokens an example.
         budget: bytes for stored states (dpg-budget); 0 is the least, one state.
         microbatch: examples at a time inside a step; 0 takes all.
@@ -78,7 +80,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="T = 1 and 8, no sweep of budgets")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 96])
-    parser.add_argument("--models", nargs="+", choices=SIZES, default=["0.93M"])
+    parser.add_argument("--models", nargs="+", choices=jax_methods.SIZES, default=["0.93M"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: all installed")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--length", type=int, default=32)
@@ -120,7 +122,7 @@ def tasks(args: argparse.Namespace) -> list[Task]:
         budgets = args.budgets if method == "dpg-budget" and args.budgets else [0]
         found += [Task(method, model, T, **sizes, budget=int(b), repeats=repeats) for b in budgets]
     if not (args.quick or args.methods or args.budgets):
-        state = 3 * 4 * parameters(args.models[0])  # parameters and two moments, float32
+        state = jax_methods.state_bytes(args.models[0], args.length)
         for states in (2, 4, 8, 16):
             found.append(Task("dpg-budget", args.models[0], 32, **sizes, budget=states * state,
                               repeats=1))  # fmt: skip
@@ -130,15 +132,8 @@ def tasks(args: argparse.Namespace) -> list[Task]:
 
 
 def installed(method: str) -> bool:
-    import importlib.util
-
     needs = {"equinox": "equinox", "torch": "torch", "torchopt": "torchopt"}
     return method not in needs or importlib.util.find_spec(needs[method]) is not None
-
-
-def parameters(model: str) -> int:
-    V, D, n, _ = SIZES[model]
-    return V * D + 1024 * D * (model == "gpt2") + n * 12 * D * D
 
 
 def measure(task: Task, scratch: Path) -> dict:
@@ -160,17 +155,15 @@ def measure(task: Task, scratch: Path) -> dict:
 def work(spec: dict) -> dict:
     gradient = Path(spec.pop("gradient"))
     task = Task(**spec)
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
     if task.framework == "torch":
-        import torch_methods as methods
-    else:
-        import jax_methods as methods
-    return methods.measure(task, gradient)
+        import torch_methods
+
+        return torch_methods.measure(task, gradient)
+    return jax_methods.measure(task, gradient)
 
 
 def compare(rows: list[dict]) -> None:
     """Add each method's largest difference from this library's result, relative to its largest."""
-    import numpy as np
 
     def case(row):
         return row["model"], row["steps"], row["batch"], row["length"]
@@ -189,10 +182,6 @@ def compare(rows: list[dict]) -> None:
 
 
 def machine() -> dict:
-    import jax
-
-    import dpg
-
     return {
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),
@@ -245,16 +234,9 @@ def table(content: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+@style.styled
 def draw(content: dict, path: Path) -> None:
     """Time over plain training and memory against T, a line a method."""
-    from dpg.figures import style
-
-    style.styled(_draw)(content, path)
-
-
-def _draw(content: dict, path: Path) -> None:
-    from dpg.figures import style
-
     first = content["rows"][0]["model"]
     rows = [r for r in content["rows"] if r["model"] == first and "error" not in r]
     swept = {r["steps"] for r in rows if r["method"] == "dpg"}

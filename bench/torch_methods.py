@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax_methods
 import numpy as np
 import torch
 import transformers
 from torch.func import functional_call
 
+from dpg.learner.optimizers import ADAM
 from dpg.metrics import sixseven
 from dpg.models import save
 
-RATE, B1, B2, EPS, EPS_ROOT, DECAY = 1e-4, 0.9, 0.95, 1e-8, 1e-9, 1e-4
+RATE = jax_methods.RATE
+B1, B2, EPS, EPS_ROOT, DECAY = (
+    ADAM[name] for name in ("b1", "b2", "eps", "eps_root", "weight_decay")
+)
 
 
 def measure(task: Any, gradient: Path) -> dict:
@@ -26,36 +27,25 @@ def measure(task: Any, gradient: Path) -> dict:
     network, tokens = problem(task)
     run = {"torch": unrolled, "torchopt": unrolled_torchopt}[task.method]
     start = {name: p.detach() for name, p in network.named_parameters()}
-    plain = lambda: train(network, start, tokens)  # noqa: E731
-    plain()
-    before = jax_methods.resident()
-    with jax_methods.Watch() as watch:
-        result = run(network, start, tokens)
-        np.save(gradient, result.double().numpy())
-        times = [
-            (timed(plain), timed(lambda: run(network, start, tokens))) for _ in range(task.repeats)
-        ]
-    plain_seconds, seconds = (statistics.median(column) for column in zip(*times, strict=True))
-    grown = max(0, watch.peak - before)
-    return {
-        "plain_seconds": plain_seconds,
-        "seconds": seconds,
-        "temporary_bytes": grown,
-        "resident_bytes": grown,
-    }
+    taken = jax_methods.in_turns(
+        lambda: train(network, start, tokens),
+        lambda: run(network, start, tokens),
+        task.repeats,
+        gradient,
+    )
+    return taken | {"temporary_bytes": taken["resident_bytes"]}
 
 
 def problem(task: Any) -> tuple[torch.nn.Module, torch.Tensor]:
     """The same model, weights and tokens as the JAX methods have."""
     model = jax_methods.language_model(task.model, task.length)
-    params = model.init(jax.random.key(0))
-    tokens = jax_methods.problem(task)[3]["tokens"]
+    _, _, params, batches, _ = jax_methods.problem(task)
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder) / "model", model, params)
         network = transformers.AutoModelForCausalLM.from_pretrained(
             Path(folder) / "model", attn_implementation="eager"
         )
-    return network.eval(), torch.tensor(tokens, dtype=torch.long)
+    return network.eval(), torch.tensor(batches["tokens"], dtype=torch.long)
 
 
 def losses(network: torch.nn.Module, params: dict, batch: torch.Tensor) -> torch.Tensor:
@@ -120,9 +110,3 @@ def unrolled_torchopt(network: torch.nn.Module, start: dict, tokens: torch.Tenso
         params = torchopt.apply_updates(params, updates, inplace=False)
     (result,) = torch.autograd.grad(metric(params, start), weights)
     return result
-
-
-def timed(function: Any) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
