@@ -10,6 +10,8 @@ rule replay:
         str(layout.text_corpus("replay") / "corpus.json"),
     log:
         f"{LOGS}/corpora/replay.log",
+    benchmark:
+        f"{LOGS}/corpora/replay.tsv",
     params:
         settings=settings(study.downstream.replay, study.downstream.cpt.tokens),
         wheel=lambda wildcards, input: option("--wheel", input.wheel),
@@ -27,6 +29,8 @@ rule untuned_corpus:
         str(layout.text_corpus("untuned") / "corpus.json"),
     log:
         f"{LOGS}/corpora/untuned.log",
+    benchmark:
+        f"{LOGS}/corpora/untuned.tsv",
     resources:
         gpu=one_gpu(),
     params:
@@ -45,6 +49,8 @@ rule generator_corpus:
         str(layout.text_corpus("{experiment}", "{variant}") / "corpus.json"),
     log:
         f"{LOGS}/corpora/{{experiment}}-{{variant}}.log",
+    benchmark:
+        f"{LOGS}/corpora/{{experiment}}-{{variant}}.tsv",
     resources:
         gpu=one_gpu(),
     params:

@@ -15,6 +15,8 @@ rule generate:
         record=f"{RUN}/run.json",
     log:
         f"{LOGS}/generate/{{experiment}}-{{variant}}-{{seed}}.log",
+    benchmark:
+        f"{LOGS}/generate/{{experiment}}-{{variant}}-{{seed}}.tsv",
     resources:
         gpu=scale.needs.gpus,
     params:

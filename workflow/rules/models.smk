@@ -22,6 +22,8 @@ rule pretrain:
         directory(str(layout.model("{model}"))),
     log:
         f"{LOGS}/pretrain/{{model}}.log",
+    benchmark:
+        f"{LOGS}/pretrain/{{model}}.tsv",
     wildcard_constraints:
         model=one_of(TRAINED),
     params:

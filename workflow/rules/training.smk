@@ -12,6 +12,8 @@ rule continue_pretraining:
         str(layout.trained("{target}", "{group}") / "cpt.json"),
     log:
         f"{LOGS}/cpt/{{target}}-{{group}}.log",
+    benchmark:
+        f"{LOGS}/cpt/{{target}}-{{group}}.tsv",
     resources:
         gpu=one_gpu(),
     params:
@@ -31,6 +33,8 @@ rule fine_tune:
         str(layout.trained("{target}", "{group}") / "sft.json"),
     log:
         f"{LOGS}/sft/{{target}}-{{group}}.log",
+    benchmark:
+        f"{LOGS}/sft/{{target}}-{{group}}.tsv",
     resources:
         gpu=one_gpu(),
     params:
@@ -50,6 +54,8 @@ rule perplexity:
         str(layout.perplexity("{target}")),
     log:
         f"{LOGS}/perplexity/{{target}}.log",
+    benchmark:
+        f"{LOGS}/perplexity/{{target}}.tsv",
     resources:
         gpu=one_gpu(),
     params:
