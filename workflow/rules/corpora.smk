@@ -11,7 +11,7 @@ rule replay:
     log:
         f"{LOGS}/corpora/replay.log",
     benchmark:
-        f"{LOGS}/corpora/replay.tsv",
+        f"{LOGS}/corpora/replay.tsv"
     params:
         settings=settings(study.downstream.replay, study.downstream.cpt.tokens),
         wheel=lambda wildcards, input: option("--wheel", input.wheel),
@@ -30,7 +30,7 @@ rule untuned_corpus:
     log:
         f"{LOGS}/corpora/untuned.log",
     benchmark:
-        f"{LOGS}/corpora/untuned.tsv",
+        f"{LOGS}/corpora/untuned.tsv"
     resources:
         gpu=one_gpu(),
     params:
@@ -50,7 +50,7 @@ rule generator_corpus:
     log:
         f"{LOGS}/corpora/{{experiment}}-{{variant}}.log",
     benchmark:
-        f"{LOGS}/corpora/{{experiment}}-{{variant}}.tsv",
+        f"{LOGS}/corpora/{{experiment}}-{{variant}}.tsv"
     resources:
         gpu=one_gpu(),
     params:

@@ -16,7 +16,7 @@ rule generate:
     log:
         f"{LOGS}/generate/{{experiment}}-{{variant}}-{{seed}}.log",
     benchmark:
-        f"{LOGS}/generate/{{experiment}}-{{variant}}-{{seed}}.tsv",
+        f"{LOGS}/generate/{{experiment}}-{{variant}}-{{seed}}.tsv"
     resources:
         gpu=scale.needs.gpus,
     params:

@@ -23,7 +23,7 @@ rule pretrain:
     log:
         f"{LOGS}/pretrain/{{model}}.log",
     benchmark:
-        f"{LOGS}/pretrain/{{model}}.tsv",
+        f"{LOGS}/pretrain/{{model}}.tsv"
     wildcard_constraints:
         model=one_of(TRAINED),
     params:

@@ -13,7 +13,7 @@ rule continue_pretraining:
     log:
         f"{LOGS}/cpt/{{target}}-{{group}}.log",
     benchmark:
-        f"{LOGS}/cpt/{{target}}-{{group}}.tsv",
+        f"{LOGS}/cpt/{{target}}-{{group}}.tsv"
     resources:
         gpu=one_gpu(),
     params:
@@ -34,7 +34,7 @@ rule fine_tune:
     log:
         f"{LOGS}/sft/{{target}}-{{group}}.log",
     benchmark:
-        f"{LOGS}/sft/{{target}}-{{group}}.tsv",
+        f"{LOGS}/sft/{{target}}-{{group}}.tsv"
     resources:
         gpu=one_gpu(),
     params:
@@ -55,7 +55,7 @@ rule perplexity:
     log:
         f"{LOGS}/perplexity/{{target}}.log",
     benchmark:
-        f"{LOGS}/perplexity/{{target}}.tsv",
+        f"{LOGS}/perplexity/{{target}}.tsv"
     resources:
         gpu=one_gpu(),
     params:
