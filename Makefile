@@ -25,7 +25,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help tiny smoke test test-slow lint format lock clean clean-results
+.PHONY: help tiny smoke report test test-slow lint format lock clean clean-results
 # A recipe that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -41,6 +41,15 @@ tiny: .venv/.ready ## the study in miniature, on a laptop: figures and tables in
 
 smoke: .venv/.ready ## every rule once, at sizes that prove nothing but that it runs
 	@$(SNAKEMAKE) $(ARGS) --configfile config/smoke.yaml
+
+report: .venv/.ready ## one HTML file of a study's results: make report (or SCALE=reference)
+	@if [ "$(SCALE)" = reference ]; then \
+		$(SNAKEMAKE) --snakefile workflow/reference.smk && \
+		$(SNAKEMAKE) --snakefile workflow/reference.smk --report results/reference.html; \
+	else \
+		$(SNAKEMAKE) --configfile config/$(or $(SCALE),tiny).yaml \
+			--report results/$(or $(SCALE),tiny)/report.html; \
+	fi
 
 test: .venv/.ready ## the fast tests
 	@$(PYTEST) -m "not slow and not network" -n $(WORKERS) --dist worksteal $(ARGS)

@@ -10,6 +10,9 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/models.smk"
@@ -25,6 +28,7 @@ if study.downstream is not None:
 
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:
@@ -33,3 +37,4 @@ rule all:
         [figure_files(name) for name in plan.drawable(study)],
         rules.theorem_3_1.output,
         rules.claims.output,
+        rules.report_pages.output,

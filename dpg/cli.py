@@ -37,6 +37,7 @@ model_app = typer.Typer(no_args_is_help=True, help="Train or fetch the models a 
 corpus_app = typer.Typer(no_args_is_help=True, help="Texts to train a target model on (Table 1).")
 train_app = typer.Typer(no_args_is_help=True, help="Train target models in PyTorch (Table 1).")
 perplexity_app = typer.Typer(no_args_is_help=True, help="Measure them with lm-eval (Table 1).")
+report_app = typer.Typer(no_args_is_help=True, help="Pages of the report; results kept small.")
 app.add_typer(config_app, name="config")
 app.add_typer(fetch_app, name="fetch")
 app.add_typer(text_app, name="text")
@@ -44,6 +45,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(train_app, name="train")
 app.add_typer(perplexity_app, name="perplexity")
+app.add_typer(report_app, name="report")
 
 Config = Annotated[
     Path,
@@ -656,6 +658,55 @@ def claims(config: Config, out: OptionalOut = None) -> None:
         typer.echo(f"{verdict.claim.name}: {verdict.line}")
     scale = results.study.scale.scale
     ledger.write(verdicts, out or results.layout.claims, scale=scale, seeds=results.seeds)
+
+
+@report_app.command("pages")
+def report_pages(config: Config, out: OptionalOut = None) -> None:
+    """Write the report's own pages: generations side by side, provenance, a line a run.
+
+    **Example:** `dpg report pages -c config/tiny.yaml --out report`
+    """
+    from dpg.report import pages
+
+    study = configs.load(config)
+    layout = Layout(study.scale.scale)
+    for path in pages.build(study, layout, out or layout.report):
+        typer.echo(path)
+
+
+@report_app.command("keep")
+def report_keep(config: Config, out: Out) -> None:
+    """Keep a finished study small: figures, tables, claims, pages and its configuration.
+
+    **Example:** `dpg report keep -c config/tiny.yaml --out results/reference/tiny`
+    """
+    from dpg.report import reference
+
+    study = configs.load(config)
+    for path in reference.keep(study, Layout(study.scale.scale), out):
+        typer.echo(path)
+
+
+@report_app.command("check")
+def report_check(
+    config: Config,
+    reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],
+) -> None:
+    """Say whether kept results are still of the present configuration; exit status 1 if not.
+
+    **Example:** `dpg report check results/reference/tiny -c config/tiny.yaml`
+    """
+    from dpg.report import reference as references
+
+    lines = references.outdated(configs.load(config), reference)
+    for line in lines:
+        typer.echo(line)
+    if lines:
+        raise DpgError(
+            f"{reference} is of another configuration than {config}, in {len(lines)} places; run "
+            f"the study and keep it anew: dpg report keep -c {config} --out {reference}"
+        )
+    typer.echo(f"{reference} is of the present {config}")
 
 
 @app.command()

@@ -88,3 +88,8 @@ class Layout:
     def claims(self) -> Path:
         """The ledger of the paper's claims: claims.json, claims.md and claims.html."""
         return self.folder / "claims"
+
+    @property
+    def report(self) -> Path:
+        """The report's own pages: generations.html, provenance.html and runs.csv."""
+        return self.folder / "report"

@@ -59,10 +59,15 @@ def run_time(records: Iterable[Path]) -> str:
     """
     records = list(records)
     done = [artifacts.read_json(path)["wall_seconds"] for path in records if path.exists()]
-    minutes = round(sum(done) / 60)
-    words = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    words = duration(sum(done))
     unfinished = len(records) - len(done)
     return f"{words} ({unfinished} of {len(records)} runs not yet done)" if unfinished else words
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, such as "1 h 5 min"."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def needs_judge(name: str) -> bool:

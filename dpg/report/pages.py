@@ -1,0 +1,270 @@
+"""Pages of the report: generations side by side, and where every number came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dpg import artifacts
+from dpg.config import Study
+from dpg.errors import DpgError
+from dpg.figures.generations import visible
+from dpg.figures.plan import duration
+from dpg.figures.runs import Run
+from dpg.layout import Layout
+
+PROMPTS = 3
+"""Validation articles whose generations are shown; the first ones, not chosen ones."""
+
+# Numbers of a validation that `runs.csv` lists, where an experiment has them.
+_MEASURES = ("metric", "norm_difference", "pixels_right", "scans", "exact", "soft")
+
+_STYLE = """\
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 68em; padding: 0 1em }
+table { border-collapse: collapse; margin: .6em 0 1.6em } td, th { padding: .3em .9em .3em 0;
+text-align: left; vertical-align: top; border-bottom: 1px solid #ddd } th { white-space: nowrap }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+blockquote { margin: .4em 0; color: #555 } pre { background: #f6f6f6; padding: 1em; overflow: auto }
+small { color: #555 } h2 { margin-top: 2em }
+"""
+
+_GENERATIONS = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Generations at scale {{ scale }}</title>
+<style>{{ style }}</style>
+<h1>Generations side by side</h1>
+<p>What each generator answers to the first {{ prompts }} validation articles at its last
+validation, as sampled; seed {{ seed }}. No generator was trained on these articles.</p>
+{% for experiment, blocks in experiments.items() %}
+<h2 id="{{ experiment }}">{{ experiment }}</h2>
+{% for prompt, rows in blocks %}
+<blockquote>{{ prompt }}</blockquote>
+<table>
+{% for label, step, response in rows -%}
+<tr><th>{{ label }}<br><small>step {{ step }}</small><td>{{ response }}</tr>
+{% endfor -%}
+</table>
+{% endfor %}{% endfor %}
+</html>
+"""
+
+_PROVENANCE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Provenance of the results at scale {{ scale }}</title>
+<style>{{ style }}</style>
+<h1>Where these results come from</h1>
+<table>
+{% for name, value in facts.items() -%}
+<tr><th>{{ name }}<td>{{ value }}</tr>
+{% endfor -%}
+</table>
+<h2>Generator runs</h2>
+<p>Wall time, that of a resumed run's earlier stretches included, and the CPU time and peak memory
+of its last job where the workflow measured them.</p>
+<table>
+<tr>{% for name in columns %}<th>{{ name }}{% endfor %}</tr>
+{% for row in rows -%}
+<tr>{% for cell in row %}<td{% if cell.number %} class="number"{% endif %}>{{ cell.text }}\
+{% endfor %}</tr>
+{% endfor -%}
+</table>
+<h2>Configuration</h2>
+<p>The scale's file, over the paper's experiments in <code>config/experiments.yaml</code>.
+<code>dpg config show</code> prints every resolved value beside its source.</p>
+<pre>{{ config }}</pre>
+</html>
+"""
+
+
+def finished(study: Study, layout: Layout) -> list[Run]:
+    """Open the study's finished generator runs, in the study's order.
+
+    Raises:
+        DpgError: none is finished.
+    """
+    folders = (layout.run(run.experiment, run.variant, run.seed) for run in study.runs)
+    runs = [Run.open(folder) for folder in folders if (folder / "run.json").exists()]
+    if not runs:
+        raise DpgError(f"{layout.folder} has no finished generator run: nothing to report yet")
+    return runs
+
+
+def run_table(runs: Sequence[Run], logs: Path) -> pd.DataFrame:
+    """One row a run: what it is, its last validation, its cost, its configuration's digest.
+
+    Args:
+        runs: finished runs.
+        logs: the workflow's logs, with a table of CPU time beside each job's.
+
+    Returns:
+        Columns experiment, variant, seed, grpo_steps, wall_seconds, cpu_seconds and
+        memory_mb (NaN where not measured), the numbers of the last validation that any run has
+        (NaN where a run has not), config_sha256.
+    """
+    return pd.DataFrame([_row(run, logs) for run in runs]).dropna(axis="columns", how="all")
+
+
+def _row(run: Run, logs: Path) -> dict[str, Any]:
+    record = artifacts.read_json(run.path / "run.json")
+    lines = artifacts.read_lines(run.path / "metrics.jsonl")
+    last = [line for line in lines if line.get("phase") == "validation"][-1]
+    row = {
+        "experiment": run.experiment,
+        "variant": run.variant.name,
+        "seed": run.seed,
+        "grpo_steps": run.setting("generator", "grpo_steps"),
+        "wall_seconds": round(record["wall_seconds"], 1),
+        **_cost(logs / f"{run.experiment}-{run.variant.name}-{run.seed}.tsv"),
+    }
+    row |= {name: last.get(name) for name in _MEASURES}
+    return row | {"config_sha256": record["config_sha256"]}
+
+
+def _cost(path: Path) -> dict[str, float | None]:
+    """CPU seconds and peak resident memory of a job, from Snakemake's benchmark file."""
+    if not path.exists():
+        return {"cpu_seconds": None, "memory_mb": None}
+    table = pd.read_csv(path, sep="\t", na_values="-")
+    return {
+        "cpu_seconds": float(table["cpu_time"].iloc[-1]),
+        "memory_mb": float(table["max_rss"].iloc[-1]),
+    }
+
+
+def provenance(study: Study, runs: Sequence[Run]) -> dict[str, Any]:
+    """What the runs have in common, or every value where they differ.
+
+    Returns:
+        scale, seeds, commits (of the code, with "+ changes" for a changed checkout), dpg,
+        versions (package -> versions), platforms, devices, cpus, finished (first and last).
+    """
+    records = [artifacts.read_json(run.path / "run.json") for run in runs]
+    packages = records[0]["versions"]
+    return {
+        "scale": study.scale.scale,
+        "seeds": list(study.scale.seeds),
+        "commits": _distinct(_commit(record["git"]) for record in records),
+        "dpg": _distinct(record["dpg"] for record in records),
+        "versions": {
+            name: _distinct(record["versions"].get(name) for record in records) for name in packages
+        },
+        "platforms": _distinct(record["platform"] for record in records),
+        "devices": _distinct(_device(record["device"]) for record in records),
+        "cpus": _distinct(record["cpus"] for record in records),
+        "finished": [f(record["finished"] for record in records) for f in (min, max)],
+    }
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    """The values that are there, once each, in order of appearance."""
+    return list(dict.fromkeys(value for value in values if value is not None))
+
+
+def _commit(git: dict[str, Any] | None) -> str:
+    if git is None:
+        return "not from a checkout"
+    return git["commit"] + (" + changes" if git["dirty"] else "")
+
+
+def _device(device: dict[str, Any] | None) -> str | None:
+    return device and f"{device['count']} x {device['kind']}"
+
+
+def build(study: Study, layout: Layout, out: Path) -> list[Path]:
+    """Write `generations.html`, `provenance.html` and `runs.csv`.
+
+    Returns:
+        The three paths.
+
+    Raises:
+        DpgError: no run is finished, or a file of one is missing or damaged.
+    """
+    runs = finished(study, layout)
+    table = run_table(runs, layout.folder / "logs" / "generate")
+    pages = {
+        "generations.html": generations_page(runs, study.scale.scale),
+        "provenance.html": provenance_page(study, runs, table),
+        "runs.csv": table.to_csv(index=False, lineterminator="\n"),
+    }
+    for name, text in pages.items():
+        with artifacts.atomic_path(out / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return [out / name for name in pages]
+
+
+def generations_page(runs: Sequence[Run], scale: str) -> str:
+    """The last generations of every run of the first seed, prompt by prompt, as an HTML page."""
+    seed = runs[0].seed
+    experiments: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.seed == seed:
+            experiments.setdefault(run.experiment, []).append(run)
+    blocks = {name: _blocks(members) for name, members in experiments.items()}
+    return _render(_GENERATIONS, scale=scale, seed=seed, prompts=PROMPTS, experiments=blocks)
+
+
+def _blocks(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int, str]]]]:
+    """For each prompt: its text, and (who, step, response) before training and of each run."""
+    tables = [run.rollouts() for run in sorted(runs, key=lambda run: run.variant.order)]
+    labels = [run.variant.label for run in sorted(runs, key=lambda run: run.variant.order)]
+    last = [table[table["step"] == table["step"].max()] for table in tables]
+    shown = [("untrained", tables[0][tables[0]["step"] == 0]), *zip(labels, last, strict=True)]
+    blocks = []
+    for row in sorted(tables[0]["row"].unique())[:PROMPTS]:
+        rows = [
+            (label, int(answer["step"].iloc[0]), visible(answer["response"].iloc[0]))
+            for label, table in shown
+            if len(answer := table[table["row"] == row])
+        ]
+        prompt = tables[0].loc[tables[0]["row"] == row, "prompt"].iloc[0]
+        blocks.append((visible(prompt), rows))
+    return blocks
+
+
+def provenance_page(study: Study, runs: Sequence[Run], table: pd.DataFrame) -> str:
+    """Code, versions, machine, seeds, configuration and the cost of every run, as an HTML page."""
+    import yaml
+
+    known = provenance(study, runs)
+    versions = known.pop("versions")
+    facts = {name: _listed(value) for name, value in known.items()}
+    facts["versions"] = "; ".join(f"{name} {_listed(found)}" for name, found in versions.items())
+    facts["runs"] = f"{len(runs)} of {len(study.runs)} finished"
+    facts["wall time of the runs together"] = duration(table["wall_seconds"].sum())
+    if "cpu_seconds" in table:
+        facts["CPU time of the runs together"] = duration(table["cpu_seconds"].sum())
+    cells = table.drop(columns="config_sha256")
+    return _render(
+        _PROVENANCE,
+        scale=study.scale.scale,
+        facts=facts,
+        columns=list(cells),
+        rows=[[_cell(value) for value in row] for row in cells.itertuples(index=False)],
+        config=yaml.safe_dump(
+            study.scale.model_dump(mode="json", exclude_unset=True), sort_keys=False
+        ),
+    )
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(map(str, values)) if isinstance(values, list) else str(values)
+
+
+def _cell(value: Any) -> dict[str, Any]:
+    if isinstance(value, float):
+        return {"number": True, "text": "" if pd.isna(value) else f"{value:.6g}"}
+    return {"number": isinstance(value, int), "text": "" if value is None else str(value)}
+
+
+def _render(template: str, **values: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True)
+    return environment.from_string(template).render(style=_STYLE, **values)

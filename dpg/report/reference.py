@@ -1,0 +1,147 @@
+"""A finished study kept small: what the README shows, and whether it is still the present one.
+
+A reference is a folder of figures, tables, claims and pages with the resolved configuration that
+they are results of. `outdated` compares that with the present configuration, so that a change of
+`config/` cannot leave old pictures standing as if they were of the new values.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from dpg import artifacts
+from dpg.config import DownstreamSettings, RunConfig, ScaleFile, Study
+from dpg.errors import DpgError
+from dpg.figures import FIGURES, TABLES, plan
+from dpg.figures.runs import Run
+from dpg.layout import Layout
+from dpg.report import pages
+
+STUDY = "study.json"
+"""The reference's record: configuration, provenance, run times by figure."""
+
+_SCALE_PARTS = ("seeds", "text", "prompt_style", "models", "pretraining", "judge")
+
+
+def keep(study: Study, layout: Layout, out: Path) -> list[Path]:
+    """Copy a study's figures (PNG, CSV), tables (Markdown, CSV), claims and pages to a folder.
+
+    What is not there is left out: a reference of a part of a study is one.
+
+    Args:
+        study, layout: the study and where its results are.
+        out: the folder; files of a former reference are replaced.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DpgError: no run is finished.
+    """
+    runs = pages.finished(study, layout)
+    out.mkdir(parents=True, exist_ok=True)
+    written = pages.build(study, layout, out)
+    drawn = [layout.figures / f"{name}.{kind}" for name, kind in _drawn()]
+    ledger = [layout.claims / f"claims.{kind}" for kind in ("json", "md", "html")]
+    for source in (path for path in drawn + ledger if path.exists()):
+        with artifacts.atomic_path(out / source.name) as partial:
+            shutil.copyfile(source, partial)
+        written.append(out / source.name)
+    times = {
+        name: plan.run_time(
+            layout.run(run.experiment, run.variant, run.seed) / "run.json"
+            for run in plan.runs_of(name, study.runs)
+        )
+        for name in plan.drawable(study)
+    }
+    record = {
+        "provenance": pages.provenance(study, runs),
+        "run_times": times,
+        "scale": study.scale.model_dump(mode="json", exclude={"experiments", "defaults"}),
+        "downstream": study.downstream and study.downstream.model_dump(mode="json"),
+        "runs": {_name(run): run.config for run in runs},
+    }
+    artifacts.write_json(out / STUDY, record)
+    return [*written, out / STUDY]
+
+
+def _name(run: Run) -> str:
+    return f"{run.experiment}/{run.variant.name}/seed{run.seed}"
+
+
+def _drawn() -> list[tuple[str, str]]:
+    figures = [(name, kind) for name in (*FIGURES, "theorem_3_1") for kind in ("png", "csv")]
+    return figures + [(name, kind) for name in TABLES for kind in ("md", "csv")]
+
+
+def outdated(study: Study, folder: Path) -> list[str]:
+    """Say in what a reference is of another configuration than the present one.
+
+    A setting that is new since then counts as its default, which is what the reference ran with.
+
+    Args:
+        study: the present configuration.
+        folder: the reference.
+
+    Returns:
+        One line a difference; empty where the reference holds.
+
+    Raises:
+        DpgError: the folder holds no reference.
+    """
+    file = folder / STUDY
+    if not file.exists():
+        raise DpgError(f"{folder} is no reference: it has no {STUDY}; `dpg report keep` makes one")
+    record = artifacts.read_json(file)
+    kept = _read(ScaleFile, record["scale"])
+    parts = ((part, getattr(kept, part, None), getattr(study.scale, part)) for part in _SCALE_PARTS)
+    lines = [
+        f"{name}: {_short(then)} then, {_short(now)} now"
+        for name, then, now in parts
+        if then != now
+    ]
+    downstream = record["downstream"] and _read(DownstreamSettings, record["downstream"])
+    lines += _differences("downstream", downstream, study.downstream)
+    present = {run.path: run for run in study.runs}
+    for name, config in record["runs"].items():
+        if name not in present:
+            lines.append(f"{name}: the study has no such run any more")
+        else:
+            lines += _differences(name, _read(RunConfig, config), present[name])
+    return lines
+
+
+def _read(model: type[pydantic.BaseModel], kept: dict[str, Any]) -> Any:
+    """The kept settings with new ones at their defaults; None where they no longer fit."""
+    try:
+        return model.model_validate(kept)
+    except pydantic.ValidationError:
+        return None
+
+
+def _differences(name: str, then: Any, now: Any) -> list[str]:
+    if then == now:
+        return []
+    if then is None or now is None:
+        return [f"{name}: {'no longer a valid configuration' if now else 'no longer there'}"]
+    old, new = _flat(then.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return [f"{name}: {key} was {old.get(key)}, is {new.get(key)}" for key in keys]
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
+    if not isinstance(values, dict):
+        return {prefix[:-1]: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.")
+    return flat
+
+
+def _short(value: Any) -> str:
+    return " ".join(str(value).split())[:200]

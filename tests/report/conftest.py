@@ -1,0 +1,56 @@
+"""A finished study of `config/tiny.yaml`, as small as a study can be."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from dpg import artifacts, config
+from dpg.layout import Layout
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_run(folder, run):
+    """What a generator run leaves, of one validation before training and one at its end."""
+    steps = [0, run.generator.grpo_steps]
+    lines = [{"step": s, "phase": "validation", "metric": -3.0 + s / 1000} for s in steps]
+    if run.experiment == "uuid":
+        lines = [line | {"exact": 0.5, "soft": 0.75} for line in lines]
+    with artifacts.JsonLines.resume(folder / "metrics.jsonl", None) as log:
+        for line in lines:
+            log.append(line)
+    rows = [
+        {
+            "step": step,
+            "row": row,
+            "article": f"article-{row}",
+            "prompt": f"Prompt <{row}>",
+            "response": f"{run.variant} & step {step}, row {row}",
+            "tokens": [row, step],
+        }
+        for step in steps
+        for row in range(5)
+    ]
+    artifacts.write_table(folder / "validation.parquet", pd.DataFrame(rows))
+    names = {"scale": run.scale, "experiment": run.experiment, "variant": run.variant}
+    with artifacts.RunRecord(folder / "run.json", run.model_dump(mode="json"), run.seed, **names):
+        pass
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """`study`, its `layout`, and its runs of two experiments, finished; only to be read."""
+    study = config.load(ROOT / "config" / "tiny.yaml")
+    layout = Layout("tiny", tmp_path_factory.mktemp("results"))
+    for run in study.runs:
+        if run.experiment in ("lambada-es", "uuid"):
+            write_run(layout.run(run.experiment, run.variant, run.seed), run)
+    layout.figures.mkdir(parents=True)
+    (layout.figures / "figure_5.png").write_bytes(b"a picture")
+    (layout.figures / "figure_5.pdf").write_bytes(b"another")
+    logs = layout.folder / "logs" / "generate"
+    logs.mkdir(parents=True)
+    (logs / "uuid-adam-0.tsv").write_text("s\tmax_rss\tcpu_time\n12.0\t830.5\t10.25\n")
+    return SimpleNamespace(study=study, layout=layout)

@@ -1,0 +1,81 @@
+"""A kept study knows what it is a result of, and the one in the repository is up to date."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dpg import config
+from dpg.errors import DpgError
+from dpg.report import reference
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (ROOT / "config" / "tiny.yaml").read_text()
+
+
+@pytest.fixture
+def kept(finished, tmp_path):
+    out = tmp_path / "kept"
+    reference.keep(finished.study, finished.layout, out)
+    return out
+
+
+def changed(tmp_path, *change):
+    assert change[0] in TINY
+    path = tmp_path / "mine.yaml"
+    path.write_text(TINY.replace(*change))
+    return config.load(path)
+
+
+def test_what_is_there_is_kept_and_nothing_large(kept):
+    names = {path.name for path in kept.iterdir()}
+    pages = {"generations.html", "provenance.html", "runs.csv", "study.json"}
+    assert names == pages | {"figure_5.png"}
+    record = json.loads((kept / "study.json").read_text())
+    assert record["run_times"]["figure_5"] == "0 min"
+    assert record["run_times"]["figure_3"] == "0 min (11 of 11 runs not yet done)"
+
+
+def test_the_same_configuration_is_up_to_date(finished, kept):
+    assert reference.outdated(finished.study, kept) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("grpo_steps: 72", "grpo_steps: 71"), "uuid/adam/seed0: generator.grpo_steps was 72"),
+        (("vocab_size: 768", "vocab_size: 767"), "pretraining: "),
+        (("learning_rate: 3.0e-5", "learning_rate: 4.0e-5"), "downstream: cpt.learning_rate was"),
+    ],
+)
+def test_a_changed_value_is_named(kept, tmp_path, change, says):
+    lines = reference.outdated(changed(tmp_path, *change), kept)
+    assert any(line.startswith(says) for line in lines), lines
+
+
+def test_a_setting_that_is_new_since_then_counts_as_its_default(finished, kept):
+    record = json.loads((kept / "study.json").read_text())
+    del record["runs"]["uuid/adam/seed0"]["prompt_shuffle"]
+    (kept / "study.json").write_text(json.dumps(record))
+    assert reference.outdated(finished.study, kept) == []
+
+
+def test_a_setting_that_is_gone_is_told(finished, kept):
+    record = json.loads((kept / "study.json").read_text())
+    record["runs"]["uuid/adam/seed0"]["of_old"] = 1
+    (kept / "study.json").write_text(json.dumps(record))
+    (line,) = reference.outdated(finished.study, kept)
+    assert line == "uuid/adam/seed0: no longer a valid configuration"
+
+
+def test_a_folder_without_a_record_is_no_reference(finished, tmp_path):
+    with pytest.raises(DpgError, match="dpg report keep"):
+        reference.outdated(finished.study, tmp_path)
+
+
+def test_the_repositorys_reference_is_of_the_present_configuration():
+    study = config.load(ROOT / "config" / "tiny.yaml")
+    folder = ROOT / "results" / "reference" / "tiny"
+    assert reference.outdated(study, folder) == []
+    kept = json.loads((folder / "study.json").read_text())["runs"]
+    assert set(kept) == {run.path for run in study.runs}
