@@ -17,6 +17,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/generators.smk"
+include: "workflow/rules/sweeps.smk"
 include: "workflow/rules/evaluation.smk"
 
 

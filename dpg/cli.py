@@ -369,6 +369,53 @@ def generate(
 
 
 @app.command()
+def sweep(
+    config: Config,
+    experiment: Annotated[str, typer.Option(help="Such as norm.")],
+    variant: Annotated[str, typer.Option(help="SGD's or the naive reward's, such as sgd-T8.")],
+    seed: Annotated[int, typer.Option(help="One of the scale file's `seeds`.")] = 0,
+    out: OptionalOut = None,
+) -> None:
+    """Find a target's learning rate: a generator run a rate, from `sweep.first` upwards.
+
+    Each rate is the one before times `sweep.factor`; `sweep.patience` rates in a row that end with
+    a worse validation than the best stop it. Rates already tried are not tried again.
+
+    **Example:** `dpg sweep -c config/tiny.yaml --experiment norm --variant sgd-T8`
+    """
+    _start_jax()
+    from dpg.generators import sweep as sweeps
+    from dpg.generators.run import run_generator
+    from dpg.progress import Progress, watched
+
+    study = configs.load(config)
+    run = study.run(experiment, variant, seed)
+    if not run.rate_is_swept:
+        raise DpgError(
+            f"{experiment}/{variant}: only the rates of SGD and of the naive reward are looked for"
+        )
+    layout = Layout(run.scale)
+
+    def train(one: configs.RunConfig, folder: Path) -> None:
+        title = f"{experiment}/{variant} at {one.learner.learning_rate:.3g}"
+        with Progress(title, one.generator.grpo_steps) as bar:
+            run_generator(
+                one,
+                generator=layout.model(run.generator.model),
+                target=layout.model(run.learner.model),
+                articles=layout.articles,
+                passages=layout.passages if layout.passages.exists() else None,
+                out=folder,
+                progress=lambda step, record: bar(step, watched(record)),
+            )
+
+    record = sweeps.sweep(run, study.scale.sweep, train, out or layout.sweep(experiment, variant))
+    for entry in record["tried"]:
+        typer.echo(f"{entry['learning_rate']:.3g}: {entry['metric'] or entry['error']}")
+    typer.echo(f"chosen: {record['chosen']:.3g}; configured: {record['configured']:.3g}")
+
+
+@app.command()
 def judge(
     config: Config,
     run: Annotated[Path, typer.Option(help="A run directory with validation.parquet.")],

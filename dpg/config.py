@@ -220,6 +220,14 @@ class RunConfig(Settings):
         return self.validation_steps * self.learner.batch_size
 
     @property
+    def rate_is_swept(self) -> bool:
+        """Whether the paper tuned the target's learning rate: SGD's and the naive reward's."""
+        trains_the_target = self.reward.kind in ("metagradient", "naive")
+        return trains_the_target and (
+            self.learner.optimizer == "sgd" or self.reward.kind == "naive"
+        )
+
+    @property
     def path(self) -> str:
         """``<experiment>/<variant>/seed<k>``, below ``results/<scale>/runs``."""
         return f"{self.experiment}/{self.variant}/seed{self.seed}"
@@ -528,6 +536,15 @@ class Requirements(Settings):
     hub: bool = False
 
 
+class SweepSettings(Settings):
+    """Learning rates tried for targets that are not trained by Adam (section 4)."""
+
+    first: PositiveFloat = 1e-6
+    factor: Annotated[float, Field(gt=1)] = 2.0
+    most: PositiveInt = Field(14, description="how many rates at most")
+    patience: PositiveInt = Field(2, description="so many worse than the best end the sweep")
+
+
 class ScaleFile(Settings):
     """A scale file as written: sizes and sources, and partial overrides of the experiments."""
 
@@ -541,6 +558,7 @@ class ScaleFile(Settings):
     pretraining: PretrainingSettings | None = None
     horizons: Horizons
     judge: JudgeSettings = JudgeSettings()
+    sweep: SweepSettings = SweepSettings()
     downstream: dict[str, Any] | None = Field(
         None, description="overrides of the experiments' `downstream`; null: no Table 1"
     )

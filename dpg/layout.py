@@ -60,6 +60,10 @@ class Layout:
         """A generator run."""
         return self.folder / "runs" / experiment / variant / f"seed{seed}"
 
+    def sweep(self, experiment: str, variant: str) -> Path:
+        """The learning rates tried for a variant: sweep.json, and a run a rate."""
+        return self.folder / "sweeps" / experiment / variant
+
     def text_corpus(self, *names: str) -> Path:
         """A corpus for continued pre-training: `replay`, `untuned`, or a run's experiment and
         variant; its record is `corpus.json`, written last.

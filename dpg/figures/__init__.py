@@ -19,10 +19,10 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
     """Draw one figure or table of the paper.
 
     Args:
-        name: "figure_1" to "figure_7", "table_1" to "table_6".
+        name: "figure_1" to "figure_7", "table_1" to "table_6", or "sweep".
         run_dirs: run directories of any experiments; each figure takes those it shows. Figures 6
             and 7 are diagrams and need none. Table 1 takes the files of perplexities instead, one
-            a target model.
+            a target model, and the figure of the sweeps their files.
         out_dir: where `<name>.pdf`, `.png` and `.csv` (a table: `.csv`, `.md` and `.tex`) go.
 
     Returns:
@@ -32,7 +32,7 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
         DpgError: no such figure, none of the runs it needs, or a run that is not whole.
     """
     stem = Path(out_dir) / name
-    if name in FIGURES:
+    if name in (*FIGURES, "sweep"):
         return importlib.import_module(f"dpg.figures.{name}").build(run_dirs, stem)
     if name == "table_1":
         return importlib.import_module("dpg.figures.table_1").build(run_dirs, stem)
@@ -40,4 +40,6 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
         from dpg.figures import generations
 
         return generations.build(name, run_dirs, stem)
-    raise DpgError(f"no figure is called {name!r}; there are {', '.join(FIGURES + TABLES)}")
+    raise DpgError(
+        f"no figure is called {name!r}; there are {', '.join((*FIGURES, *TABLES, 'sweep'))}"
+    )

@@ -43,6 +43,16 @@ shell.prefix(
 )
 
 
+# A method has one rate for every T of an experiment; it is looked for at the longest.
+SWEPT = [
+    run
+    for run in study.runs
+    if run.rate_is_swept
+    and run.learner.steps == run.validation_steps
+    and run.seed == scale.seeds[0]
+]
+
+
 def one_of(names):
     """A wildcard constraint for these names; matches nothing where there is none."""
     return "|".join(names) or "(?!)"
@@ -72,6 +82,11 @@ def run_times():
 
 def run_of(wildcards):
     return runs[wildcards.experiment, wildcards.variant, int(wildcards.seed)]
+
+
+def run_of_sweep(wildcards):
+    """The run whose rate is looked for, as it is configured."""
+    return runs[wildcards.experiment, wildcards.variant, scale.seeds[0]]
 
 
 def figure_files(name):

@@ -1,0 +1,83 @@
+"""Which learning rate each target was given: the sweeps' final validations against the rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dpg import artifacts
+from dpg.figures.runs import Variant
+from dpg.figures.style import GREY, PAGE, new_figure, save, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = 3
+
+
+def frame(sweeps: Sequence[str | Path]) -> pd.DataFrame:
+    """Collect every rate that was tried.
+
+    Args:
+        sweeps: the files ``sweep.json``.
+
+    Returns:
+        A row a rate: experiment, variant, learning_rate, metric (of the last validation; NaN where
+        the target diverged), chosen, configured (whether the rate is that of the configuration).
+    """
+    rows = []
+    for path in sweeps:
+        record = artifacts.read_json(Path(path))
+        for entry in record["tried"]:
+            rate = entry["learning_rate"]
+            rows.append(
+                {
+                    "experiment": record["experiment"],
+                    "variant": record["variant"],
+                    "learning_rate": rate,
+                    "metric": entry["metric"],
+                    "chosen": rate == record["chosen"],
+                    "configured": abs(rate / record["configured"] - 1) < 1e-6,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@styled
+def draw(frame: pd.DataFrame) -> Figure:
+    """Draw a panel an experiment, a line a variant; a ring marks the chosen rate."""
+    experiments = list(frame["experiment"].unique())
+    columns = min(COLUMNS, len(experiments))
+    rows = -(-len(experiments) // columns)
+    figure = new_figure(PAGE, 0.4 + 1.9 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, experiment in zip(panels, experiments, strict=False):
+        part = frame[frame["experiment"] == experiment]
+        for name, line in part.groupby("variant", sort=False):
+            variant = Variant.parse(str(name))
+            axes.plot(
+                line["learning_rate"], line["metric"], "o-", ms=3,
+                color=variant.color, label=variant.title,
+            )  # fmt: skip
+            best = line[line["chosen"]]
+            axes.plot(
+                best["learning_rate"], best["metric"], "o", ms=8, mfc="none", mec=variant.color
+            )
+        axes.set(title=experiment, xscale="log", xlabel="learning rate of the target")
+        axes.set_ylabel("metric, last validation")
+        axes.legend()
+    for axes in panels[len(experiments) :]:
+        axes.axis("off")
+    figure.text(
+        0.99, 0.01, "ring: chosen; a line ends after rates that were worse", ha="right", color=GREY
+    )
+    return figure
+
+
+def build(sweeps: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
+    """Write the figure as PDF, PNG and CSV."""
+    data = frame(sweeps)
+    return save(draw(data), data, out_stem)

@@ -1,0 +1,37 @@
+# Learning rates of targets that Adam does not train (section 4). Not part of the study: what was
+# found stands in config/. `snakemake sweeps` looks for the rates again, and draws what it found.
+
+
+rule sweep:
+    input:
+        generator=lambda wildcards: layout.model(run_of_sweep(wildcards).generator.model),
+        target=lambda wildcards: layout.model(run_of_sweep(wildcards).learner.model),
+        articles=rules.articles.output,
+        passages=rules.passages.output,
+    output:
+        str(layout.sweep("{experiment}", "{variant}") / "sweep.json"),
+    log:
+        f"{LOGS}/sweep/{{experiment}}-{{variant}}.log",
+    benchmark:
+        f"{LOGS}/sweep/{{experiment}}-{{variant}}.tsv"
+    resources:
+        gpu=scale.needs.gpus,
+    params:
+        settings=lambda wildcards: settings(run_of_sweep(wildcards), scale.sweep),
+        out=lambda wildcards, output: Path(output[0]).parent,
+    shell:
+        "dpg sweep --experiment {wildcards.experiment} --variant {wildcards.variant} "
+        "--seed {scale.seeds[0]} --out {params.out} > {log} 2>&1"
+
+
+rule sweeps:
+    input:
+        [layout.sweep(run.experiment, run.variant) / "sweep.json" for run in SWEPT],
+    output:
+        image=str(layout.figures / "sweep.png"),
+        vector=str(layout.figures / "sweep.pdf"),
+        numbers=str(layout.figures / "sweep.csv"),
+    log:
+        f"{LOGS}/sweeps.log",
+    shell:
+        "dpg figure sweep {input} --out $(dirname {output.numbers}) > {log} 2>&1"
