@@ -528,6 +528,16 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
+def without_nulls(value: Any) -> Any:
+    """The configuration without entries that are None or empty, at every depth of its tables."""
+    if isinstance(value, Mapping):
+        kept = {key: without_nulls(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if item is not None and item != {}}
+    if isinstance(value, list | tuple):
+        return [without_nulls(item) for item in value]
+    return value
+
+
 def run_record(config: Mapping[str, Any], seed: int | None, **more: Any) -> dict[str, Any]:
     """Return what identifies a run: its configuration, its seed, the code and the machine.
 

@@ -44,6 +44,9 @@ class Settings(BaseModel):
 # What one generator run needs
 
 
+DOTTED_PATH = r"^[\w.]+:\w+$"
+
+
 class PatternMetric(Settings):
     """An image in the signs of a weight's change (sections 4.1 and 4.2)."""
 
@@ -94,7 +97,7 @@ class CustomMetric(Settings):
     """A metric of one's own, by dotted path ``package.module:function``."""
 
     kind: Literal["custom"]
-    path: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    path: Annotated[str, Field(pattern=DOTTED_PATH)]
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -166,9 +169,19 @@ class LearnerSettings(Settings):
 class RewardSettings(Settings):
     """What turns rollouts into one number each."""
 
-    kind: Literal["metagradient", "naive", "embedding", "fasttext", "levenshtein"]
+    kind: Literal["metagradient", "naive", "embedding", "fasttext", "levenshtein", "custom"]
     cross_group_batching: bool = True
     model: str | None = Field(None, description="embedding or fastText model; null = packaged")
+    path: Annotated[str, Field(pattern=DOTTED_PATH)] | None = Field(
+        None, description="of a custom reward: package.module:factory"
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="of a custom reward")
+
+    @pydantic.model_validator(mode="after")
+    def _a_custom_reward_has_a_path(self) -> RewardSettings:
+        if (self.kind == "custom") != (self.path is not None):
+            raise ValueError("`path` (package.module:factory) goes with kind 'custom', and only so")
+        return self
 
 
 class ValidationSettings(Settings):

@@ -531,3 +531,9 @@ def test_a_progress_folder_keeps_what_was_made_with_the_same_settings(tmp_path):
     (folder / "checkpoint").write_text("of unknown settings")
     artifacts.progress_folder(folder, settings)
     assert [path.name for path in folder.iterdir()] == ["settings.json"]
+
+
+def test_a_null_setting_is_as_if_it_were_not_there():
+    old = {"a": 1, "b": [{"c": 0}], "d": {"e": False}}
+    new = {"a": 1, "b": [{"c": 0, "new": None}], "d": {"e": False, "new": {}}, "new": {"f": None}}
+    assert artifacts.without_nulls(new) == old == artifacts.without_nulls(old)

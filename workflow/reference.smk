@@ -15,10 +15,9 @@ config |= {
     "run_times": record["run_times"],
 }
 
-PAGES = ["claims", "generations", "provenance"]
-FIGURES = sorted(path.stem for path in REFERENCE.glob("*.png"))
-TABLES = sorted(path.stem for path in REFERENCE.glob("table_*.csv"))
-LOGS = SHOWN / "logs"
+CATEGORIES = {path.name: "Figures" for path in sorted(REFERENCE.glob("*.png"))}
+CATEGORIES |= {path.name: "Tables" for path in sorted(REFERENCE.glob("table_*.csv"))}
+CATEGORIES |= {f"{page}.html": page.title() for page in ("claims", "generations", "provenance")}
 
 
 report: "report/workflow.rst"
@@ -26,39 +25,23 @@ report: "report/workflow.rst"
 
 rule all:
     input:
-        [SHOWN / f"{name}.png" for name in FIGURES],
-        [SHOWN / f"{name}.csv" for name in TABLES],
-        [SHOWN / f"{name}.html" for name in PAGES],
+        [SHOWN / name for name in CATEGORIES],
 
 
-rule figure:
-    input:
-        REFERENCE / "{name}.png",
-    output:
-        report(SHOWN / "{name}.png", caption="report/{name}.rst", category="Figures"),
-    log:
-        LOGS / "{name}.log",
-    shell:
-        "cp {input} {output} 2> {log}"
+for name, category in CATEGORIES.items():
 
-
-rule table:
-    input:
-        REFERENCE / "{name}.csv",
-    output:
-        report(SHOWN / "{name}.csv", caption="report/{name}.rst", category="Tables"),
-    log:
-        LOGS / "{name}.log",
-    shell:
-        "cp {input} {output} 2> {log}"
-
-
-rule page:
-    input:
-        REFERENCE / "{name}.html",
-    output:
-        report(SHOWN / "{name}.html", caption="report/{name}.rst", category="{name}"),
-    log:
-        LOGS / "{name}.log",
-    shell:
-        "cp {input} {output} 2> {log}"
+    rule:
+        name:
+            name.split(".")[0]
+        input:
+            REFERENCE / name,
+        output:
+            report(
+                SHOWN / name,
+                caption=f"report/{name.split('.')[0]}.rst",
+                category=category,
+            ),
+        log:
+            SHOWN / "logs" / f"{name}.log",
+        shell:
+            "cp {input} {output} 2> {log}"

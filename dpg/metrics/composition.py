@@ -32,33 +32,36 @@ def _sum(coefficients, metrics, params, initial):
     return sum(parts)
 
 
-def from_dotted_path(path: str, settings: dict[str, Any] | None = None) -> Callable:
-    """A user's own metric: the object that "package.module:name" names.
+def from_dotted_path(
+    path: str, settings: dict[str, Any] | None = None, *, what: str = "metric"
+) -> Callable:
+    """A user's own metric (or reward): the object that "package.module:name" names.
 
     Args:
         path: the module and, after the colon, the name in it (dots go deeper).
         settings: None takes the object as the metric (params, initial) -> scalar; a table, even an
             empty one, calls the object with it and takes what it returns.
+        what: what it is to be, for the errors.
 
     Raises:
         DpgError: a path of another form, a module or name that is not there, no function.
     """
     module, colon, name = path.partition(":")
     if not (colon and module and name):
-        raise DpgError(f"metric {path!r}; asked is package.module:function")
+        raise DpgError(f"{what} {path!r}; asked is package.module:function")
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise DpgError(
-            f"metric {path!r}: {error}; the module must be importable from here (install it, or "
+            f"{what} {path!r}: {error}; the module must be importable from here (install it, or "
             "put its folder on PYTHONPATH)"
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
-            raise DpgError(f"metric {path!r}: there is no {part!r} in {found!r}")
+            raise DpgError(f"{what} {path!r}: there is no {part!r} in {found!r}")
         found = getattr(found, part)
     if settings is not None:
         found = found(**settings)
     if not callable(found):
-        raise DpgError(f"metric {path!r} is a {type(found).__name__}; asked is a function")
+        raise DpgError(f"{what} {path!r} is a {type(found).__name__}; asked is a function")
     return found

@@ -31,6 +31,9 @@ def build(
 ) -> Reward:
     """The reward that a run's configuration names.
 
+    A custom one is what its factory returns, called with `run`, `target`, `examples` and
+    ``reward.arguments`` by keyword.
+
     Args:
         run: the resolved configuration.
         target: the target model with its metric and learner (`dpg.generators.target.Target`).
@@ -59,6 +62,11 @@ def build(
         from dpg.rewards.naive import NaiveReward
 
         return NaiveReward(*common, steps=learner.steps, group_size=group_size)
+    if kind == "custom":
+        from dpg.metrics import from_dotted_path
+
+        factory = from_dotted_path(run.reward.path, what="reward")
+        return factory(run, target, examples, **run.reward.arguments)
     language = getattr(run.metric, "language", None)
     if language is None:
         raise RewardError(

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from dpg import machine
-from dpg.artifacts import config_hash
+from dpg.artifacts import config_hash, without_nulls
 from dpg.config import EXPERIMENTS_FILE, load
 from dpg.errors import DpgError
 from dpg.evaluation import sources
@@ -67,9 +67,13 @@ wildcard_constraints:
 
 
 def settings(*parts):
-    """A digest of what a job depends on; it runs again when this changes, and only then."""
+    """A digest of what a job depends on; it runs again when this changes, and only then.
+
+    A setting that is null or empty counts as absent, so that a new one, which no file sets yet,
+    does not outdate what was made before it.
+    """
     plain = [p.model_dump(mode="json") if hasattr(p, "model_dump") else p for p in parts]
-    return config_hash({"settings": plain})
+    return config_hash({"settings": without_nulls(plain)})
 
 
 def run_times():
@@ -109,22 +113,19 @@ def folder_of(run):
     return layout.run(run.experiment, run.variant, run.seed)
 
 
-def figure_runs(wildcards):
-    if wildcards.figure == plan.DOWNSTREAM:
+def figure_runs(name):
+    """What the command that draws a figure is given."""
+    if name == plan.DOWNSTREAM:
         return perplexities()
-    return [folder_of(run) for run in plan.runs_of(wildcards.figure, study.runs)]
+    return [folder_of(run) for run in plan.runs_of(name, study.runs)]
 
 
-def figure_inputs(wildcards):
+def figure_inputs(name):
     """What a figure is drawn from: its runs' logs, and the judge's tables where it shows them."""
-    if wildcards.figure == plan.DOWNSTREAM:
+    if name == plan.DOWNSTREAM:
         return perplexities()
-    paths = []
-    for run in plan.runs_of(wildcards.figure, study.runs):
-        paths += [folder_of(run) / "run.json", folder_of(run) / "metrics.jsonl"]
-        if plan.needs_judge(wildcards.figure):
-            paths.append(folder_of(run) / "judged.parquet")
-    return paths
+    files = ["run.json", "metrics.jsonl"] + ["judged.parquet"] * plan.needs_judge(name)
+    return [folder / file for folder in figure_runs(name) for file in files]
 
 
 def downstream_settings(*keys):
@@ -164,6 +165,8 @@ def trained_groups(wildcards):
 
 
 def perplexities():
+    if study.downstream is None:
+        return []
     return [layout.perplexity(target) for target in study.downstream.targets]
 
 

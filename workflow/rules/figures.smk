@@ -1,45 +1,51 @@
-# Figures and tables: each a target by its own name, drawn from run directories.
+# Figures and tables: each a rule of its own, so that `snakemake figure_2` is a target and its
+# caption a file. A study lacks some: such a rule has no inputs, and its command says what it needs.
 
-
-rule figure:
-    input:
-        figure_inputs,
-    output:
-        image=report(
-            str(layout.figures / "{figure}.png"),
-            caption="../report/{figure}.rst",
-            category="Figures",
-        ),
-        vector=str(layout.figures / "{figure}.pdf"),
-        numbers=str(layout.figures / "{figure}.csv"),
-    log:
-        f"{LOGS}/{{figure}}.log",
-    wildcard_constraints:
-        figure=one_of(FIGURES),
-    params:
-        runs=figure_runs,
-    shell:
-        "dpg figure {wildcards.figure} {params.runs} --out $(dirname {output.numbers}) > {log} 2>&1"
-
-
-use rule figure as table with:
-    output:
-        numbers=report(
-            str(layout.figures / "{figure}.csv"),
-            caption="../report/{figure}.rst",
-            category="Tables",
-        ),
-        text=str(layout.figures / "{figure}.md"),
-        latex=str(layout.figures / "{figure}.tex"),
-    wildcard_constraints:
-        figure=one_of(TABLES),
-
-
-# `snakemake figure_2` is a target of its own.
-for target in FIGURES + TABLES:
+for figure in FIGURES:
 
     rule:
         name:
-            target
+            figure
         input:
-            figure_files(target),
+            figure_inputs(figure),
+        output:
+            image=report(
+                str(layout.figures / f"{figure}.png"),
+                caption=f"../report/{figure}.rst",
+                category="Figures",
+            ),
+            vector=str(layout.figures / f"{figure}.pdf"),
+            numbers=str(layout.figures / f"{figure}.csv"),
+        log:
+            f"{LOGS}/{figure}.log",
+        params:
+            name=figure,
+            runs=figure_runs(figure),
+        shell:
+            "dpg figure {params.name} {params.runs} "
+            "--out $(dirname {output.numbers}) > {log} 2>&1"
+
+
+for table in TABLES:
+
+    rule:
+        name:
+            table
+        input:
+            figure_inputs(table),
+        output:
+            numbers=report(
+                str(layout.figures / f"{table}.csv"),
+                caption=f"../report/{table}.rst",
+                category="Tables",
+            ),
+            text=str(layout.figures / f"{table}.md"),
+            latex=str(layout.figures / f"{table}.tex"),
+        log:
+            f"{LOGS}/{table}.log",
+        params:
+            name=table,
+            runs=figure_runs(table),
+        shell:
+            "dpg figure {params.name} {params.runs} "
+            "--out $(dirname {output.numbers}) > {log} 2>&1"
