@@ -1,9 +1,10 @@
 # The report of the kept results, for a reader who has run nothing: `make report SCALE=reference`.
+# `--config reference=FOLDER` shows another folder that `dpg report keep` made.
 
 import json
 from pathlib import Path
 
-REFERENCE = Path("results/reference/tiny")
+REFERENCE = Path(config.get("reference", "results/reference/tiny"))
 SHOWN = Path("results/reference-report")
 
 with open(REFERENCE / "study.json", encoding="utf-8") as file:
