@@ -30,7 +30,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -583,8 +583,8 @@ class RunRecord:
         path: the file, by custom `run.json` beside the step's other outputs.
         config: as in `run_record`.
         seed: as in `run_record`.
-        earlier_seconds: wall time of the earlier stretches of a resumed run, in seconds, kept in
-            its checkpoint.
+        earlier_seconds: wall time before now, in seconds: of a resumed run's earlier stretches,
+            kept in its checkpoint. `started` lies so far back.
         **more: as in `run_record`.
 
     Attributes:
@@ -610,6 +610,7 @@ class RunRecord:
     ):
         self.path = Path(path)
         self.entries = run_record(config, seed, **more)
+        self.entries["started"] = _now(earlier_seconds)
         self._earlier_seconds = earlier_seconds
         self._start = time.monotonic()
 
@@ -629,8 +630,10 @@ class RunRecord:
             write_json(self.path, self.entries)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _now(earlier_seconds: float = 0.0) -> str:
+    """The time in UTC, or that of so many seconds ago."""
+    then = datetime.now(UTC) - timedelta(seconds=earlier_seconds)
+    return then.isoformat(timespec="seconds")
 
 
 def _versions() -> dict[str, str | None]:
