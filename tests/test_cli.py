@@ -27,12 +27,24 @@ def test_help_names_every_step():
         assert verb in done.stdout
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [["generate"], ["judge"], ["figure"], ["theorem"], ["claims"], ["status"], ["config", "show"]],
-)
-def test_help_of_a_verb_shows_an_example(verb):
-    assert "Example:" in dpg(*verb, "--help").stdout
+def test_the_help_of_every_command_says_what_it_does_and_shows_an_example():
+    from dpg import cli
+
+    def commands(app, name):
+        for command in app.registered_commands:
+            yield f"{name} {command.name or command.callback.__name__}", command.callback
+        for group in app.registered_groups:
+            yield from commands(group.typer_instance, f"{name} {group.name}")
+
+    found = dict(commands(cli.app, "dpg"))
+    assert len(found) > 20
+    for name, callback in found.items():
+        text = " ".join((callback.__doc__ or "").split())
+        assert f"**Example:** `{name} " in text, f"{name} has no example in its help"
+
+
+def test_help_shows_the_example():
+    assert "Example:" in dpg("generate", "--help").stdout
 
 
 def test_show_prints_each_value_beside_its_source():

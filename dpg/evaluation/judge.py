@@ -29,19 +29,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dpg.errors import DpgError
+from dpg.text.languages import languages
 
 if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
 
-LANGUAGES = {
-    "en": "English",
-    "es": "Spanish",
-    "de": "German",
-    "it": "Italian",
-    "fr": "French",
-}
+LANGUAGES = {one.code: one.name for one in languages(("en", "es", "de", "it", "fr"))}
 """ISO 639-1 code -> the judge's answer, in Appendix F's order."""
 
 NOT_LANGUAGE = "Not Natural Language"
