@@ -1,9 +1,14 @@
 """What the README and the documentation show works as it stands there."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from dpg import artifacts
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,6 +29,46 @@ def test_the_example_of_the_metagradients_page_runs(capsys):
     share, words = capsys.readouterr().out.split("% ")
     assert words == "of the examples judged rightly\n"
     assert int(share) > 75  # half of the labels are wrong: guessing is right for 50 %
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page_on_targets_of_ones_own_runs(capsys):
+    page = (ROOT / "docs" / "your_own_target.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(compile(code, "docs/your_own_target.md", "exec"), {})
+    scores = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(scores) == 3
+    assert scores[0] > scores[1] > scores[2]
+    said = re.search(r"from ([\d.]+) to ([\d.]+)", page)
+    assert [float(said[1]), float(said[2])] == pytest.approx([scores[0], scores[-1]], abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_lipogram_study_runs_and_both_of_its_generators_learn(tmp_path):
+    example = ROOT / "docs" / "examples" / "lipogram"
+    for name in ("Snakefile", "workflow"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "study").mkdir()
+    short = {"grpo_steps: 24": "grpo_steps: 6", "steps: 600": "steps: 200", "every: 6": "every: 3"}
+    for name in ("experiments.yaml", "lipogram.yaml"):
+        text = (example / name).read_text(encoding="utf-8")
+        for old, new in short.items():
+            text = text.replace(old, new)
+        (tmp_path / "study" / name).write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "report_pages", "--cores", "2", "--quiet", "all",
+         "--show-failed-logs", "--configfile", "study/lipogram.yaml"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=500,
+        env=os.environ | {"PYTHONPATH": str(example)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for variant in ("adam", "direct"):
+        log = tmp_path / "results" / "lipogram" / "runs" / "lipogram" / variant / "seed0"
+        lines = artifacts.read_lines(log / "metrics.jsonl")
+        metric = [line["metric"] for line in lines if line["phase"] == "validation"]
+        assert len(metric) == 3
+        assert metric[-1] > metric[0], variant
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
