@@ -44,6 +44,7 @@ LAYERS = (
     "claims",
     "theory",
     "status",
+    "doctor",
     "cli",
     "__main__",
 )

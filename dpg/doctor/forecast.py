@@ -1,0 +1,345 @@
+"""What a study will take: GPU-hours, disk and the judge's bill, before anything is started.
+
+GPU-hours are floating-point operations over an assumed share of a GPU's peak, so they are given as
+a range, with what was assumed beside it. Operations are counted as usual: 2 a parameter and token
+for a forward pass, 6 for a step of training. Disk and the judge's bill are sums over what the
+workflow keeps and asks.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dpg.config import (
+    DownstreamSettings,
+    HubModel,
+    LanguageMetric,
+    Model,
+    RunConfig,
+    Study,
+    TrainedModel,
+)
+from dpg.evaluation import judge as judges
+from dpg.evaluation import sources
+from dpg.figures import plan
+from dpg.layout import Layout
+
+BFLOAT16, FLOAT32 = 989e12, 67e12
+"""Peak operations a second of the paper's GPUs, H200 (an H100's are the same): tensor cores in
+bfloat16 without sparsity, and float32; NVIDIA's data sheet."""
+
+GENERATOR_SHARES = (0.10, 0.40)
+"""Assumed share of the bfloat16 peak, sampling and update together: low and high."""
+
+TARGET_SHARES = (0.30, 0.60)
+"""Assumed share of the float32 peak in training the target: low and high."""
+
+METAGRADIENT = 4.0
+"""A metagradient's time over that of the plain training; docs/metagradients.md (T = 8, on CPU)."""
+
+METAGRADIENT_SHORT = 1.4
+"""The same at T = 1, where no adjoint is carried back."""
+
+KNOWN_PARAMETERS = {
+    "openai-community/gpt2": 124_439_808,
+    "meta-llama/Llama-3.2-1B": 1_235_814_400,
+    "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
+}
+"""Parameters of the paper's models; any other model is counted once its weights are here."""
+
+SMOLLM2_PARAMETERS = 134_515_008
+
+LAMBADA_PASSAGES = 5153
+PASSAGE_TOKENS = 110
+"""Passages of LAMBADA a language, and tokens of one: an assumption, 80 words in four languages."""
+
+ENVIRONMENT_GB = {"core": 2.6, "easydel": 1.5, "verl": 5.0, "vllm": 6.0}
+"""Environments on disk; core and easydel measured with a CPU build of PyTorch, others assumed."""
+
+_CHARACTERS_A_TOKEN = 4.5
+_BYTES_A_ROLLOUT = 2500  # of a validation's table: prompt, response and numbers, compressed
+_VERL_CHECKPOINTS = 2  # kept while a run is under way
+_VERL_STATE = 12  # bytes a parameter: float32 weights and two moments
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number between two assumptions."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.high + other.high)
+
+    def __str__(self) -> str:
+        low, high = (_rounded(x) for x in (self.low, self.high))
+        return low if low == high else f"{low} to {high}"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is still to be made of a study.
+
+    Attributes:
+        runs: generator runs not yet made, of `all_runs`.
+        generator_hours, target_hours, downstream_hours: GPU-hours of the generators (rollouts and
+            updates), of the target models' trainings and metagradients, and of Table 1; None where
+            the scale asks for no GPU.
+        disk_gb: what the finished study keeps, environments included.
+        working_gb: what one generator run needs besides, until it is done.
+        judged: rollouts that are classified for Figure 4.
+        judge_dollars: their price; 0 for the offline judge, None where no price is known.
+        unknown: models whose size is not known before they are fetched; they count as nothing.
+    """
+
+    runs: int
+    all_runs: int
+    generator_hours: Range | None
+    target_hours: Range | None
+    downstream_hours: Range | None
+    disk_gb: float
+    working_gb: float
+    judged: int
+    judge_dollars: float | None
+    unknown: tuple[str, ...]
+
+    @property
+    def gpu_hours(self) -> Range | None:
+        """All GPU-hours together."""
+        parts = (self.generator_hours, self.target_hours, self.downstream_hours)
+        return None if parts[0] is None else sum(parts, Range(0.0, 0.0))
+
+
+def estimate(study: Study, layout: Layout) -> Estimate:
+    """Estimate what a study will still take.
+
+    Args:
+        study: the study; what `layout` already holds of its runs is not counted again.
+        layout: where its results are.
+    """
+    scale = study.scale
+    sizes = {name: parameters(model, layout.model(name)) for name, model in scale.models.items()}
+    unknown = tuple(name for name, size in sizes.items() if size is None)
+    known = {name: size or 0 for name, size in sizes.items()}
+    left = [run for run in study.runs if not _is_done(run, layout)]
+    gpus = scale.needs.gpus
+    judged = sum(validations(run) * run.validation.kept for run in _judged(study, layout))
+    return Estimate(
+        runs=len(left),
+        all_runs=len(study.runs),
+        generator_hours=_hours_of_generators(left, known) if gpus else None,
+        target_hours=_hours_of_targets(left, known, gpus) if gpus else None,
+        downstream_hours=_hours_of_downstream(study, known) if gpus else None,
+        disk_gb=_disk(study, known) / 1e9 + sum(ENVIRONMENT_GB[e] for e in environments(study)),
+        working_gb=max((_working_state(run, study, known) for run in left), default=0.0) / 1e9,
+        judged=judged,
+        judge_dollars=_judge_dollars(study, judged),
+        unknown=unknown,
+    )
+
+
+def environments(study: Study) -> list[str]:
+    """The environments that a study's rules run in: `core`, and those of its engines."""
+    wanted = ["core"]
+    if study.scale.engine == "verl":
+        wanted.append("verl")
+    if study.downstream is not None and study.downstream.corpus.engine == "vllm":
+        wanted.append("vllm")
+    if any(getattr(run.learner, "implementation", None) == "easydel" for run in study.runs):
+        wanted.append("easydel")
+    return wanted
+
+
+def validations(run: RunConfig) -> int:
+    """How many validations a run has: every so many steps from 0 on, and one at the end."""
+    steps, every = run.generator.grpo_steps, run.validation.every
+    return steps // every + 1 + (steps % every != 0)
+
+
+def parameters(model: Model, folder: Path) -> int | None:
+    """How many parameters a model has: of its files where it is here, else as published.
+
+    Args:
+        model: where it comes from.
+        folder: where the workflow keeps it, whether it is there yet or not.
+
+    Returns:
+        None where that is not known before it is fetched.
+    """
+    here = model.folder if model.source == "folder" else folder
+    weights = sorted(here.glob("*.safetensors"))
+    if weights:
+        return sum(map(_parameters_in, weights))
+    if isinstance(model, HubModel):
+        return KNOWN_PARAMETERS.get(model.repository)
+    if isinstance(model, TrainedModel):
+        # Layers alone: 12 D^2 each; the vocabulary of these shapes is small.
+        return 12 * model.layers * model.hidden_size**2
+    return SMOLLM2_PARAMETERS if model.source == "smollm2" else None
+
+
+def _parameters_in(path: Path) -> int:
+    """Elements of all tensors of a safetensors file, from its header alone."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    total = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            size = 1
+            for axis in tensor["shape"]:
+                size *= axis
+            total += size
+    return total
+
+
+# --- operations --------------------------------------------------------------------------------
+
+
+def generator_operations(run: RunConfig, size: int) -> float:
+    """Operations of a run's rollouts, log-probabilities and updates, validations included.
+
+    Args:
+        run: the run.
+        size: the generator's parameters.
+    """
+    settings = run.generator
+    prompt, response = settings.prompt_tokens, settings.response_tokens
+    rollouts = run.rollouts_per_step * (prompt + response)  # tokens through the model
+    step = 2 * size * rollouts  # sampling
+    step += 2 * size * rollouts  # log-probabilities of the policy that sampled
+    step += 6 * size * rollouts * settings.epochs
+    validation = 2 * size * run.validation_prompts * (prompt + response)
+    return settings.grpo_steps * step + validations(run) * validation
+
+
+def target_operations(run: RunConfig, size: int) -> float:
+    """Operations of a run's trainings of the target, metagradients included.
+
+    Args:
+        run: the run.
+        size: the target's parameters.
+    """
+    length, metric = run.generator.response_tokens, 0.0
+    if isinstance(run.metric, LanguageMetric):
+        passages = run.metric.passages or LAMBADA_PASSAGES * 9 // 20  # the train split
+        metric = 6.0 * size * passages * (run.metric.context or PASSAGE_TOKENS)
+    plain = 6.0 * size * run.rollouts_per_step * length
+    step = {
+        "metagradient": plain * (METAGRADIENT if run.learner.steps > 1 else METAGRADIENT_SHORT),
+        "naive": plain,
+    }.get(run.reward.kind, 0.0)
+    if run.reward.kind == "naive":
+        step += metric / 3 * run.generator.group_size  # a value a dataset, no gradient
+    elif run.reward.kind == "metagradient":
+        sets = 1 if run.reward.cross_group_batching else run.generator.group_size
+        step += metric * sets
+    validation = 6.0 * size * run.validation_prompts * length + metric / 3
+    return run.generator.grpo_steps * step + validations(run) * validation
+
+
+def _hours(operations: float, peak: float, shares: tuple[float, float]) -> Range:
+    low, high = shares
+    return Range(operations / (peak * high) / 3600, operations / (peak * low) / 3600)
+
+
+def _hours_of_generators(runs: Iterable[RunConfig], sizes: dict[str, int]) -> Range:
+    total = sum(generator_operations(run, sizes[run.generator.model]) for run in runs)
+    return _hours(total, BFLOAT16, GENERATOR_SHARES)
+
+
+def _hours_of_targets(runs: Iterable[RunConfig], sizes: dict[str, int], gpus: int) -> Range:
+    """Low: the target is sharded over the job's GPUs. High: on one of them, the others wait."""
+    total = sum(target_operations(run, sizes[run.learner.model]) for run in runs)
+    hours = _hours(total, FLOAT32, TARGET_SHARES)
+    return replace(hours, high=hours.high * gpus)
+
+
+def _hours_of_downstream(study: Study, sizes: dict[str, int]) -> Range:
+    settings = study.downstream
+    runs = sources.language_runs(study.runs)
+    if settings is None or not runs:
+        return Range(0.0, 0.0)
+    writing = runs[0].generator
+    tokens = writing.prompt_tokens / writing.response_tokens + 1
+    corpora = (len(runs) + 1) * settings.corpus.tokens * tokens
+    total = 2.0 * sizes[writing.model] * corpora
+    languages = sources.languages(study.runs)
+    trained = sum(len(sources.corpora(study.runs, g)) for g in sources.groups(study.runs))
+    passages = LAMBADA_PASSAGES * 9 // 20 * PASSAGE_TOKENS
+    tuned = passages * sum(settings.sft.epochs) * len(settings.sft.learning_rates) * len(languages)
+    for target in settings.targets:
+        total += 6.0 * sizes[target] * (trained * settings.cpt.tokens + tuned)
+    return _hours(total, BFLOAT16, GENERATOR_SHARES)
+
+
+# --- disk --------------------------------------------------------------------------------------
+
+
+def _disk(study: Study, sizes: dict[str, int]) -> float:
+    """Bytes that the finished study keeps, without its environments."""
+    kept = 4.0 * sum(sizes.values())  # at most float32
+    for run in study.runs:
+        kept += 4.0 * sizes[run.generator.model]
+        kept += validations(run) * run.validation.kept * _BYTES_A_ROLLOUT
+    return kept + _disk_of_downstream(study, study.downstream, sizes)
+
+
+def _disk_of_downstream(
+    study: Study, settings: DownstreamSettings | None, sizes: dict[str, int]
+) -> float:
+    runs = sources.language_runs(study.runs)
+    if settings is None or not runs:
+        return 0.0
+    corpora = (len(runs) + 2) * settings.corpus.tokens * _CHARACTERS_A_TOKEN
+    groups = sources.groups(study.runs)
+    models = sum(len(sources.corpora(study.runs, group)) for group in groups)
+    models += len(sources.languages(study.runs))  # the best of each fine-tuning grid
+    return corpora + 4.0 * models * sum(sizes[target] for target in settings.targets)
+
+
+def _working_state(run: RunConfig, study: Study, sizes: dict[str, int]) -> float:
+    """Bytes of a run's checkpoints while it is under way."""
+    checkpoints = _VERL_CHECKPOINTS if study.scale.engine == "verl" else 1
+    return 1.0 * checkpoints * _VERL_STATE * sizes[run.generator.model]
+
+
+# --- the judge ---------------------------------------------------------------------------------
+
+
+def _is_done(run: RunConfig, layout: Layout) -> bool:
+    return (layout.run(run.experiment, run.variant, run.seed) / "run.json").exists()
+
+
+def _judged(study: Study, layout: Layout) -> list[RunConfig]:
+    """The runs whose rollouts are still to be classified."""
+    runs = plan.runs_of("figure_4", study.runs)
+    folders = {run.path: layout.run(run.experiment, run.variant, run.seed) for run in runs}
+    return [run for run in runs if not (folders[run.path] / "judged.parquet").exists()]
+
+
+def _judge_dollars(study: Study, texts: int) -> float | None:
+    settings = study.scale.judge
+    if settings.kind == "offline":
+        return 0.0
+    if settings.model not in judges.PRICES:
+        return None
+    judged = plan.runs_of("figure_4", study.runs)
+    tokens = max((run.generator.response_tokens for run in judged), default=0)
+    text = "x" * round(tokens * _CHARACTERS_A_TOKEN)
+    with tempfile.TemporaryDirectory() as folder:  # an empty cache: every text is asked about
+        asker = judges.OpenAIJudge(Path(folder) / "none.jsonl", model=settings.model, calls=False)
+        return texts * asker.estimate([text]).cost
+
+
+def _rounded(number: float) -> str:
+    """Two significant digits."""
+    if number == 0:
+        return "0"
+    return f"{float(f'{number:.2g}'):,.0f}" if number >= 10 else f"{number:.2g}"

@@ -1,0 +1,204 @@
+"""Looks at this machine: GPUs, memory, disk, the hub, packages, ports, Slurm. Changes nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dpg import machine
+
+REACHED, REFUSED, ABSENT, UNREACHABLE, UNKNOWN = (
+    "reached",
+    "refused",
+    "absent",
+    "unreachable",
+    "unknown",
+)
+
+_TIMEOUT = 60.0  # seconds; a driver or a controller that hangs is as good as none
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as its driver names it; memory in GB (10^9 bytes)."""
+
+    name: str
+    memory_gb: float
+
+
+@dataclass(frozen=True)
+class Access:
+    """What the hub said about a repository.
+
+    Attributes:
+        state: "reached" (may be fetched), "refused" (gated or private, and this token has no
+            access), "absent" (no such repository), "unreachable" (no answer at all) or "unknown"
+            (not asked, or an answer that says neither).
+        message: the reason, in words.
+    """
+
+    state: Literal["reached", "refused", "absent", "unreachable", "unknown"]
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class SlurmNode:
+    """A node that Slurm may give to a job."""
+
+    name: str
+    partition: str
+    cpus: int
+    memory_gb: float
+    gpus: int
+
+
+class Machine:
+    """This machine. A test, or a report about another machine, replaces what it needs of it."""
+
+    def gpus(self) -> list[Gpu]:
+        """The NVIDIA GPUs that the driver lists; none where there is no driver."""
+        query = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+        output = _output(*query)
+        fields = [line.rsplit(",", 1) for line in (output or "").splitlines() if "," in line]
+        # The driver counts in MiB.
+        return [Gpu(name.strip(), float(mib) * 2**20 / 1e9) for name, mib in fields]
+
+    def memory_gb(self) -> float:
+        """The memory, in GB."""
+        return machine.physical_memory_gb()
+
+    def cpus(self) -> int:
+        """The cores that this process may use."""
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+    def free_disk_gb(self, folder: Path) -> float:
+        """What is free where a folder is, or would be made; in GB."""
+        folder = folder.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free / 1e9
+
+    def has_hub_token(self) -> bool:
+        """Whether a Hugging Face token is set or saved."""
+        return machine.has_hub_token()
+
+    def variable(self, name: str) -> bool:
+        """Whether an environment variable has a value; the value itself is never looked at."""
+        return bool(os.environ.get(name))
+
+    def access(self, repository: str, kind: Literal["model", "dataset"]) -> Access:
+        """Ask the hub whether a repository may be fetched with the token there is."""
+        try:
+            from huggingface_hub import HfApi
+        except ImportError:
+            return Access(UNKNOWN, "huggingface-hub is not installed")
+        try:
+            HfApi().auth_check(repository, repo_type=kind)
+        # The client raises many unrelated types; `_refusal` tells an answer from silence.
+        except Exception as error:
+            return _refusal(error)
+        return Access(REACHED)
+
+    def version(self, package: str) -> str | None:
+        """The version of a package in this environment, or None."""
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    def versions_in(self, environment: Path) -> dict[str, str] | None:
+        """Package -> version in another environment, its names in lower case; None if absent."""
+        folders = sorted(environment.glob("lib/python3*/site-packages"))
+        if not folders or not (environment / "bin" / "python").exists():
+            return None
+        found = importlib.metadata.distributions(path=[str(folder) for folder in folders])
+        return {plain_name(one.metadata["Name"]): one.version for one in found}
+
+    def has_module(self, name: str) -> bool:
+        """Whether a module can be imported here."""
+        return importlib.util.find_spec(name) is not None
+
+    def has_command(self, name: str) -> bool:
+        """Whether a command is on the path."""
+        return shutil.which(name) is not None
+
+    def port_is_free(self, port: int) -> bool:
+        """Whether a server could listen on a port of the loopback interface."""
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+        return True
+
+    def slurm_nodes(self) -> list[SlurmNode] | None:
+        """The nodes that Slurm's controller lists; None where no controller answers."""
+        output = _output("sinfo", "--noheader", "--Node", "--format=%N|%P|%c|%m|%G")
+        return None if output is None else parse_nodes(output)
+
+    def has_slurm_accounting(self) -> bool:
+        """Whether Slurm keeps a database of finished jobs, which `sacct` reads."""
+        return _output("sacct", "--noheader", "--starttime=now") is not None
+
+
+def parse_nodes(text: str) -> list[SlurmNode]:
+    """Read `sinfo --Node --format=%N|%P|%c|%m|%G`: one line a node and partition."""
+    nodes = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, partition, cpus, mib, generic = (field.strip() for field in line.split("|"))
+        gpus = sum(_gpus(one) for one in generic.split(","))
+        memory = float(mib.rstrip("+")) * 2**20 / 1e9
+        nodes.append(
+            SlurmNode(name, partition.rstrip("*"), int(cpus.rstrip("+")), memory, gpus)
+        )  # fmt: skip
+    return nodes
+
+
+def _gpus(generic: str) -> int:
+    """The number in `gpu:8`, `gpu:h100:8` or `gpu:h100:8(S:0-1)`; 0 of any other resource."""
+    parts = generic.split("(", 1)[0].split(":")
+    return int(parts[-1]) if parts[0] == "gpu" and parts[-1].isdigit() else 0
+
+
+def plain_name(package: str) -> str:
+    """A package's name as it is compared: lower case, hyphens."""
+    return package.lower().replace("_", "-").replace(".", "-")
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints; None where it is not there, fails or does not end."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _refusal(error: Exception) -> Access:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return Access(UNKNOWN, "HF_HUB_OFFLINE is set")
+    if isinstance(error, errors.GatedRepoError):
+        return Access(REFUSED, "gated, and this account has no access")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        status = error.response.status_code
+        if status in (401, 403):
+            return Access(REFUSED, "not to be seen by this account, or the token is not valid")
+        return Access(ABSENT, "the hub knows no such repository")
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        if status in (401, 403):
+            return Access(REFUSED, f"the hub refuses the token (HTTP {status})")
+        return Access(UNKNOWN, f"the hub answers HTTP {status}")
+    return Access(UNREACHABLE, str(error).strip().splitlines()[0] if str(error) else repr(error))

@@ -1,0 +1,69 @@
+"""The doctor's findings and estimates as they are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dpg.config import Study
+from dpg.doctor import forecast
+from dpg.doctor.checks import MISSING, NOTE, OK, Finding
+from dpg.doctor.forecast import Estimate
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_STYLES = {OK: "green", NOTE: "yellow", MISSING: "red"}
+
+
+def table(findings: Sequence[Finding], title: str) -> Table:
+    """One row a finding, its remedy below it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+    made.add_column(no_wrap=True)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for one in findings:
+        words = one.found + (f"\n-> {one.remedy}" if one.remedy else "")
+        # As text: a repository or a path must not be read as markup.
+        made.add_row(Text(one.state, style=_STYLES[one.state]), Text(one.name), Text(words))
+    return made
+
+
+def costs(study: Study, wanted: Estimate) -> list[str]:
+    """What the study will still take, one line a kind, and what the lines assume."""
+    lines = [f"generator runs still to make: {wanted.runs} of {wanted.all_runs}"]
+    if wanted.gpu_hours is None:
+        lines.append("GPU-hours: none, the scale asks for no GPU")
+    else:
+        lines += [
+            f"GPU-hours, estimated and not measured: {wanted.gpu_hours}",
+            f"  generators {wanted.generator_hours}, targets {wanted.target_hours}, "
+            f"Table 1 {wanted.downstream_hours}",
+            *(f"  {line}" for line in _assumptions(study)),
+        ]
+    lines.append(
+        f"disk: about {wanted.disk_gb:,.0f} GB, and {wanted.working_gb:,.1f} GB for each "
+        "generator run under way"
+    )
+    if wanted.judged:
+        price = "no known price" if wanted.judge_dollars is None else f"${wanted.judge_dollars:.2f}"
+        lines.append(f"judge ({study.scale.judge.kind}): {wanted.judged:,} texts, {price}")
+    if wanted.unknown:
+        names = ", ".join(wanted.unknown)
+        lines.append(f"not counted, since its size is not known before it is fetched: {names}")
+    return lines
+
+
+def _assumptions(study: Study) -> list[str]:
+    low, high = (f"{share:.0%}" for share in forecast.GENERATOR_SHARES)
+    target_low, target_high = (f"{share:.0%}" for share in forecast.TARGET_SHARES)
+    return [
+        f"assumed: H200 or H100; generators at {low} to {high} of {forecast.BFLOAT16 / 1e12:.0f} "
+        f"TFLOP/s (bfloat16), targets at {target_low} to {target_high} of "
+        f"{forecast.FLOAT32 / 1e12:.0f} (float32);",
+        f"the low end shards the target over a job's {study.scale.needs.gpus} GPUs, the high end "
+        "trains it on one while the others wait",
+    ]
