@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from dpg.config import RunConfig
-from dpg.rewards.examples import ExampleMaker
 from dpg.rewards.protocol import Reward, RewardError, Rewards, RolloutBatch, training_sets
+
+# The protocol and the client are used where neither JAX nor pydantic is.
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dpg.config import RunConfig
+    from dpg.rewards.examples import ExampleMaker
 
 __all__ = [
     "Reward",
