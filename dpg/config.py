@@ -30,6 +30,17 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Betas = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
+def _size_or_auto(value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if value is None or value == "auto" or whole:
+        return value
+    raise ValueError("want an integer above 0, 'auto' (chosen from the device's memory) or null")
+
+
+# How many at a time: a number, the largest that the device's memory holds, or all (null).
+Portion = Annotated[int | Literal["auto"] | None, pydantic.PlainValidator(_size_or_auto)]
+
+
 class ConfigError(DpgError):
     """A configuration file that cannot be used: says which file, which key and what is allowed."""
 
@@ -137,9 +148,20 @@ class GeneratorSettings(Settings):
         description="of the learning rate over the GRPO steps; linear falls to nothing"
     )
     optimizer: GeneratorOptimizer = GeneratorOptimizer()
-    rollout_batch: PositiveInt | None = Field(None, description="rollouts sampled at a time")
-    update_microbatch: PositiveInt | None = Field(
+    rollout_batch: Portion = Field(None, description="rollouts sampled at a time")
+    update_microbatch: Portion = Field(
         None, description="rollouts at a time inside a mini-batch; the update does not depend on it"
+    )
+    rollout_dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="of weights and cache while sampling; null = float32, as they are trained"
+    )
+    prompt_multiple: PositiveInt | None = Field(
+        None,
+        description="prompts of a step are as long as the longest of them, rounded up to a multiple"
+        " of this many tokens; null = always prompt_tokens",
+    )
+    remat: bool | None = Field(
+        None, description="compute each layer again in the backward pass instead of keeping it"
     )
 
     def rate(self, step: int) -> float:
@@ -161,8 +183,14 @@ class LearnerSettings(Settings):
     steps: PositiveInt = Field(description="T")
     batch_size: PositiveInt = Field(description="B, examples a training step")
     untie_head: bool = Field(description="train the LM head apart from the embedding")
-    microbatch: PositiveInt | None = None
+    microbatch: Portion = None
     memory: PositiveInt | None = Field(None, description="bytes for stored states; null = all")
+    matmul_precision: Literal["default", "high", "highest"] | None = Field(
+        None, description="of the target's products of matrices; null = highest, float32 in full"
+    )
+    remat: bool | None = Field(
+        None, description="compute each layer again in the backward pass instead of keeping it"
+    )
     compat: Literal["paper", "authors"] = "paper"
 
 
