@@ -2,4 +2,10 @@
 
 
 class DpgError(ValueError):
-    """Base of every error meant for the user; the command line prints it without a traceback."""
+    """Base of every error meant for the user; the command line prints it without a traceback.
+
+    Attributes:
+        exit_status: of the command line.
+    """
+
+    exit_status = 2

@@ -42,6 +42,12 @@ Progress = Callable[[int, dict[str, Any]], None]
 class OutOfTimeError(DpgError):
     """The time limit came first. The run's state is kept; the same command goes on from it."""
 
+    exit_status = 75  # "temporary failure": whoever called may call again
+
+
+class ShortTimeError(OutOfTimeError):
+    """The time limit is shorter than a step. One was done all the same, and is kept."""
+
 
 def train_generator(
     run: RunConfig,
@@ -72,7 +78,8 @@ def train_generator(
         prompts: training prompts, drawn from in epochs.
         validation_prompts: as many as a validation answers; disjoint from `prompts`.
         out: the run directory.
-        deadline: `time.monotonic()` after which the run stops cleanly with `OutOfTimeError`.
+        deadline: `time.monotonic()` at which the run has stopped cleanly with `OutOfTimeError`:
+            no step is begun that would not be done by then, but for one a call.
         progress: called after each step with the number of steps done and the step's record.
 
     Raises:
@@ -83,6 +90,7 @@ def train_generator(
     generator = JaxGenerator(model, params, run.generator, tokenizer.eos_id)
     inputs = _fingerprint(params, target.params, prompts.tokens, validation_prompts.tokens)
     state = _Progress.open(run, inputs, out / "progress", generator)
+    limit = _Limit(deadline)
     with state.log as log:
         for step in range(state.step, run.generator.grpo_steps + 1):
             if step % run.validation.every == 0 or step == run.generator.grpo_steps:
@@ -97,11 +105,11 @@ def train_generator(
             record = grpo_step(run, step, generator, tokenizer, prompts, reward)
             log.append({"step": step, "phase": "train", **record})
             progress(step + 1, record)
-            late = deadline is not None and time.monotonic() > deadline
+            late = limit.comes_before_another_step()
             if (step + 1) % run.checkpoint_every == 0 or late:
                 state.checkpoint(step + 1, generator)
             if late:
-                raise OutOfTimeError(
+                raise limit.error(
                     f"{out}: stopped at the time limit after {step + 1} of "
                     f"{run.generator.grpo_steps} steps; the same command goes on from here"
                 )
@@ -157,6 +165,35 @@ def _fingerprint(*trees: Any) -> str:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.data)
     return digest.hexdigest()
+
+
+class _Limit:
+    """The time that a call has, and whether it holds another step."""
+
+    def __init__(self, deadline: float | None):
+        self._deadline = deadline
+        self._last = time.monotonic()
+        self._room = None if deadline is None else deadline - self._last
+        self._steps: list[float] = []  # seconds each, validations and checkpoints included
+
+    def comes_before_another_step(self) -> bool:
+        """Call it after every step: whether the next, at the length of the longest, is too long."""
+        now = time.monotonic()
+        self._steps.append(now - self._last)
+        self._last = now
+        # The first step compiles, which the others do not.
+        longest = max(self._steps[1:] or self._steps)
+        return self._deadline is not None and now + longest > self._deadline
+
+    def error(self, message: str) -> OutOfTimeError:
+        """What to raise at the limit."""
+        if self._steps[0] <= self._room:
+            return OutOfTimeError(message)
+        return ShortTimeError(
+            f"{message}. The limit left {max(self._room, 0):.1f} s for steps, and one took "
+            f"{self._steps[0]:.1f} s with its compilation: a call does one step at least, so give "
+            "it the time for some (--until)"
+        )
 
 
 class _Progress:
