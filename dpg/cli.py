@@ -382,6 +382,59 @@ def generate(
         )
 
 
+@app.command("reward-server")
+def reward_server(
+    config: Config,
+    experiment: Annotated[str, typer.Option(help="Such as sixseven.")],
+    variant: Annotated[str, typer.Option(help="Such as adam-T8; see `dpg config show`.")],
+    connection: Annotated[
+        Path, typer.Option(help="File for clients: host, port, token. Gone when the server stops.")
+    ],
+    seed: Annotated[int, typer.Option(help="One of the scale file's `seeds`.")] = 0,
+    generator: Annotated[Path | None, typer.Option(help="Model folder; default results/")] = None,
+    target: Annotated[Path | None, typer.Option(help="Model folder; default results/")] = None,
+    articles: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
+    passages: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
+    reward_model: Annotated[
+        Path | None, typer.Option(help="Packaged model of the embedding or fastText baseline.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for each validation's rollouts; default: none.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes one that is free.")] = 0,
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="Stop when the starting process is gone.")
+    ] = False,
+) -> None:
+    """Serve a run's rewards to an engine in another environment, over HTTP on loopback.
+
+    **Example:** `dpg reward-server -c config/tiny.yaml --experiment sixseven --variant adam-T8
+    --connection /tmp/rewards.json`
+    """
+    _start_jax()
+    from dpg.generators.reward_service import serve_run
+
+    run = configs.load(config).run(experiment, variant, seed)
+    layout = Layout(run.scale)
+    if passages is None and layout.passages.exists():
+        passages = layout.passages
+    serve_run(
+        run,
+        generator=generator or layout.model(run.generator.model),
+        target=target or layout.model(run.learner.model),
+        articles=articles or layout.articles,
+        passages=passages,
+        connection=connection,
+        reward_model=reward_model,
+        out=out,
+        host=host,
+        port=port,
+        with_parent=with_parent,
+        say=lambda line: typer.echo(line, err=True),
+    )
+
+
 @app.command()
 def sweep(
     config: Config,

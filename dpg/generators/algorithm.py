@@ -13,7 +13,6 @@ outputs proper appear at the end, whole.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
 
 from dpg import artifacts
 from dpg.config import RunConfig
@@ -31,7 +29,7 @@ from dpg.generators import sampling
 from dpg.generators.grpo import group_advantages
 from dpg.generators.jax_engine import JaxGenerator
 from dpg.generators.target import Target
-from dpg.generators.validation import Outcome, Prompts, validate, without_end
+from dpg.generators.validation import Prompts, gather, keep, validate, without_end
 from dpg.models import LanguageModel, Tokenizer, save
 from dpg.rewards.examples import ExampleMaker
 from dpg.rewards.protocol import Reward, RolloutBatch
@@ -98,7 +96,7 @@ def train_generator(
                     run, step, generator, tokenizer, validation_prompts, examples, target
                 )
                 log.append({"step": step, "phase": "validation", **outcome.record})
-                state.keep(step, outcome)
+                keep(state.folder, step, outcome)
                 progress(step, outcome.record)
             if step == run.generator.grpo_steps:
                 break
@@ -221,13 +219,6 @@ class _Progress:
     def seconds(self) -> float:
         return self._earlier + time.monotonic() - self._start
 
-    def keep(self, step: int, outcome: Outcome) -> None:
-        """Write a validation's rollouts and image; written again by a resumed run, to the same."""
-        artifacts.write_table(self.folder / f"validation-{step:06d}.parquet", outcome.rollouts)
-        if outcome.image is not None:
-            path = self.folder / f"image-{step:06d}.json"
-            artifacts.write_json(path, outcome.image.tolist())
-
     def checkpoint(self, step: int, generator: JaxGenerator) -> None:
         """Keep the generator after `step` steps, and after every line of the log before it."""
         arrays = generator.arrays()
@@ -248,18 +239,7 @@ class _Progress:
             for step in range(run.generator.grpo_steps + 1)
             if (self.folder / f"validation-{step:06d}.parquet").exists()
         ]
-        tables = [
-            artifacts.read_table(self.folder / f"validation-{step:06d}.parquet") for step in steps
-        ]
-        artifacts.write_table(out / "validation.parquet", pd.concat(tables, ignore_index=True))
-        if target.pattern is not None:
-            images = {
-                str(step): json.loads((self.folder / f"image-{step:06d}.json").read_text())
-                for step in steps
-            }
-            artifacts.write_json(
-                out / "pattern.json", {"pattern": target.pattern.tolist(), "images": images}
-            )
+        gather(self.folder, steps, out, target.pattern)
         save(out / "generator", generator.model, generator.params, tokenizer)
         with artifacts.atomic_path(out / "metrics.jsonl") as partial:
             shutil.copyfile(self.folder / "metrics.jsonl", partial)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -13,8 +13,10 @@ from dpg.config import RunConfig
 from dpg.errors import DpgError
 from dpg.generators import target as targets
 from dpg.generators.algorithm import Progress, train_generator
+from dpg.generators.target import Target
 from dpg.generators.validation import Prompts
 from dpg.models import Tokenizer, load
+from dpg.rewards import Reward
 from dpg.rewards.examples import ExampleMaker
 from dpg.text import prompts as prompt_texts
 
@@ -48,30 +50,62 @@ def run_generator(
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     model, params, tokenizer = _load(generator)
-    target_model, target_params, target_tokenizer = _load(target)
-    table = artifacts.read_table(articles, ["id", "text", "split"])
-    train = encode(run, table[table.split == "train"], tokenizer)
-    unseen = encode(
-        run, table[table.split == "validation"], tokenizer, count=run.validation_prompts
-    )
-    benchmark = None if passages is None else artifacts.read_table(passages)
-    goal = targets.build(run, target_model, target_params, target_tokenizer, benchmark)
-    length = run.generator.response_tokens + target_tokenizer.add_bos
-    examples = ExampleMaker(tokenizer, target_tokenizer, length)
+    judge = build_judge(run, tokenizer, target=target, passages=passages, reward_model=reward_model)
     train_generator(
         run,
         model=model,
         params=params,
         tokenizer=tokenizer,
-        target=goal,
-        examples=examples,
-        reward=rewards.build(run, goal, examples, benchmark, reward_model),
-        prompts=train,
-        validation_prompts=unseen,
+        target=judge.target,
+        examples=judge.examples,
+        reward=judge.reward,
+        prompts=prompts(run, articles, tokenizer, "train"),
+        validation_prompts=prompts(run, articles, tokenizer, "validation"),
         out=out,
         deadline=deadline,
         progress=progress,
     )
+
+
+class Judge(NamedTuple):
+    """What scores a generator's rollouts, whichever engine trains it."""
+
+    target: Target
+    examples: ExampleMaker
+    reward: Reward
+
+
+def build_judge(
+    run: RunConfig,
+    tokenizer: Tokenizer,
+    *,
+    target: str | Path,
+    passages: str | Path | None,
+    reward_model: str | Path | None = None,
+) -> Judge:
+    """Load the target model and make the run's reward.
+
+    Args:
+        tokenizer: the generator's.
+        target, passages, reward_model: as for `run_generator`.
+    """
+    model, params, own = _load(target)
+    benchmark = None if passages is None else artifacts.read_table(passages)
+    goal = targets.build(run, model, params, own, benchmark)
+    examples = ExampleMaker(tokenizer, own, run.generator.response_tokens + own.add_bos)
+    return Judge(goal, examples, rewards.build(run, goal, examples, benchmark, reward_model))
+
+
+def prompts(
+    run: RunConfig,
+    articles: str | Path,
+    tokenizer: Tokenizer,
+    split: Literal["train", "validation"],
+) -> Prompts:
+    """The prompts of a split, in the table's order; of validation, as many as a run answers."""
+    table = artifacts.read_table(articles, ["id", "text", "split"])
+    count = run.validation_prompts if split == "validation" else None
+    return encode(run, table[table.split == split], tokenizer, count)
 
 
 def encode(

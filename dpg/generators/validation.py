@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from dpg import artifacts
 from dpg.config import RunConfig, StringMetric
 from dpg.generators import sampling
 from dpg.generators.jax_engine import JaxGenerator
@@ -76,6 +80,27 @@ def validate(
     )
     own = without_end(rollouts.tokens, rollouts.mask, tokenizer.eos_id)
     batch = RolloutBatch(rollouts.tokens, own, np.arange(len(own)), step)
+    return assess(run, batch, tokenizer, prompts, examples, target)
+
+
+def assess(
+    run: RunConfig,
+    batch: RolloutBatch,
+    tokenizer: Tokenizer,
+    prompts: Prompts,
+    examples: ExampleMaker,
+    target: Target,
+) -> Outcome:
+    """Train the target model on the responses to the validation prompts, one each, and score it.
+
+    Args:
+        run: the configuration.
+        batch: one response a prompt, in the prompts' order.
+        tokenizer: the generator's.
+        prompts: what they answer.
+        examples: rollouts to training examples.
+        target: what is trained and scored.
+    """
     data = examples(batch)
     steps = run.validation_steps
     result = target.train({k: v.reshape(steps, -1, *v.shape[1:]) for k, v in data.items()})
@@ -85,21 +110,44 @@ def validate(
         shares = np.array([longest_shared(run.metric.text, text) for text in texts])
         record["exact"] = float(np.mean(shares == 1.0))
         record["soft"] = float(np.mean(shares))
-    record["response_length"] = float(own.sum(1).mean())
+    record["response_length"] = float(batch.mask.sum(1).mean())
     kept = range(run.validation.kept)
     table = pd.DataFrame(
         {
-            "step": np.full(len(kept), step),
+            "step": np.full(len(kept), batch.step),
             "row": list(kept),
             "article": prompts.articles[: len(kept)],
             "prompt": tokenizer.decode_batch(
                 [prompts.tokens[i][prompts.mask[i]].tolist() for i in kept]
             ),
             "response": texts[: len(kept)],
-            "tokens": [rollouts.tokens[i][own[i]].tolist() for i in kept],
+            "tokens": [batch.tokens[i][batch.mask[i]].tolist() for i in kept],
         }
     )
     return Outcome(record, table, target.image(result.params))
+
+
+def keep(folder: str | Path, step: int, outcome: Outcome) -> None:
+    """Write a validation's rollouts and image; written again by a resumed run, to the same."""
+    folder = Path(folder)
+    artifacts.write_table(folder / f"validation-{step:06d}.parquet", outcome.rollouts)
+    if outcome.image is not None:
+        artifacts.write_json(folder / f"image-{step:06d}.json", outcome.image.tolist())
+
+
+def gather(
+    folder: str | Path, steps: Sequence[int], out: str | Path, pattern: np.ndarray | None
+) -> None:
+    """Put what `keep` wrote at these steps together: validation.parquet and pattern.json."""
+    folder, out = Path(folder), Path(out)
+    tables = [artifacts.read_table(folder / f"validation-{step:06d}.parquet") for step in steps]
+    artifacts.write_table(out / "validation.parquet", pd.concat(tables, ignore_index=True))
+    if pattern is not None:
+        images = {
+            str(step): json.loads((folder / f"image-{step:06d}.json").read_text()) for step in steps
+        }
+        shown = {"pattern": pattern.tolist(), "images": images}
+        artifacts.write_json(out / "pattern.json", shown)
 
 
 def without_end(tokens: np.ndarray, mask: np.ndarray, eos_id: int | None) -> np.ndarray:

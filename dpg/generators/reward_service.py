@@ -1,0 +1,109 @@
+"""What a reward server computes for a run: rewards of training rollouts, and validations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from dpg.config import RunConfig
+from dpg.generators.run import build_judge, prompts
+from dpg.generators.validation import assess, keep
+from dpg.models import Tokenizer
+from dpg.rewards import exchange, server
+from dpg.rewards.protocol import RewardError, Rewards, RolloutBatch
+
+
+def serve_run(
+    run: RunConfig,
+    *,
+    generator: str | Path,
+    target: str | Path,
+    articles: str | Path,
+    passages: str | Path | None,
+    connection: str | Path,
+    reward_model: str | Path | None = None,
+    out: str | Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    with_parent: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Serve the rewards of one run until the process is told to stop.
+
+    Args:
+        run: the resolved configuration.
+        generator: the generator's directory; of it the tokenizer alone is read.
+        target, articles, passages, reward_model: as for `dpg.generators.run.run_generator`.
+        connection: the file in which clients find the server.
+        out: folder in which each validation's rollouts and image are kept; None keeps none.
+        host, port, with_parent, say: as for `dpg.rewards.server.serve`.
+
+    Raises:
+        DpgError: whatever loading the models and the tables says, or a port that is taken.
+    """
+    tokenizer = Tokenizer.load(generator)
+    judge = build_judge(run, tokenizer, target=target, passages=passages, reward_model=reward_model)
+    asked = prompts(run, articles, tokenizer, "validation")
+
+    def train(batch: RolloutBatch) -> Rewards:
+        check_tokens(batch, tokenizer)
+        return judge.reward(batch)
+
+    def validation(batch: RolloutBatch) -> Rewards:
+        check_tokens(batch, tokenizer)
+        batch = in_order(batch, len(asked.articles))
+        outcome = assess(run, batch, tokenizer, asked, judge.examples, judge.target)
+        if out is not None:
+            keep(out, batch.step, outcome)
+        values = np.full(len(batch), outcome.record["metric"])
+        return Rewards(values, batch.groups, outcome.record)
+
+    server.serve(
+        {"train": train, "validation": validation},
+        connection,
+        body_limit=body_limit(run),
+        host=host,
+        port=port,
+        with_parent=with_parent,
+        say=say,
+    )
+
+
+def body_limit(run: RunConfig) -> int:
+    """Bytes of the largest call of a run: that of a training step or of a validation."""
+    most = max(run.rollouts_per_step, run.validation_prompts)
+    return exchange.body_bytes(most, run.generator.response_tokens)
+
+
+def check_tokens(batch: RolloutBatch, tokenizer: Tokenizer) -> None:
+    """A RewardError where a response has a token that the generator's tokenizer does not know.
+
+    Models pad their vocabulary, and an embedding looked up beyond its end gives a number all the
+    same: a wrong reward without a word.
+    """
+    wrong = batch.mask & ((batch.tokens < 0) | (batch.tokens >= tokenizer.vocab_size))
+    rows = np.flatnonzero(wrong.any(1))
+    if rows.size:
+        row = int(rows[0])
+        token = int(batch.tokens[row][wrong[row]][0])
+        raise RewardError(
+            f"step {batch.step}: rollouts {rows[:8].tolist()} have tokens that the tokenizer does "
+            f"not know (of {tokenizer.vocab_size}), such as {token}: are they of another generator?"
+        )
+
+
+def in_order(batch: RolloutBatch, count: int) -> RolloutBatch:
+    """A validation's rollouts in the order of their prompts, which `groups` names.
+
+    Raises:
+        RewardError: not one response to each of `count` prompts.
+    """
+    order = np.argsort(batch.groups, kind="stable")
+    if not np.array_equal(batch.groups[order], np.arange(count)):
+        raise RewardError(
+            f"step {batch.step}: a validation wants one response to each of {count} prompts, got "
+            f"{len(batch)} to {len(np.unique(batch.groups))} prompts"
+        )
+    return RolloutBatch(batch.tokens[order], batch.mask[order], batch.groups[order], batch.step)

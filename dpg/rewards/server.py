@@ -1,0 +1,356 @@
+"""The reward in a process and environment of its own, behind HTTP on loopback.
+
+An engine that lives elsewhere (verl's environment has no JAX) sends rollouts and asks for their
+rewards. One call is computed at a time and the rest wait in the order in which they came. The
+target model stays in memory, and every call starts from its initial weights.
+
+A call is named by the SHA-256 of its body (`dpg.rewards.exchange`). A client that lost its
+connection sends the same call again, or asks for it by name: it is never computed twice, since the
+last answers are kept. Requests are short; a client waits by asking again, so that a dead server is
+told from a slow one.
+
+=========================  ============================================================
+request                    answer
+=========================  ============================================================
+`GET /health`              200: that it is alive; needs no token
+`GET /progress`            200: what it computes, since when, and how many calls wait
+`POST /calls/<name>`       202: taken up (also if it was known); 4xx: says what is wrong
+`GET /calls/<name>?wait=`  200: the rewards; 202: not yet; 404: unknown; 422, 500: error
+=========================  ============================================================
+"""
+
+import asyncio
+import collections
+import contextlib
+import errno
+import hmac
+import os
+import queue
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dpg
+from dpg.errors import DpgError
+from dpg.rewards import exchange
+from dpg.rewards.protocol import Rewards, RolloutBatch
+
+Handler = Callable[[RolloutBatch], Rewards]
+
+_LONGEST_WAIT = 60.0  # seconds that a request may hang before it says "not yet"
+
+
+_OUT_OF_MEMORY = (
+    "the target's device is out of memory; set learner.microbatch (examples at a time) or "
+    "learner.memory (bytes for stored states) lower, neither of which changes a reward"
+)
+
+
+class ServerError(DpgError):
+    """A server that cannot start; says why and the way out."""
+
+
+class Outcome(NamedTuple):
+    """What came of a call: the answer, or what went wrong.
+
+    Attributes:
+        answer: the rewards as bytes; None where there are none.
+        error: the message of a `DpgError`, or a fault's whole traceback.
+        fault: whether it is the server's own, and nothing that the user can mend.
+    """
+
+    answer: bytes | None
+    error: str = ""
+    fault: bool = False
+
+
+@dataclass
+class Call:
+    """One call: what was asked, and what came of it.
+
+    Attributes:
+        name: SHA-256 of the body.
+        kind: "train" or "validation".
+        batch: the rollouts; let go of once computed.
+        finished: of what came of it.
+        started: `time.monotonic()` when its computation began.
+    """
+
+    name: str
+    kind: str
+    step: int
+    batch: RolloutBatch | None
+    finished: "Future[Outcome]" = field(default_factory=Future)
+    started: float | None = None
+
+
+class BusyError(DpgError):
+    """More calls wait than are allowed to."""
+
+
+class Calls:
+    """Computes calls one at a time, in order, in a thread of its own; keeps the last answers.
+
+    Args:
+        handlers: what computes each kind of call.
+        kept: how many finished calls are remembered.
+        most_waiting: how many calls may wait; each holds its rollouts in memory.
+        say: where a line of the log goes.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[str, Handler],
+        *,
+        kept: int = 8,
+        most_waiting: int = 16,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        self._handlers, self._kept, self._most, self._say = handlers, kept, most_waiting, say
+        self._lock = threading.Lock()
+        self._known: dict[str, Call] = {}
+        self._done: collections.deque[str] = collections.deque()
+        self._waiting: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._current: Call | None = None
+        self._last_seconds: dict[str, float] = {}
+        self._counts = {"done": 0, "failed": 0}
+        threading.Thread(target=self._work, name="calls", daemon=True).start()
+
+    def submit(self, name: str, kind: str, batch: RolloutBatch) -> Call:
+        """Take up a call, or find it where it was taken up before.
+
+        Raises:
+            BusyError: too many calls wait.
+        """
+        with self._lock:
+            if name in self._known:
+                return self._known[name]
+            if self._waiting.qsize() >= self._most:
+                raise BusyError(f"{self._waiting.qsize()} calls wait already; try again later")
+            call = Call(name, kind, batch.step, batch)
+            call.finished.set_running_or_notify_cancel()  # nobody who waits can cancel it
+            self._known[name] = call
+            self._waiting.put(call)
+            return call
+
+    def find(self, name: str) -> Call | None:
+        """The call of this name; None where it is not known, or known no longer."""
+        with self._lock:
+            return self._known.get(name)
+
+    def progress(self) -> dict[str, Any]:
+        """What is computed, since when, how long the last of its kind took, and what waits."""
+        with self._lock:
+            now, call = time.monotonic(), self._current
+            current = None
+            if call is not None and call.started is not None:
+                current = {
+                    "kind": call.kind,
+                    "step": call.step,
+                    "seconds": round(now - call.started, 1),
+                    "last_took": self._last_seconds.get(call.kind),
+                }
+            return {"current": current, "waiting": self._waiting.qsize(), **self._counts}
+
+    def _work(self) -> None:
+        while True:
+            call = self._waiting.get()
+            call.started = time.monotonic()
+            with self._lock:
+                self._current = call
+            outcome = self._compute(call)
+            seconds = round(time.monotonic() - call.started, 1)
+            with self._lock:
+                self._current, call.batch = None, None
+                self._last_seconds[call.kind] = seconds
+                self._counts["failed" if outcome.answer is None else "done"] += 1
+                self._done.append(call.name)
+                while len(self._done) > self._kept:
+                    self._known.pop(self._done.popleft(), None)
+            self._say(f"step {call.step}, {call.kind}: {seconds} s, {outcome.error or 'done'}")
+            call.finished.set_result(outcome)
+
+    def _compute(self, call: Call) -> Outcome:
+        try:
+            return Outcome(exchange.pack_rewards(self._handlers[call.kind](call.batch)))
+        except DpgError as error:
+            return Outcome(None, str(error))
+        except Exception as error:  # goes to the client, who raises it; the server lives on
+            if "RESOURCE_EXHAUSTED" in str(error):  # XLA's name for it
+                return Outcome(None, f"step {call.step}: {_OUT_OF_MEMORY}: {error}")
+            return Outcome(None, traceback.format_exc(), fault=True)
+
+
+def application(calls: Calls, token: str, body_limit: int) -> Any:
+    """The HTTP application, for any ASGI server.
+
+    Args:
+        calls: what computes.
+        token: what each request must show as its bearer.
+        body_limit: bytes of the largest body that is read.
+    """
+    import fastapi
+    from fastapi.responses import JSONResponse, Response
+    from starlette.requests import ClientDisconnect
+
+    app = fastapi.FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    expected = f"Bearer {token}".encode()
+
+    def refuse(status: int, message: str, kind: str = "request") -> JSONResponse:
+        return JSONResponse({"error": message, "kind": kind}, status)
+
+    def stranger(request: fastapi.Request) -> JSONResponse | None:
+        shown = request.headers.get("authorization", "").encode()
+        if hmac.compare_digest(shown, expected):
+            return None
+        return refuse(401, "another token than this server's: it is in its connection file")
+
+    @app.get("/health")
+    async def health():
+        return {"status": "ok", "dpg": dpg.__version__}
+
+    @app.get("/progress")
+    async def progress(request: fastapi.Request):
+        return stranger(request) or JSONResponse(calls.progress())
+
+    @app.post("/calls/{name}")
+    async def submit(name: str, request: fastapi.Request):
+        refused = stranger(request)
+        if refused:
+            return refused
+        too_large = f"a body larger than this server's limit of {body_limit:,} bytes"
+        if int(request.headers.get("content-length") or 0) > body_limit:
+            return refuse(413, too_large)
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > body_limit:
+                    return refuse(413, too_large)
+        except ClientDisconnect:
+            return refuse(400, "the connection ended amid the body")  # nobody is there to read it
+        try:
+            taken = await asyncio.to_thread(_take_up, calls, name, bytes(body))
+        except BusyError as error:
+            return refuse(503, str(error))
+        except exchange.ExchangeError as error:
+            return refuse(400, str(error))
+        except DpgError as error:
+            return refuse(422, str(error), "reward")
+        return JSONResponse({"name": taken.name, **calls.progress()}, 202)
+
+    @app.get("/calls/{name}")
+    async def answer(name: str, request: fastapi.Request, wait: float = 0.0):
+        refused = stranger(request)
+        if refused:
+            return refused
+        call = calls.find(name)
+        if call is None:
+            return refuse(404, "no such call: never sent here, or too long ago; send it anew")
+        limit = min(max(wait, 0.0), _LONGEST_WAIT)
+        await asyncio.wait({asyncio.wrap_future(call.finished)}, timeout=limit)
+        if not call.finished.done():
+            return JSONResponse(calls.progress(), 202)
+        outcome = call.finished.result()
+        if outcome.answer is not None:
+            return Response(outcome.answer, media_type="application/octet-stream")
+        if outcome.fault:
+            return refuse(500, outcome.error, "fault")
+        return refuse(422, outcome.error, "reward")
+
+    return app
+
+
+def _take_up(calls: Calls, name: str, body: bytes) -> Call:
+    found = exchange.name_of(body)
+    if not hmac.compare_digest(found.encode(), name.encode()):
+        raise exchange.ExchangeError(
+            f"the body of {len(body):,} bytes is not the one that was named: it is not whole"
+        )
+    return calls.submit(name, *exchange.unpack_call(body))
+
+
+def serve(
+    handlers: Mapping[str, Handler],
+    connection: str | Path,
+    *,
+    body_limit: int,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str | None = None,
+    with_parent: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Serve until the process is told to stop (SIGTERM, SIGINT).
+
+    Args:
+        handlers: what computes each kind of call.
+        connection: the file in which clients find host, port and token; there from the moment on
+            at which the server answers, gone when it stops.
+        body_limit: bytes of the largest body (`exchange.body_bytes`).
+        host, port: where to listen; port 0 takes one that is free.
+        token: to be shown by clients; a new one by default.
+        with_parent: stop when the process that started this one is gone.
+        say: where a line of the log goes.
+
+    Raises:
+        ServerError: the port is taken, or the host is not this machine's.
+    """
+    import uvicorn
+
+    connection, token = Path(connection), token or exchange.new_token()
+    with contextlib.closing(_listen(host, port)) as listener:
+        calls = Calls(handlers, say=say)
+        app = application(calls, token, body_limit)
+        settings = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=2
+        )
+        server = uvicorn.Server(settings)
+        if with_parent:
+            threading.Thread(target=_stop_with_parent, args=(server,), daemon=True).start()
+        port = listener.getsockname()[1]
+        # Whoever connects from here on waits for the first answer, and is not refused.
+        exchange.Connection(host, port, token, os.getpid(), body_limit).write(connection)
+        say(f"rewards at {host}:{port}; bodies up to {body_limit:,} bytes")
+        if threading.current_thread() is threading.main_thread():
+            # The server raises the signal that stopped it once more: the file must go first.
+            signal.signal(signal.SIGTERM, _exit)
+        try:
+            server.run(sockets=[listener])
+        finally:
+            connection.unlink(missing_ok=True)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ServerError(
+                f"port {port} of {host} is in use; give another with --port, or 0 for a free one"
+            ) from error
+        raise ServerError(f"cannot listen at {host}:{port}: {error}") from error
+    return listener
+
+
+def _exit(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _stop_with_parent(server: Any) -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    server.should_exit = True
