@@ -33,6 +33,16 @@ def test_each_thing_that_is_missing_is_named(paper):
     assert "HF_TOKEN" in token
 
 
+def test_a_cluster_s_machines_are_not_looked_for_here(paper):
+    found = machine.missing(
+        paper.scale, elsewhere=True, gpus=lambda: 0, memory_gb=lambda: 1.0, token=lambda: True
+    )
+    assert found == []
+    without = {"gpus": lambda: 0, "memory_gb": lambda: 1.0, "token": lambda: False}
+    (token,) = machine.missing(paper.scale, elsewhere=True, **without)
+    assert "HF_TOKEN" in token
+
+
 def test_this_machine_has_memory():
     assert machine.physical_memory_gb() > 0.5
     assert machine.gpu_count() >= 0

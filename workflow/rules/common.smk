@@ -174,9 +174,29 @@ def check_machine():
     """Stop before the first job, with one message, where the machine cannot carry the scale."""
     scales = sorted(set(Path("config").glob("*.yaml")) - {EXPERIMENTS_FILE})
     try:
-        machine.require(study, scales)
+        machine.require(study, scales, elsewhere=workflow.non_local_exec)
     except DpgError as error:
         raise WorkflowError(str(error)) from None
+
+
+# On a cluster these stay where Snakemake runs: they take seconds, or need the network, which the
+# machines with the GPUs often lack. Figures and tables, too.
+localrules:
+    all,
+    articles,
+    base_models,
+    campaigns,
+    claims,
+    fetch_model,
+    judge,
+    passages,
+    perplexity_tasks,
+    replay,
+    report_pages,
+    reward_model,
+    sweeps,
+    theorem_3_1,
+    wikipedia_wheel,
 
 
 # What captions say. No job has it as a parameter, since a run time must not outdate a figure.

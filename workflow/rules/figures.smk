@@ -18,6 +18,7 @@ for figure in FIGURES:
             numbers=str(layout.figures / f"{figure}.csv"),
         log:
             f"{LOGS}/{figure}.log",
+        localrule: True
         params:
             name=figure,
             runs=figure_runs(figure),
@@ -43,6 +44,7 @@ for table in TABLES:
             latex=str(layout.figures / f"{table}.tex"),
         log:
             f"{LOGS}/{table}.log",
+        localrule: True
         params:
             name=table,
             runs=figure_runs(table),

@@ -19,6 +19,7 @@ rule generate:
         f"{LOGS}/generate/{{experiment}}-{{variant}}-{{seed}}.tsv"
     resources:
         gpu=scale.needs.gpus,
+        mem=f"{scale.needs.memory_gb:g}GB",
     params:
         settings=lambda wildcards: settings(run_of(wildcards)),
         out=lambda wildcards, output: Path(output.record).parent,
