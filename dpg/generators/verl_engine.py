@@ -1,0 +1,424 @@
+"""A generator run with verl: its trainer in its own environment, rewards from a server in ours.
+
+Three processes make a run. This one writes the prompts and the settings, watches the other two and
+puts the results together, in the layout of the JAX engine. The reward server
+(`dpg.generators.reward_service`) trains and differentiates the target model. verl's trainer
+(`dpg.generators.verl_worker`) samples rollouts, asks the server for their rewards and updates the
+generator; where there is a GPU it samples with vLLM, else with transformers.
+
+While a run is under way its state lies in ``<run>/progress``: verl's checkpoints, a file of numbers
+a step, a table a validation, both processes' logs. A run that is started again goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import dpg
+from dpg import artifacts
+from dpg.config import PatternMetric, RunConfig
+from dpg.errors import DpgError
+from dpg.generators import sampling, verl_config, verl_worker
+from dpg.generators.algorithm import OutOfTimeError, Progress
+from dpg.generators.run import prompts
+from dpg.generators.target import pattern_of
+from dpg.generators.validation import Prompts, gather
+from dpg.models import Tokenizer, load, save
+from dpg.rewards.protocol import RewardError
+
+ENVIRONMENT = Path(".environments/verl")
+"""Where the workflow makes verl's environment (`dpg environment verl`)."""
+
+_TAIL = 40  # lines of a log that an error shows
+_UP = 900.0  # seconds for the reward server to load its models
+_END = 60.0  # seconds for a process to end when asked
+
+
+class VerlError(DpgError):
+    """verl or the reward server ended the run; the message says what it was."""
+
+
+class Files(NamedTuple):
+    """What a run reads.
+
+    Attributes:
+        config: the scale file.
+        generator, target: Hugging Face directories.
+        articles: table of articles.
+        passages: the benchmark's table, or None.
+        reward_model: packaged model of a baseline, or None.
+    """
+
+    config: Path
+    generator: Path
+    target: Path
+    articles: Path
+    passages: Path | None
+    reward_model: Path | None
+
+
+def run_generator(
+    run: RunConfig,
+    files: Files,
+    out: str | Path,
+    *,
+    gpus: int,
+    environment: str | Path = ENVIRONMENT,
+    seconds: float | None = None,
+    progress: Progress = lambda step, record: None,
+) -> None:
+    """Carry out one run of the study with verl.
+
+    Writes what `dpg.generators.algorithm.train_generator` writes.
+
+    Args:
+        run: the resolved configuration, as the scale file gives it.
+        files: what it reads.
+        out: the run directory; an unfinished run there is continued.
+        gpus: of this machine; 0 trains on the CPU, for tests.
+        environment: verl's, a virtual environment.
+        seconds: stop after so long, and go on from the last checkpoint when called again.
+        progress: called after each training step.
+
+    Raises:
+        DpgError: the environment is missing, verl cannot be given a value, or what ended the run.
+        OutOfTimeError: the time limit came first.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    python = environment_python(environment)
+    out = Path(out).absolute()
+    tokenizer = Tokenizer.load(files.generator)
+    asked = prompts(run, files.articles, tokenizer, "train")
+    unseen = prompts(run, files.articles, tokenizer, "validation")
+    state = _State.open(run, out / "progress", files, asked, unseen)
+    if state.steps_done < run.generator.grpo_steps:
+        worker = state.prepare(files.generator, tokenizer.eos_id, gpus, asked, unseen)
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(_reward_server(run, files, state.folder, gpus))
+            trainer = stack.enter_context(_trainer(python, worker, state.folder, gpus))
+            _watch(state, server, trainer, deadline, progress)
+    state.finish(out, tokenizer)
+
+
+def environment_python(environment: str | Path) -> Path:
+    """The Python of verl's environment.
+
+    Raises:
+        VerlError: it is not there.
+    """
+    python = Path(environment).absolute() / "bin" / "python"
+    if not python.exists():
+        raise VerlError(
+            f"{python}: verl's environment is not there: `dpg environment verl` makes it from "
+            "envs/verl.txt, and so does the workflow"
+        )
+    return python
+
+
+class _State:
+    """A run under way, in ``<run>/progress``."""
+
+    def __init__(self, run: RunConfig, folder: Path, seconds: float):
+        self.run, self.folder = run, folder
+        self._earlier, self._start = seconds, time.monotonic()
+
+    @classmethod
+    def open(
+        cls, run: RunConfig, folder: Path, files: Files, asked: Prompts, unseen: Prompts
+    ) -> _State:
+        """Take up the state left there, or start anew where it is of other settings or inputs."""
+        inputs = fingerprint([files.generator, files.target], [asked.tokens, unseen.tokens])
+        settings = {"engine": "verl", "run": run.model_dump(mode="json"), "inputs": inputs}
+        artifacts.progress_folder(folder, settings)
+        (folder / "failure.json").unlink(missing_ok=True)
+        spent = folder / "seconds.json"
+        return cls(run, folder, artifacts.read_json(spent) if spent.exists() else 0.0)
+
+    @property
+    def steps_done(self) -> int:
+        """Training steps in the last checkpoint."""
+        return verl_worker.last_checkpoint(self.folder / "checkpoints")
+
+    @property
+    def seconds(self) -> float:
+        return self._earlier + time.monotonic() - self._start
+
+    def prepare(
+        self, model: Path, eos_id: int | None, gpus: int, asked: Prompts, unseen: Prompts
+    ) -> Path:
+        """Write what the worker reads; returns its file."""
+        run, folder = self.run, self.folder
+        paths = verl_config.Paths(
+            model=model.absolute(),
+            prompts=folder / "prompts.safetensors",
+            validation=folder / "validation_prompts.safetensors",
+            checkpoints=folder / "checkpoints",
+        )
+        write_prompts(paths.prompts, asked, prompt_order(run, len(asked.articles)))
+        write_prompts(paths.validation, unseen, np.arange(len(unseen.articles)))
+        first = self._is_due(self.steps_done) and not self._validated(self.steps_done)
+        values = verl_config.settings(run, paths, gpus=gpus, validate_first=first)
+        described = verl_worker.Run(
+            overrides=verl_config.overrides(values),
+            connection=str(folder / "reward_server.json"),
+            progress=str(folder),
+            seed=run.seed,
+            eos_id=eos_id,
+            prompts_per_step=run.prompts_per_step,
+            advantage_eps=run.generator.advantage_eps,
+            gpus=gpus,
+        )
+        artifacts.write_json(folder / "worker.json", described._asdict())
+        return folder / "worker.json"
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.run.validation.every == 0 or step == self.run.generator.grpo_steps
+
+    def _validated(self, step: int) -> bool:
+        return verl_worker.numbers_file(self.folder, "validation", step).exists()
+
+    def updates(self) -> int:
+        """Training steps of which all numbers are there."""
+        return len(list((self.folder / "steps").glob("update-*.json")))
+
+    def record(self, step: int) -> dict[str, Any]:
+        """A training step's line of the log."""
+        found = [
+            artifacts.read_json(verl_worker.numbers_file(self.folder, kind, step))
+            for kind in ("reward", "update")
+        ]
+        return {"step": step, "phase": "train", **found[0], **found[1]}
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The whole log, in the order in which things happened."""
+        lines = []
+        for step in range(self.run.generator.grpo_steps + 1):
+            if self._is_due(step):
+                path = verl_worker.numbers_file(self.folder, "validation", step)
+                found = artifacts.read_json(path)
+                lines.append({"step": step, "phase": "validation", **found})
+            if step < self.run.generator.grpo_steps:
+                lines.append(self.record(step))
+        return lines
+
+    def finish(self, out: Path, tokenizer: Tokenizer) -> None:
+        """Write the outputs proper, ``run.json`` last, and clear the state away."""
+        run, last = self.run, self.run.generator.grpo_steps
+        lines = self.lines()
+        steps = [line["step"] for line in lines if line["phase"] == "validation"]
+        pattern = pattern_of(run.metric) if isinstance(run.metric, PatternMetric) else None
+        gather(self.folder, steps, out, pattern)
+        trained = self.folder / "checkpoints" / f"global_step_{last}" / "actor" / "huggingface"
+        model, params, _ = load(trained)
+        save(out / "generator", model, params, tokenizer)
+        with (
+            artifacts.atomic_path(out / "metrics.jsonl") as partial,
+            artifacts.JsonLines(partial) as log,
+        ):
+            for line in lines:
+                log.append(line)
+        with artifacts.RunRecord(
+            out / "run.json",
+            run.model_dump(mode="json"),
+            run.seed,
+            earlier_seconds=self.seconds,
+            scale=run.scale,
+            experiment=run.experiment,
+            variant=run.variant,
+            engine="verl",
+        ):
+            pass
+        shutil.rmtree(self.folder)
+
+
+def prompt_order(run: RunConfig, count: int) -> np.ndarray:
+    """The prompts of all training steps in the order of their use: int64 [M x prompts a step].
+
+    The very prompts, in the very order, of the JAX engine.
+    """
+    steps = [
+        sampling.prompt_indices(
+            count, run.prompts_per_step, step, seed=run.seed, shuffle=run.prompt_shuffle
+        )
+        for step in range(run.generator.grpo_steps)
+    ]
+    return np.concatenate(steps)
+
+
+def write_prompts(path: Path, asked: Prompts, order: np.ndarray) -> None:
+    """The file that `verl_worker.PromptDataset` reads."""
+    arrays = {"tokens": asked.tokens, "mask": asked.mask, "order": order.astype(np.int64)}
+    artifacts.save_arrays(path, arrays)
+
+
+def fingerprint(models: list[Path], arrays: list[np.ndarray]) -> str:
+    """SHA-256 over what a run starts from: its state must not outlive it."""
+    digest = hashlib.sha256()
+    for folder in models:
+        for path in sorted(Path(folder).glob("*.safetensors")):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+# --- the other two processes ---------------------------------------------------------------------
+
+
+class _Process(NamedTuple):
+    """A process with its log."""
+
+    name: str
+    handle: subprocess.Popen
+    log: Path
+
+    def tail(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-_TAIL:])
+
+
+@contextlib.contextmanager
+def _started(
+    name: str, command: list[str], log: Path, environment: dict[str, str], folder: Path | None
+) -> Iterator[_Process]:
+    """A process that is ended with the block, whatever ends the block."""
+    with log.open("ab") as output:
+        handle = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            cwd=folder,
+        )
+    try:
+        yield _Process(name, handle, log)
+    finally:
+        if handle.poll() is None:
+            handle.terminate()
+            try:
+                handle.wait(_END)
+            except subprocess.TimeoutExpired:
+                handle.kill()
+                handle.wait()
+
+
+@contextlib.contextmanager
+def _reward_server(run: RunConfig, files: Files, folder: Path, gpus: int) -> Iterator[_Process]:
+    """The reward server, up and ready."""
+    connection = folder / "reward_server.json"
+    connection.unlink(missing_ok=True)
+    command = [
+        *(sys.executable, "-m", "dpg", "reward-server", "--config", str(files.config)),
+        *("--experiment", run.experiment, "--variant", run.variant, "--seed", str(run.seed)),
+        *("--generator", str(files.generator), "--target", str(files.target)),
+        *("--articles", str(files.articles), "--connection", str(connection)),
+        *("--validations", str(folder), "--with-parent"),
+    ]
+    for option in ("passages", "reward_model"):
+        if (value := getattr(files, option)) is not None:
+            command += [f"--{option.replace('_', '-')}", str(value)]
+    environment = dict(os.environ)
+    if gpus:  # verl's processes live on the same devices
+        environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    log = folder / "reward_server.log"
+    with _started("the reward server", command, log, environment, None) as server:
+        end = time.monotonic() + _UP
+        while not connection.exists():
+            if server.handle.poll() is not None:
+                raise VerlError(f"the reward server ended before it was up:\n{server.tail()}")
+            if time.monotonic() > end:
+                raise VerlError(f"the reward server was not up within {_UP:g} s:\n{server.tail()}")
+            time.sleep(0.2)
+        yield server
+
+
+@contextlib.contextmanager
+def _trainer(python: Path, worker: Path, folder: Path, gpus: int) -> Iterator[_Process]:
+    """verl's trainer."""
+    command = [str(python), "-m", "dpg.generators.verl_worker", str(worker)]
+    environment = worker_environment(folder, gpus)
+    with _started("verl", command, folder / "verl.log", environment, folder) as trainer:
+        yield trainer
+
+
+def worker_environment(folder: Path, gpus: int) -> dict[str, str]:
+    """The environment variables of verl's processes.
+
+    Of our own packages they see this one alone: a link to it is all that is on their path.
+    """
+    link = folder / "python" / "dpg"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path(dpg.__file__).parent, target_is_directory=True)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH")
+    }
+    environment |= {
+        "PYTHONPATH": str(link.parent),
+        "PYTHONUNBUFFERED": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        verl_worker.RUN_VARIABLE: str(folder / "worker.json"),
+    }
+    if not gpus:  # a tiny model's threads would fight each other for the cores
+        environment["OMP_NUM_THREADS"] = "1"
+    return environment
+
+
+def _watch(
+    state: _State,
+    server: _Process,
+    trainer: _Process,
+    deadline: float | None,
+    progress: Progress,
+) -> None:
+    """Wait for the trainer to end, and end with it when something is wrong."""
+    told = state.updates()
+    steps = state.run.generator.grpo_steps
+    while (status := trainer.handle.poll()) is None:
+        for step in range(told, state.updates()):
+            progress(step + 1, state.record(step))
+            told = step + 1
+        artifacts.write_json(state.folder / "seconds.json", state.seconds)
+        if server.handle.poll() is not None:
+            raise VerlError(
+                f"the reward server ended after {told} of {steps} steps (status "
+                f"{server.handle.returncode}); the same command goes on from the last checkpoint. "
+                f"Its log ends with:\n{server.tail()}"
+            )
+        if deadline is not None and time.monotonic() > deadline:
+            raise OutOfTimeError(
+                f"{state.folder.parent}: stopped at the time limit after {told} of {steps} steps; "
+                f"the same command goes on from the checkpoint of step {state.steps_done}"
+            )
+        time.sleep(0.5)
+    if status or state.steps_done < steps:
+        raise _failure(state, trainer, status)
+
+
+def _failure(state: _State, trainer: _Process, status: int) -> DpgError:
+    """What ended the trainer, as the error it was."""
+    path = state.folder / "failure.json"
+    if not path.exists():
+        return VerlError(f"verl ended with status {status}; its log ends with:\n{trainer.tail()}")
+    found = artifacts.read_json(path)
+    print(found["traceback"], file=sys.stderr)
+    if found["kind"] == RewardError.__name__:
+        return RewardError(found["message"])
+    return VerlError(f"verl ended the run: {found['kind']}: {found['message']}")
