@@ -15,7 +15,7 @@ from dpg.generators import target as targets
 from dpg.generators.algorithm import Progress, train_generator
 from dpg.generators.target import Target
 from dpg.generators.validation import Prompts
-from dpg.models import Tokenizer, load
+from dpg.models import LanguageModel, Tokenizer, load
 from dpg.rewards import Reward
 from dpg.rewards.examples import ExampleMaker
 from dpg.text import prompts as prompt_texts
@@ -46,10 +46,12 @@ def run_generator(
         progress: called after each step.
 
     Raises:
-        DpgError: a model without a tokenizer, too few articles, or whatever `train_generator` says.
+        DpgError: a model without a tokenizer, or that cannot be prompted as the run asks; too few
+            articles; or whatever `train_generator` says.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     model, params, tokenizer = _load(generator)
+    _check_prompting(run, generator, model, tokenizer)
     judge = build_judge(run, tokenizer, target=target, passages=passages, reward_model=reward_model)
     train_generator(
         run,
@@ -90,9 +92,16 @@ def build_judge(
         target, passages, reward_model: as for `run_generator`.
     """
     model, params, own = _load(target)
+    length = run.generator.response_tokens + own.add_bos
+    if length > model.config.context:
+        raise DpgError(
+            f"{target}: generator.response_tokens = {run.generator.response_tokens:,} make "
+            f"examples of {length:,} tokens, the target model has {model.config.context:,} "
+            "positions: lower the one, or take a target model of a longer context"
+        )
     benchmark = None if passages is None else artifacts.read_table(passages)
     goal = targets.build(run, model, params, own, benchmark)
-    examples = ExampleMaker(tokenizer, own, run.generator.response_tokens + own.add_bos)
+    examples = ExampleMaker(tokenizer, own, length)
     return Judge(goal, examples, rewards.build(run, goal, examples, benchmark, reward_model))
 
 
@@ -141,3 +150,22 @@ def _load(directory: str | Path) -> tuple[Any, Any, Tokenizer]:
     if tokenizer is None:
         raise DpgError(f"{directory}: a model without tokenizer.json; a run needs its tokenizer")
     return model, params, tokenizer
+
+
+def _check_prompting(
+    run: RunConfig, directory: str | Path, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    """Refuse a model that the run's prompts do not fit, before anything is computed."""
+    asked = run.generator
+    positions, context = asked.prompt_tokens + asked.response_tokens, model.config.context
+    if positions > context:
+        raise DpgError(
+            f"{directory}: generator.prompt_tokens = {asked.prompt_tokens:,} and "
+            f"generator.response_tokens = {asked.response_tokens:,} take {positions:,} positions, "
+            f"the model has {context:,}: lower one of the two, or take a model of a longer context"
+        )
+    if run.prompt_style == "paraphrase" and not tokenizer.has_chat_template:
+        raise DpgError(
+            f"{directory}: its tokenizer has no chat template, in which prompt_style: paraphrase "
+            "asks: take an instruction-tuned model, or prompt_style: prefix"
+        )
