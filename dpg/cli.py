@@ -344,6 +344,9 @@ def generate(
     until: Annotated[
         str | None, typer.Option(help="Stop cleanly within so long, such as 9m or 2h.")
     ] = None,
+    verl: Annotated[
+        Path | None, typer.Option(help="verl's environment; default: what the workflow makes.")
+    ] = None,
     out: OptionalOut = None,
 ) -> None:
     """Train a generator with the Dataset Policy Gradient (Algorithm 1).
@@ -354,32 +357,41 @@ def generate(
     **Example:** `dpg generate -c config/tiny.yaml --experiment lambada-es --variant adam`
     """
     _start_jax()
+    from dpg.generators import verl_engine
     from dpg.generators.run import run_generator
     from dpg.progress import Progress, watched
 
     study = configs.load(config)
     run = study.run(experiment, variant, seed)
-    if study.scale.engine != "jax":
-        raise DpgError(
-            f"{config}: engine: '{study.scale.engine}' is not built yet; a copy of the file with "
-            "`engine: jax` runs on this machine"
-        )
     layout = Layout(run.scale)
     if passages is None and layout.passages.exists():
         passages = layout.passages
     out = out or layout.run(experiment, variant, seed)
+    files = {
+        "generator": generator or layout.model(run.generator.model),
+        "target": target or layout.model(run.learner.model),
+        "articles": articles or layout.articles,
+        "passages": passages,
+        "reward_model": reward_model,
+    }
+    seconds = None if until is None else _seconds(until)
     with Progress(f"{experiment}/{variant}", run.generator.grpo_steps) as bar:
-        run_generator(
-            run,
-            generator=generator or layout.model(run.generator.model),
-            target=target or layout.model(run.learner.model),
-            articles=articles or layout.articles,
-            passages=passages,
-            out=out,
-            reward_model=reward_model,
-            seconds=None if until is None else _seconds(until),
-            progress=lambda step, record: bar(step, watched(record)),
-        )
+
+        def progress(step: int, record: dict) -> None:
+            bar(step, watched(record))
+
+        if study.scale.engine == "verl":
+            verl_engine.run_generator(
+                run,
+                verl_engine.Files(config=config, **files),
+                out,
+                gpus=study.scale.needs.gpus,
+                environment=verl or verl_engine.ENVIRONMENT,
+                seconds=seconds,
+                progress=progress,
+            )
+        else:
+            run_generator(run, out=out, seconds=seconds, progress=progress, **files)
 
 
 @app.command("reward-server")

@@ -114,7 +114,7 @@ def build(
     params = jax.tree.map(jax.numpy.asarray, params)
     # Two such Partials of one model are equal, so programs compiled for one serve the other.
     loss = jax.tree_util.Partial(LanguageModel.per_example_loss, model, compat=settings.compat)
-    pattern = _pattern(run.metric) if isinstance(run.metric, PatternMetric) else None
+    pattern = pattern_of(run.metric) if isinstance(run.metric, PatternMetric) else None
     target = Target(
         settings=settings,
         metric_settings=run.metric,
@@ -142,7 +142,8 @@ def _patch(settings: PatternMetric) -> dict[str, Any]:
     return settings.model_dump(include={"parameter", "row", "column"})
 
 
-def _pattern(settings: PatternMetric) -> np.ndarray:
+def pattern_of(settings: PatternMetric) -> np.ndarray:
+    """The image that the metric asks for: [h, w] of -1 and 1."""
     if settings.pattern == "qr":
         return metrics.qr(settings.payload)
     if settings.pattern == "image":
