@@ -242,6 +242,30 @@ class TestSlurm:
         assert (b.partition, b.gpus) == ("cpu", 0)
 
 
+class TestKubernetes:
+    def test_the_clusters_nodes_count_not_this_machine(self, paper, layout, locks):
+        found = examine(paper, layout, locks, "kubernetes", gpus=[], memory_gb=8.0)
+        assert missing(found) == []
+
+    def test_what_the_profile_calls_and_must_be_told(self, paper, layout, locks):
+        found = examine(paper, layout, locks, "kubernetes", has_command=False)
+        assert missing(found) == ["Kubernetes"]
+        # A variable that is not set is the judge's key, too.
+        found = examine(paper, layout, locks, "kubernetes", variable=False)
+        assert missing(found) == ["pods", "judge"]
+        assert "DPG_KUBERNETES_CLAIM" in found["pods"].remedy
+
+    def test_the_variables_are_those_that_the_profile_reads(self):
+        profile = (ROOT / "workflow" / "profiles" / "kubernetes" / "submit.py").read_text()
+        for name in checks.KUBERNETES_VARIABLES:
+            assert re.search(rf"environment\[\"{name}\"\]", profile)
+
+    def test_the_plugin_is_the_one_that_the_profile_names(self):
+        text = (ROOT / "workflow" / "profiles" / "kubernetes" / "config.yaml").read_text()
+        (executor,) = re.findall(r"^executor: (\S+)$", text, re.M)
+        assert checks.PLUGINS["kubernetes"] == f"snakemake-executor-plugin-{executor}"
+
+
 class TestForecast:
     def test_the_papers_study(self, paper, layout):
         found = doctor.estimate(paper, layout)

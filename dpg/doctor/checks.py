@@ -24,8 +24,13 @@ RAY_PORTS = {6379: "Ray's head", 8265: "Ray's dashboard"}
 GPU_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 PLUGINS = {
     "slurm": "snakemake-executor-plugin-slurm",
-    "kubernetes": "snakemake-executor-plugin-kubernetes",
+    "kubernetes": "snakemake-executor-plugin-cluster-generic",
 }
+KUBERNETES_VARIABLES = {
+    "DPG_KUBERNETES_IMAGE": "a container image with a Python like that of .venv",
+    "DPG_KUBERNETES_CLAIM": "the persistent volume claim that holds this folder",
+}
+"""What workflow/profiles/kubernetes/submit.py must be told."""
 ENVIRONMENTS = Path(".environments")
 """Where the workflow makes the environments of other engines."""
 
@@ -199,12 +204,14 @@ def _kubernetes(machine: Machine) -> Iterator[Finding]:
     if machine.has_command("kubectl"):
         yield Finding("Kubernetes", OK, "kubectl is here; the cluster's nodes were not looked at")
     else:
-        yield Finding(
-            "Kubernetes",
-            NOTE,
-            "no kubectl here",
-            "the plugin reads ~/.kube/config itself; `kubectl get nodes` shows whether it is right",
-        )
+        remedy = "install it; `kubectl get nodes` then shows whether it reaches the cluster"
+        yield Finding("Kubernetes", MISSING, "no kubectl here, and the profile calls it", remedy)
+    unset = [name for name in KUBERNETES_VARIABLES if not machine.variable(name)]
+    if unset:
+        remedy = f"{'; '.join(f'{name}: {KUBERNETES_VARIABLES[name]}' for name in unset)}"
+        yield Finding("pods", MISSING, f"{' and '.join(unset)} not set", remedy)
+    else:
+        yield Finding("pods", OK, f"{' and '.join(KUBERNETES_VARIABLES)} set")
 
 
 def _plugin(profile: str, machine: Machine) -> Finding:
