@@ -58,13 +58,18 @@ def build(
             steps=learner.steps,
             group_size=group_size,
             cross_group_batching=run.reward.cross_group_batching,
-            microbatch=learner.microbatch,
+            microbatch=target.settings.microbatch,
             memory=learner.memory,
         )
     if kind == "naive":
         from dpg.rewards.naive import NaiveReward
 
-        return NaiveReward(*common, steps=learner.steps, group_size=group_size)
+        return NaiveReward(
+            *common,
+            steps=learner.steps,
+            group_size=group_size,
+            microbatch=target.settings.microbatch,
+        )
     if kind == "custom":
         from dpg.metrics import from_dotted_path
 

@@ -21,8 +21,8 @@ class NaiveReward:
     advantage compares all rollouts as one group: within a prompt's group it would be lost.
 
     Args:
-        examples, per_example_loss, metric, params, optimizer, steps, group_size: as for
-            `MetagradientReward`.
+        examples, per_example_loss, metric, params, optimizer, steps, group_size, microbatch: as
+            for `MetagradientReward`.
     """
 
     def __init__(
@@ -35,11 +35,12 @@ class NaiveReward:
         *,
         steps: int,
         group_size: int,
+        microbatch: int | None = None,
     ):
         self.examples = examples
         self.per_example_loss, self.metric = per_example_loss, jax.jit(metric)
         self.params, self.optimizer = params, optimizer
-        self.steps, self.group_size = steps, group_size
+        self.steps, self.group_size, self.microbatch = steps, group_size, microbatch
 
     def __call__(self, batch: RolloutBatch) -> Rewards:
         """Train and score once a dataset.
@@ -53,7 +54,13 @@ class NaiveReward:
         sets = training_sets(len(batch), self.steps, self.group_size, cross_group_batching=False)
         for g, index in enumerate(sets):
             batches = {name: array[index] for name, array in examples.items()}
-            result = train(self.per_example_loss, self.params, batches, self.optimizer)
+            result = train(
+                self.per_example_loss,
+                self.params,
+                batches,
+                self.optimizer,
+                microbatch=self.microbatch,
+            )
             metrics.append(float(self.metric(result.params, self.params)))
             if not np.isfinite(metrics[-1]):
                 raise RewardError(f"step {batch.step}: the metric of dataset {g} is {metrics[-1]}")
