@@ -130,7 +130,15 @@ def bare(products: list[Product]) -> Callable[[], None]:
 
 def step_products(run: config.RunConfig, generator: LanguageModel, goal: target.Target) -> dict:
     """The bare products of each part of a GRPO step."""
-    settings, learner = run.generator, run.learner
+    parts = generator_products(run, generator)
+    if run.reward.kind == "metagradient":
+        parts["reward"] = reward_products(run, goal)
+    return parts
+
+
+def generator_products(run: config.RunConfig, generator: LanguageModel) -> dict:
+    """The bare products of rollout and update."""
+    settings = run.generator
     P, R, G = settings.prompt_tokens, settings.response_tokens, settings.group_size
     U, N = run.prompts_per_step, run.prompts_per_step * G
     prefill = forward(generator, U, P, P, heads=N)
@@ -138,21 +146,24 @@ def step_products(run: config.RunConfig, generator: LanguageModel, goal: target.
     size = settings.mini_batch_prompts
     once = forward(generator, size, P, P, heads=0)
     once += forward(generator, size * G, R - 1, P + R - 1, heads=size * G * R)
-    parts = {
+    return {
         "rollout": prefill + times(decode, R - 1),
         "update": times(once, 3 * settings.epochs * U // size),
     }
-    if run.reward.kind == "metagradient":
-        model = goal.per_example_loss.args[0]
-        L = R + goal.tokenizer.add_bos - 1
-        training = forward(model, learner.batch_size, L, L)
-        passes = 3 * learner.steps + 6 * (learner.steps - 1) + 2
-        parts["reward"] = times(training, passes * N // (learner.steps * learner.batch_size))
-        if isinstance(run.metric, config.LanguageMetric):
-            batch = goal.metric.args[1]
-            rows, length = batch["tokens"].shape
-            parts["reward"] += times(forward(model, rows, length - 1, length - 1), 3)
-    return parts
+
+
+def reward_products(run: config.RunConfig, goal: target.Target) -> list[Product]:
+    """The bare products of a step's metagradient."""
+    learner, model = run.learner, goal.per_example_loss.args[0]
+    L = run.generator.response_tokens + goal.tokenizer.add_bos - 1
+    training = forward(model, learner.batch_size, L, L)
+    passes = 3 * learner.steps + 6 * (learner.steps - 1) + 2
+    products = times(training, passes)
+    if isinstance(run.metric, config.LanguageMetric):
+        batch = goal.metric.args[1]
+        rows, length = batch["tokens"].shape
+        products += times(forward(model, rows, length - 1, length - 1), 3)
+    return products
 
 
 def stand_in_tokenizer(vocabulary: int) -> Any:
@@ -163,11 +174,14 @@ def stand_in_tokenizer(vocabulary: int) -> Any:
     )  # fmt: skip
 
 
-def stand_in_passages(run: config.RunConfig, vocabulary: int) -> pd.DataFrame | None:
-    """Random passages as long as the metric takes them."""
+def stand_in_passages(
+    run: config.RunConfig, vocabulary: int, length: int = 64
+) -> pd.DataFrame | None:
+    """Random passages as long as the metric takes them, or `length` tokens where it takes all."""
     if not isinstance(run.metric, config.LanguageMetric):
         return None
-    ids = np.random.default_rng(1).integers(2, vocabulary, (PASSAGES, run.metric.context or 64))
+    shape = PASSAGES, run.metric.context or length
+    ids = np.random.default_rng(1).integers(2, vocabulary, shape)
     texts = [" ".join(map(str, row)) for row in ids]
     columns = {"id": range(PASSAGES), "language": run.metric.language, "split": "train"}
     return pd.DataFrame({"text": texts, **columns})
@@ -187,7 +201,7 @@ def build(study: config.Study, run: config.RunConfig) -> tuple[dict[str, Callabl
     model, params = model_of(settings.model)
     passages = stand_in_passages(run, tokenizer.vocab_size)
     goal = target.build(run, *model_of(run.learner.model), tokenizer, passages)
-    examples = functools.partial(_examples, tokenizer, settings.response_tokens + 1)
+    examples = functools.partial(as_examples, tokenizer, settings.response_tokens + 1)
     reward = rewards.build(run, goal, examples, passages, None)
     generator = JaxGenerator(model, params, settings, tokenizer.eos_id)
     U, G = run.prompts_per_step, settings.group_size
@@ -213,7 +227,7 @@ def build(study: config.Study, run: config.RunConfig) -> tuple[dict[str, Callabl
     return parts, step_products(run, model, goal)
 
 
-def _examples(tokenizer: Any, length: int, batch: RolloutBatch) -> dict[str, np.ndarray]:
+def as_examples(tokenizer: Any, length: int, batch: RolloutBatch) -> dict[str, np.ndarray]:
     """Rollouts as the target's examples: begin of text first, as `ExampleMaker` does."""
     tokens = np.zeros((len(batch), length), np.int32)
     mask = np.zeros(tokens.shape, bool)
