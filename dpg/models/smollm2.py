@@ -60,7 +60,8 @@ def convert(wheel: str | Path, out_dir: str | Path) -> None:
         import gguf
     except ImportError as error:
         raise DpgError(
-            f"converting {WHEEL_REQUIREMENT} needs the package gguf: pip install gguf"
+            f'converting {WHEEL_REQUIREMENT} needs gguf, which the extra "smollm2" of this package '
+            "brings: pip install gguf"
         ) from error
     with tempfile.TemporaryDirectory() as folder:
         file = _extract(wheel, Path(folder))
