@@ -378,6 +378,8 @@ def worker_environment(folder: Path, gpus: int) -> dict[str, str]:
     }
     if not gpus:  # a tiny model's threads would fight each other for the cores
         environment["OMP_NUM_THREADS"] = "1"
+        # Ray would start a process a core, each of which would import verl for nothing.
+        environment["RAY_prestart_worker_first_driver"] = "0"
     return environment
 
 

@@ -303,6 +303,7 @@ def _also_to_files(log: Any, run: Run) -> Any:
 def _lend_cpu() -> None:
     """Give PyTorch's CPU device the functions of an accelerator that verl 0.5.0 calls."""
     import torch
+    import torch.distributed
 
     lacking = {
         "memory_allocated": lambda *_: 0,
@@ -311,7 +312,7 @@ def _lend_cpu() -> None:
         "max_memory_reserved": lambda *_: 0,
         "mem_get_info": lambda *_: (0, 0),
         "empty_cache": lambda: None,
-        "set_device": lambda *_: None,
+        "get_device_name": lambda *_: "cpu",
         "get_rng_state": torch.get_rng_state,
         "set_rng_state": torch.set_rng_state,
         "manual_seed": torch.manual_seed,
@@ -322,6 +323,14 @@ def _lend_cpu() -> None:
     import verl.utils.device
 
     verl.utils.device.get_nccl_backend = lambda: "gloo"
+    start = torch.distributed.init_process_group
+
+    @functools.wraps(start)
+    def start_with_gloo(backend=None, **more):
+        # verl names a backend for "cpu" and one for the device, which PyTorch takes only once.
+        return start("gloo" if backend == "cpu:gloo,cpu:gloo" else backend, **more)
+
+    torch.distributed.init_process_group = start_with_gloo
 
 
 def _set_up_hf_rollout(seed: int) -> None:
@@ -350,7 +359,11 @@ def _set_up_hf_rollout(seed: int) -> None:
     def generate(self, prompts):
         import torch
 
-        torch.manual_seed(rollout_seed(seed, prompts.meta_info))
+        info = prompts.meta_info
+        if info.get("pad_token_id") is None:  # a model without one; what it pads is masked
+            end = info["eos_token_id"]
+            info["pad_token_id"] = end[0] if isinstance(end, list) else end
+        torch.manual_seed(rollout_seed(seed, info))
         return sample(self, prompts)
 
     plain.__init__, plain.generate_sequences, plain.set_up_by_dpg = begin, generate, True
@@ -408,9 +421,9 @@ def start_ray(run: Run) -> None:
     else:
         # A GPU in name, and a resource called "cpu": without them verl waits for ever.
         ray.init(
-            num_cpus=8,
+            num_cpus=4,
             num_gpus=1,
-            resources={"cpu": 8},
+            resources={"cpu": 4},
             include_dashboard=False,
             runtime_env=environment,
         )
