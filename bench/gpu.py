@@ -5,7 +5,8 @@
     python bench/gpu.py --small                           on a CPU: small shapes, every part once
 
 Models have the configured shapes and random weights, so nothing is downloaded: an H200 is as busy
-with noise as with text. No response ends early, which is the worst case of a rollout.
+with noise as with text. No response ends early, which is the worst case of a rollout. Prompts are
+a quarter to three quarters of `generator.prompt_tokens` long, which is how articles are.
 
 Checks (the exit status is 1 if one fails):
     metagradient   against `jax.grad` through the whole training, in float64 and in float32
@@ -13,7 +14,7 @@ Checks (the exit status is 1 if one fails):
     rollout        the log-probabilities that sampling reports (cache, rollout dtype) against those
                    of one pass over the same tokens on the CPU in float32
 Beside them stands how far the metagradient at JAX's default precision of matrix products is from
-that at the highest: where a GPU rounds their inputs, that is the price.
+that at the highest, with the paper's Adam: where a GPU rounds their inputs, that is the price.
 
 Times: rollout, reward and update of a step of the run `--run`, and the metagradient of GPT-2's
 shape for the pattern 67 at T = 1, 8 and 96. Each is a process of its own, so that its peak of
@@ -85,8 +86,9 @@ METAGRADIENT_RUN = "sixseven"
 # Forward passes that a training step and the adjoints cost (docs/metagradients.md).
 STEP, ADJOINT, FIRST, ONLY = 3, 8, 3, 5
 
-# What passes: float64 and float32 round; bfloat16 keeps 8 bits of each weight.
-TOLERANCE = {"float64": 1e-8, "float32": 1e-3, "bfloat16": 5e-2}
+# What passes: rounding does, also where it adds up over thirty layers; a wrong mask or position is
+# off by a tenth and more.
+TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "bfloat16": 1e-1}
 
 
 def main() -> None:
@@ -367,7 +369,7 @@ class Case:
         """The matrix products that a part cannot avoid."""
         if part == "reward":
             return grpo_step.reward_products(self.run, self.goal)
-        return grpo_step.generator_products(self.run, self.model)[part]
+        return grpo_step.generator_products(self.padded, self.model)[part]
 
     def generator(self) -> JaxGenerator:
         """The policy, as a run makes it."""
@@ -375,10 +377,23 @@ class Case:
         return JaxGenerator(self.model, params, self.run.generator, self.tokenizer.eos_id)
 
     def prompts(self) -> tuple[np.ndarray, np.ndarray]:
-        """A step's prompts [U, P], all of full length."""
-        shape = self.run.prompts_per_step, self.run.generator.prompt_tokens
-        ids = np.random.default_rng(0).integers(2, self.tokenizer.vocab_size, shape)
-        return ids.astype(np.int32), np.ones(shape, bool)
+        """A step's prompts [U, P], a quarter to three quarters of P long, padded on the left."""
+        U, P = self.run.prompts_per_step, self.run.generator.prompt_tokens
+        rng = np.random.default_rng(0)
+        ids = rng.integers(2, self.tokenizer.vocab_size, (U, P)).astype(np.int32)
+        lengths = rng.integers(P // 4, 3 * P // 4 + 1, U)
+        lengths[0] = 3 * P // 4
+        return ids, np.arange(P) >= P - lengths[:, None]
+
+    @property
+    def padded(self) -> config.RunConfig:
+        """The run with prompts as short as the engine makes them before it reads any."""
+        settings = self.run.generator
+        P, multiple = settings.prompt_tokens, settings.prompt_multiple
+        if multiple is not None:
+            P = min(-(-(3 * P // 4) // multiple) * multiple, P)
+        settings = settings.model_copy(update={"prompt_tokens": P})
+        return self.run.model_copy(update={"generator": settings})
 
     def rollouts(self) -> Rollouts:
         """A step's rollouts as a rollout would give them, without the rollout."""
@@ -483,7 +498,7 @@ def counted(case: Case, part: str) -> dict[str, int]:
 
 def rollout_bytes(case: Case) -> int:
     """Weights once a token position, a prompt's cache once a group, a response's own once."""
-    c, settings = case.model.config, case.run.generator
+    c, settings = case.model.config, case.padded.generator
     size = 2 if settings.rollout_dtype == "bfloat16" else 4
     token = 2 * c.layers * c.kv_heads * c.head_size * size  # a key and a value in every layer
     N, P, R = case.run.rollouts_per_step, settings.prompt_tokens, settings.response_tokens
@@ -539,25 +554,37 @@ def passed(check: dict[str, Any]) -> bool:
 def metagradient_checks(small: bool) -> list[dict[str, Any]]:
     """The library's metagradient against reverse mode through the whole training."""
     found = []
-    for dtype, model in (("float64", shape_of("gpt2", True)), ("float32", shape_of("gpt2", small))):
+    for dtype, model, eps_root in (
+        ("float64", shape_of("gpt2", True), PAPER_EPS_ROOT),
+        ("float32", shape_of("gpt2", small), 1e-6),
+    ):
         with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
-            task = training_task(model, jnp.dtype(dtype))
-            reference = np.asarray(through_training(*task), np.float64)
-            ours = np.asarray(metagradient(*task).weights_grad, np.float64)
-        found.append(
-            {"what": f"metagradient against jax.grad, {dtype}", "error": relative(ours, reference),
-             "tolerance": TOLERANCE[dtype]}
-        )  # fmt: skip
-    with jax.default_matmul_precision("default"):
-        cheaper = np.asarray(metagradient(*task).weights_grad, np.float64)
-    error = {"error": relative(cheaper, reference), "tolerance": None}
-    return [
-        *found,
-        {"what": "metagradient at default precision", **error, **alike(cheaper, reference)},
-    ]
+            task = training_task(model, jnp.dtype(dtype), eps_root)
+            error = relative(ours(task), np.asarray(through_training(*task), np.float64))
+        what = f"metagradient against jax.grad, {dtype}"
+        found.append({"what": what, "error": error, "tolerance": TOLERANCE[dtype]})
+    task = training_task(shape_of("gpt2", small), jnp.float32, PAPER_EPS_ROOT)
+    by_precision = {}
+    for precision in ("highest", "default"):
+        with jax.default_matmul_precision(precision):
+            by_precision[precision] = ours(task)
+    pair = by_precision["default"], by_precision["highest"]
+    what = "metagradient at default precision against highest"
+    return [*found, {"what": what, "error": relative(*pair), "tolerance": None, **alike(*pair)}]
 
 
-def training_task(model: LanguageModel, dtype: Any) -> tuple:
+def ours(task: tuple) -> np.ndarray:
+    """The library's metagradient of a task, [T, B] float64."""
+    return np.asarray(metagradient(*task).weights_grad, np.float64)
+
+
+# Adam's adjoint subtracts two nearly equal terms wherever a gradient's square is far above
+# eps_root: what float32 leaves of them depends on how a compiler orders and fuses. At 1e-9 even
+# two right programs may differ by a thousandth; float64 and a larger eps_root show a wrong one.
+PAPER_EPS_ROOT = 1e-9
+
+
+def training_task(model: LanguageModel, dtype: Any, eps_root: float) -> tuple:
     """The arguments of `metagradient`: T = 2 steps of 8 random rows, Adam, the pattern 67."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(2, model.config.vocab_size, (2, 8, 32)).astype(np.int32)
@@ -565,8 +592,8 @@ def training_task(model: LanguageModel, dtype: Any) -> tuple:
     params = untie(model.init(jax.random.key(0), dtype))
     loss = jax.tree_util.Partial(LanguageModel.per_example_loss, model.with_tied(False))
     metric = metrics.pattern_metric(metrics.sixseven(), parameter="lm_head", scale=20.0)
-    adam = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "eps_root": 1e-9}
-    optimizer = optimizers.build({"name": "adam", "weight_decay": 1e-4, **adam})
+    adam = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 1e-4}
+    optimizer = optimizers.build({"name": "adam", "eps_root": eps_root, **adam})
     return loss, metric, params, {"tokens": tokens, "mask": mask}, optimizer
 
 
