@@ -1,0 +1,91 @@
+"""How much the device's memory holds at a time, by what XLA says that a program needs.
+
+A portion "auto" becomes a number once, before the first step, from the shapes of the run and from
+what the device has in all. What other programs happen to use at that moment plays no part: a run
+that goes on must cut its batches as before, or its numbers would differ in the last digit.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+
+from dpg import machine
+from dpg.errors import DpgError
+
+# Of the device's memory, for one part of a step. The rest holds what the other parts keep between
+# their turns (parameters, optimizer states, the rollouts) and what fragmentation takes.
+_SHARE = 0.75
+# Of the machine's memory where the device is its CPU, which other programs use as well.
+_CPU_SHARE = 0.25
+
+
+class DeviceMemoryError(DpgError):
+    """The device is too small for even the smallest portion; says what would fit."""
+
+
+def device_bytes() -> int:
+    """What one part of a step may use on the default device.
+
+    Of a GPU, three quarters of what its allocator was given; of a CPU, a quarter of the machine's
+    memory.
+    """
+    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit is None:
+        return int(_CPU_SHARE * machine.physical_memory_gb() * 1e9)
+    return int(_SHARE * limit)
+
+
+def largest(
+    sizes: Sequence[int],
+    bytes_of: Callable[[int], int],
+    limit: int,
+    *,
+    what: str,
+    instead: Iterable[tuple[str, Callable[[], int]]] = (),
+) -> int:
+    """The largest size whose program fits.
+
+    The two smallest sizes are asked for their bytes; a line through them says which to try.
+
+    Args:
+        sizes: those to choose from, ascending.
+        bytes_of: bytes of the program of a size; compiles it.
+        limit: bytes there are.
+        what: said in the error, such as "an update of 4 rollouts".
+        instead: settings that need less, and their bytes; the error names the first that fits.
+
+    Raises:
+        DeviceMemoryError: not even the smallest size fits.
+    """
+    need = functools.cache(bytes_of)
+    least = need(sizes[0])
+    if least > limit:
+        raise DeviceMemoryError(_too_small(what, least, limit, instead))
+    if len(sizes) == 1:
+        return sizes[0]
+    slope = max((need(sizes[1]) - least) / (sizes[1] - sizes[0]), 0.0)
+    hopeful = [size for size in sizes if least + slope * (size - sizes[0]) <= limit]
+    return next(size for size in reversed(hopeful) if need(size) <= limit)
+
+
+def _too_small(
+    what: str, least: int, limit: int, instead: Iterable[tuple[str, Callable[[], int]]]
+) -> str:
+    device = jax.devices()[0].device_kind
+    said = f"{what} needs {in_words(least)}, and {in_words(limit)} of {device} are there for it"
+    for setting, its_bytes in instead:
+        need = its_bytes()
+        if need <= limit:
+            return f"{said}; with {setting} it needs {in_words(need)}, which fits"
+    return f"{said}; no smaller setting of this model fits: take a smaller model or another device"
+
+
+def in_words(size: float) -> str:
+    """Bytes for a message, such as "1.2 GB"."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size:.0f} bytes"
