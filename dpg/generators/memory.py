@@ -7,8 +7,9 @@ that goes on must cut its batches as before, or its numbers would differ in the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 
@@ -81,6 +82,27 @@ def _too_small(
         if need <= limit:
             return f"{said}; with {setting} it needs {in_words(need)}, which fits"
     return f"{said}; no smaller setting of this model fits: take a smaller model or another device"
+
+
+@contextlib.contextmanager
+def exhaustion_named() -> Iterator[None]:
+    """Turn the device's own error, that its memory is spent, into one that says the way out.
+
+    Raises:
+        DeviceMemoryError: the device could not give what a program asked for.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        first = str(error).splitlines()[0]
+        if "RESOURCE_EXHAUSTED" not in first:
+            raise
+        raise DeviceMemoryError(
+            f"{jax.devices()[0].device_kind} is out of memory ({first}); set "
+            "generator.rollout_batch, generator.update_microbatch and learner.microbatch to auto, "
+            "generator.remat and learner.remat to true, or learner.memory to fewer bytes; is "
+            "another program using the device?"
+        ) from error
 
 
 def in_words(size: float) -> str:

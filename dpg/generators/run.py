@@ -11,6 +11,7 @@ import pandas as pd
 from dpg import artifacts, rewards
 from dpg.config import RunConfig
 from dpg.errors import DpgError
+from dpg.generators import memory
 from dpg.generators import target as targets
 from dpg.generators.algorithm import Progress, train_generator
 from dpg.generators.target import Target
@@ -21,6 +22,7 @@ from dpg.rewards.examples import ExampleMaker
 from dpg.text import prompts as prompt_texts
 
 
+@memory.exhaustion_named()
 def run_generator(
     run: RunConfig,
     *,

@@ -74,3 +74,14 @@ def test_the_memory_of_this_device_is_a_part_of_the_machines(monkeypatch):
 )
 def test_bytes_in_words(size, words):
     assert memory.in_words(size) == words
+
+
+def test_a_device_that_runs_out_of_memory_is_named_with_the_way_out():
+    @memory.exhaustion_named()
+    def run(message):
+        raise jax.errors.JaxRuntimeError(message)
+
+    with pytest.raises(DeviceMemoryError, match=r"out of memory.*update_microbatch.* to auto"):
+        run("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes.\nmore")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        run("INTERNAL: something else")
