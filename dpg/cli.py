@@ -448,6 +448,27 @@ def reward_server(
 
 
 @app.command()
+def environment(
+    name: Annotated[str, typer.Argument(help="verl, or another that envs/ has a lock of.")],
+    lock: Annotated[Path | None, typer.Option(help="Default: envs/<name>.txt")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Default: .environments/<name>")
+    ] = None,
+) -> None:
+    """Make another engine's environment from its lock, once.
+
+    **Example:** `dpg environment verl`
+    """
+    from dpg import environments
+
+    environments.make(
+        lock or environments.LOCKS / f"{name}.txt",
+        out or environments.path_of(name),
+        say=typer.echo,
+    )
+
+
+@app.command()
 def sweep(
     config: Config,
     experiment: Annotated[str, typer.Option(help="Such as norm.")],

@@ -31,6 +31,7 @@ LAYERS = (
     "config",
     "artifacts",
     "layout",
+    "environments",
     "machine",
     "progress",
     "text",

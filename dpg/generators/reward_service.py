@@ -46,6 +46,8 @@ def serve_run(
     tokenizer = Tokenizer.load(generator)
     judge = build_judge(run, tokenizer, target=target, passages=passages, reward_model=reward_model)
     asked = prompts(run, articles, tokenizer, "validation")
+    if not judge.examples.same:
+        say("generator and target have different tokenizers: rollouts are tokenised anew from text")
 
     def train(batch: RolloutBatch) -> Rewards:
         check_tokens(batch, tokenizer)

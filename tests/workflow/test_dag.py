@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def snakemake(*arguments, folder):
     """Run Snakemake on a copy-free view of the workflow: links to the real files in a folder."""
-    for name in ("Snakefile", "workflow", "config"):
+    for name in ("Snakefile", "workflow", "config", "envs"):
         link = folder / name
         if not link.exists():
             link.symlink_to(ROOT / name)
@@ -43,12 +43,24 @@ def test_a_dry_run_at_the_papers_scale_lists_every_run(tmp_path):
     counted = jobs(done.stdout)
     assert counted["generate"] == 48
     assert counted["fetch_model"] == 3
+    assert counted["environment"] == 1
     assert counted["judge"] == 24
     assert [counted[f"figure_{n}"] for n in range(1, 8)] == [1] * 7
     assert [counted[f"table_{n}"] for n in range(1, 7)] == [1] * 6
     assert counted["generator_corpus"] == 24
     assert counted["continue_pretraining"] == 10
     assert counted["fine_tune"] == 8
+
+
+def test_the_environment_of_an_engine_is_made_where_a_scale_has_that_engine(tmp_path):
+    config = ("--configfile", "config/smoke-verl.yaml")
+    run = "results/smoke-verl/runs/sixseven/adam-T4/seed0/run.json"
+    done = snakemake(run, "-n", *config, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert jobs(done.stdout)["environment"] == 1
+    run = run.replace("smoke-verl", "smoke")
+    done = snakemake(run, "-n", "--configfile", "config/smoke.yaml", folder=tmp_path)
+    assert "environment" not in jobs(done.stdout)
 
 
 def test_a_bare_call_stops_before_the_first_job_and_says_what_would_run_here(tmp_path):

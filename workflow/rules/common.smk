@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from dpg import machine
+from dpg import environments, machine
 from dpg.artifacts import config_hash, without_nulls
 from dpg.config import EXPERIMENTS_FILE, load
 from dpg.errors import DpgError
@@ -102,6 +102,19 @@ def packaged_reward_model(wildcards):
     reward = run_of(wildcards).reward
     packaged = reward.kind in ("embedding", "fasttext") and reward.model is None
     return f"{SOURCES}/reward-models/{reward.kind}" if packaged else []
+
+
+def engine_environments(wildcards):
+    """What a generator run needs of other environments; a new one does not outdate the run."""
+    names = engine_settings()
+    if run_of(wildcards).learner.implementation == "easydel":
+        names.append("easydel")
+    return [ancient(str(environments.path_of(name) / environments.RECORD)) for name in names]
+
+
+def engine_settings():
+    """What a generator run depends on beside its own settings."""
+    return [] if scale.engine == "jax" else [scale.engine]
 
 
 def option(name, value):

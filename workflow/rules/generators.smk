@@ -8,6 +8,7 @@ rule generate:
         articles=rules.articles.output,
         passages=rules.passages.output,
         reward_model=packaged_reward_model,
+        environments=engine_environments,
     output:
         metrics=f"{RUN}/metrics.jsonl",
         rollouts=f"{RUN}/validation.parquet",
@@ -21,7 +22,7 @@ rule generate:
         gpu=scale.needs.gpus,
         mem=f"{scale.needs.memory_gb:g}GB",
     params:
-        settings=lambda wildcards: settings(run_of(wildcards)),
+        settings=lambda wildcards: settings(run_of(wildcards), *engine_settings()),
         out=lambda wildcards, output: Path(output.record).parent,
         reward_model=lambda wildcards, input: option("--reward-model", input.reward_model),
     shell:

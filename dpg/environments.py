@@ -1,0 +1,171 @@
+"""Environments beside the project's own: each made once, from its lock, where no other touches it.
+
+verl and EasyDeL pin versions that clash with the core's and with each other's, so each has a
+virtual environment of its own, `.environments/<name>`, with the packages of `envs/<name>.txt` and
+no others. A line of a lock that ends with ``# no-deps`` is installed last and without what its
+package asks for: that is for a package whose own pins are wrong for the rest of the lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dpg import artifacts
+from dpg.errors import DpgError
+
+LOCKS = Path("envs")
+FOLDER = Path(".environments")
+"""Where the workflow keeps what it makes from them."""
+
+RECORD = "environment.json"
+"""Written last, so an environment that has it is whole."""
+
+_PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;#]+)(?P<rest>.*)")
+_TAIL = 15  # lines of pip's output that an error shows
+
+
+class LockError(DpgError):
+    """An environment that cannot be made, or is not what its lock says; names lock and package."""
+
+
+def path_of(name: str) -> Path:
+    """The folder of an environment."""
+    return FOLDER / name
+
+
+def python_of(name: str) -> Path:
+    """The Python of an environment; it need not be there yet."""
+    return path_of(name) / "bin" / "python"
+
+
+def make(
+    lock: str | Path,
+    out: str | Path,
+    *,
+    python: str | Path = sys.executable,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Make an environment from its lock; one that is whole and of this lock is left as it is.
+
+    Args:
+        lock: a file with ``name==version`` a line.
+        out: the folder. An environment cannot be moved, so it is made in its place: one that was
+            cut off has no record, and is made anew.
+        python: whose version the environment gets.
+        say: told what is done, a line each.
+
+    Returns:
+        Its record: `lock_sha256`, `python`, `packages`, `bytes` and `seconds`.
+
+    Raises:
+        LockError: a line of the lock that is no exact version, a package that cannot be
+            installed, or one that came in another version.
+    """
+    lock, out = Path(lock), Path(out)
+    pins = read_lock(lock)
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    whole = out / RECORD
+    if whole.is_file():
+        record = artifacts.read_json(whole)
+        if record.get("lock_sha256") == digest and (out / "bin" / "python").exists():
+            say(f"{out} is already made from {lock}")
+            return record
+        whole.unlink()
+    began = time.monotonic()
+    if out.exists():
+        shutil.rmtree(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _run([str(python), "-m", "venv", "--without-pip", str(out)], f"{out} cannot be made")
+    inside = out / "bin" / "python"
+    for alone in (False, True):
+        lines = [line for line, no_deps in pins.values() if no_deps == alone]
+        if lines:
+            say(f"{out}: {len(lines)} packages of {lock}" + " without dependencies" * alone)
+            _install(inside, lines, lock, alone)
+    _compare(inside, pins, lock)
+    record = {
+        "lock": str(lock),
+        "lock_sha256": digest,
+        "python": _run(
+            [str(inside), "-c", "import platform; print(platform.python_version())"], ""
+        ),
+        "packages": len(pins),
+        "bytes": sum(path.lstat().st_size for path in out.rglob("*") if path.is_file()),
+        "seconds": round(time.monotonic() - began),
+    }
+    artifacts.write_json(whole, record)
+    say(f"{out}: {record['bytes'] / 1e9:.1f} GB in {record['seconds']} s")
+    return record
+
+
+def read_lock(lock: str | Path) -> dict[str, tuple[str, bool]]:
+    """Package -> its line for pip, and whether it is installed without its dependencies.
+
+    Names are as pip compares them: lower case, with hyphens.
+
+    Raises:
+        LockError: no such lock, a line that is no exact version, a package named twice.
+    """
+    lock = Path(lock)
+    if not lock.is_file():
+        there = sorted(path.stem for path in lock.parent.glob("*.txt") if path.stem != "core")
+        raise LockError(f"{lock}: no such lock; there are: {', '.join(there) or 'none'}")
+    pins: dict[str, tuple[str, bool]] = {}
+    for number, line in enumerate(lock.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        pin = _PIN.fullmatch(line.strip())
+        if pin is None:
+            raise LockError(f"{lock}, line {number}: want name==version, got '{line}'")
+        name = _plain(pin["name"])
+        if name in pins:
+            raise LockError(f"{lock}, line {number}: {name} stands there twice")
+        requirement, _, comment = line.partition("#")
+        pins[name] = (requirement.strip(), comment.strip() == "no-deps")
+    return pins
+
+
+def _install(python: Path, lines: list[str], lock: Path, alone: bool) -> None:
+    options = ["--quiet", "--no-compile", *(["--no-deps"] if alone else [])]
+    _pip(python, ["install", *options, *lines], f"{lock}: pip cannot install it")
+
+
+def _compare(python: Path, pins: dict[str, tuple[str, bool]], lock: Path) -> None:
+    """An error unless every package of the lock is there in its version.
+
+    A local label, such as +cpu, says which build it is and is not compared.
+    """
+    listed = _pip(python, ["list", "--format=json"], f"{lock}: pip cannot list it")
+    there = {_plain(one["name"]): one["version"].split("+")[0] for one in json.loads(listed)}
+    for name, (line, _) in pins.items():
+        wanted = line.split("==")[1].split(";")[0].strip()
+        skipped = ";" in line and name not in there  # its marker says: not on this machine
+        if there.get(name) != wanted and not skipped:
+            raise LockError(f"{lock}: {name} {wanted} is locked, {there.get(name)} came")
+
+
+def _pip(python: Path, arguments: list[str], fault: str) -> str:
+    """This environment's pip, at work in another."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
+    return _run([*pip, *arguments], fault)
+
+
+def _run(command: list[str], fault: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = "\n".join((done.stdout + done.stderr).splitlines()[-_TAIL:])
+        raise LockError(f"{fault} (exit status {done.returncode}):\n{said}")
+    return done.stdout.strip()
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,98 @@
+"""An environment is what its lock says, made once, and never left half-made."""
+
+import json
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dpg import environments
+from dpg.environments import LockError, make, read_lock
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = sorted(path for path in (ROOT / "envs").glob("*.txt") if path.stem != "core")
+
+
+def wheel(folder: Path, name: str, version: str, needs: str = "") -> None:
+    """A package with nothing in it but its name, its version and one requirement."""
+    about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    about += f"Requires-Dist: {needs}\n" if needs else ""
+    info = f"{name}-{version}.dist-info"
+    tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
+        file.writestr(f"{name}.py", f"version = {version!r}\n")
+        file.writestr(f"{info}/METADATA", about)
+        file.writestr(f"{info}/WHEEL", tag)
+        file.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n")
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch):
+    """A folder of wheels that pip sees instead of any registry."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    wheel(folder, "plainpackage", "1.0")
+    wheel(folder, "plainpackage", "2.0")
+    wheel(folder, "stubborn", "0.5", needs="plainpackage<2")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    return folder
+
+
+def test_an_environment_is_made_once_and_again_when_its_lock_changes(registry, tmp_path):
+    lock, out, said = tmp_path / "one.txt", tmp_path / "env", []
+    lock.write_text("# why\nplainpackage==2.0\nstubborn==0.5  # no-deps\n")
+    record = make(lock, out, say=said.append)
+    assert record["packages"] == 2
+    program = "import plainpackage, stubborn; print(plainpackage.version, stubborn.version)"
+    found = subprocess.run([out / "bin" / "python", "-c", program], capture_output=True, text=True)
+    assert found.stdout.split() == ["2.0", "0.5"]
+    assert json.loads((out / environments.RECORD).read_text()) == record
+    before = (out / environments.RECORD).stat().st_mtime_ns
+    assert make(lock, out, say=said.append) == record
+    assert (out / environments.RECORD).stat().st_mtime_ns == before
+    assert "already made" in said[-1]
+    lock.write_text("plainpackage==1.0\n")
+    assert make(lock, out)["packages"] == 1
+    assert not list(out.glob("lib/python*/site-packages/stubborn.py"))
+
+
+def test_a_package_that_does_not_fit_is_named_and_nothing_passes_for_whole(registry, tmp_path):
+    lock, out = tmp_path / "one.txt", tmp_path / "env"
+    lock.write_text("plainpackage==2.0\nstubborn==0.5\n")  # not marked: its own pin is obeyed
+    with pytest.raises(LockError, match=r"(?s)one\.txt: pip cannot install it.*stubborn"):
+        make(lock, out)
+    assert not (out / environments.RECORD).exists()
+    lock.write_text("plainpackage==3.0\n")
+    with pytest.raises(LockError, match=r"(?s)pip cannot install.*plainpackage==3\.0"):
+        make(lock, out)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a==1\nb>=2\n", "line 2: want name==version, got 'b>=2'"),
+        ("a_b==1\nA-b==1\n", "line 2: a-b stands there twice"),
+    ],
+)
+def test_a_lock_of_loose_versions_is_refused(tmp_path, text, says):
+    (tmp_path / "one.txt").write_text(text)
+    with pytest.raises(LockError, match=says):
+        read_lock(tmp_path / "one.txt")
+
+
+def test_a_lock_that_is_not_there_lists_those_that_are(tmp_path):
+    (tmp_path / "verl.txt").touch()
+    (tmp_path / "core.txt").touch()
+    with pytest.raises(LockError, match=r"none\.txt: no such lock; there are: verl$"):
+        read_lock(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
+def test_the_locks_of_the_project_can_be_read_and_lock_no_gpu_library(lock):
+    pins = read_lock(lock)
+    assert not [name for name in pins if name.startswith(("nvidia", "cuda", "triton"))]
+    assert pins.get("torch", ("torch==2.13.0", False))[0] == "torch==2.13.0"
+    assert all("+" not in line for line, _ in pins.values())
