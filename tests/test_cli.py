@@ -84,10 +84,13 @@ def test_a_time_limit_that_is_none_is_refused(limit, says):
     assert says in done.stderr
 
 
-def test_an_engine_that_is_not_there_yet_is_refused_rather_than_replaced():
-    done = dpg("generate", "-c", "config/paper.yaml", "--experiment", "uuid", "--variant", "adam")
+def test_an_engine_whose_environment_is_missing_is_refused_rather_than_replaced(tmp_path):
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    run = ("--experiment", "uuid", "--variant", "adam")
+    done = dpg("generate", "-c", "config/paper.yaml", *run, folder=tmp_path)
     assert done.returncode == 2
-    assert "engine: 'verl' is not built yet" in done.stderr
+    assert "verl's environment is not there: `dpg environment verl`" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_ledger_of_a_study_without_results_tests_nothing(tmp_path):
