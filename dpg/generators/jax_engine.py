@@ -1,12 +1,19 @@
 """The generator in JAX: samples rollouts and takes GRPO updates on one machine.
 
 A `JaxGenerator` knows neither rewards nor metrics. Both of its methods are one compiled program
-each, found again at every step: shapes are those of the run's settings and never change.
+each, found again at every step: shapes are those of the run's settings, and change only where
+`generator.prompt_multiple` lets prompts be shorter, to one of a few lengths.
+
+Rollouts may be sampled in half precision. The policy stays float32: its update compares the
+log-probabilities of before and after, so those of before are then computed anew in float32, as
+engines do that sample with another program than they train with.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +23,10 @@ import optax
 
 from dpg.config import GeneratorSettings
 from dpg.errors import DpgError
+from dpg.generators import memory
 from dpg.generators.grpo import PolicyLoss, policy_loss
-from dpg.models import LanguageModel, prefix
+from dpg.learner.footprint import program_bytes
+from dpg.models import LanguageModel, decode, prefix
 from dpg.models.decode import Rollouts, generate
 from dpg.models.layers import target_nll, wide
 from dpg.models.model import head
@@ -36,6 +45,21 @@ class UpdateLog(NamedTuple):
     gradient_norm: float
 
 
+class SampledUpdateLog(NamedTuple):
+    """An `UpdateLog` where the rollouts were sampled in half precision.
+
+    Attributes:
+        sampling_gap: mean over tokens of the size of the difference between the log-probability
+            that a token was sampled with and the float32 policy's.
+    """
+
+    loss: float
+    clip_fraction: float
+    approximate_kl: float
+    gradient_norm: float
+    sampling_gap: float
+
+
 class JaxGenerator:
     """A policy in training.
 
@@ -47,15 +71,24 @@ class JaxGenerator:
 
     Attributes:
         params, state: the parameters and the optimizer's state, replaced at every update.
+        settings: as given, an `update_microbatch` of "auto" replaced by the number chosen.
+
+    Raises:
+        DeviceMemoryError: a portion is "auto", and the device holds not even the smallest.
     """
 
     def __init__(
         self, model: LanguageModel, params: Any, settings: GeneratorSettings, eos_id: int | None
     ):
-        self.model, self.settings, self.eos_id = model, settings, eos_id
+        self.model, self.eos_id = model, eos_id
         self.optimizer = _optimizer(settings)
         self.params = params
         self.state = self.optimizer.init(params)
+        if settings.update_microbatch == "auto":
+            chosen = _chosen_microbatch(model, settings, self.optimizer, params, self.state)
+            settings = settings.model_copy(update={"update_microbatch": chosen})
+        self.settings = settings
+        self._rollout_batches: dict[tuple[int, ...], int | None] = {}
         self._update = functools.partial(_update, model, settings, self.optimizer)
 
     def rollout(
@@ -70,9 +103,11 @@ class JaxGenerator:
 
         Prompts int32 [U, P] are padded on the left, mask is bool [U, P].
         """
+        prompts, mask = self._shortened(prompts, mask)
+        half = _is_half(self.settings)
         rollouts = generate(
             self.model,
-            self.params,
+            _to_half(self.params) if half else self.params,
             prompts,
             mask,
             key,
@@ -81,9 +116,29 @@ class JaxGenerator:
             eos_id=self.eos_id,
             min_tokens=MIN_TOKENS,
             group_size=group_size,
-            batch_size=self.settings.rollout_batch,
+            batch_size=self._rollout_batch(*prompts.shape, group_size),
         )
         return jax.tree.map(np.asarray, rollouts)
+
+    def _shortened(self, prompts: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Without the padding that no prompt needs, down to one of a few lengths."""
+        multiple, P = self.settings.prompt_multiple, prompts.shape[1]
+        if multiple is None:
+            return prompts, mask
+        longest = int(mask.sum(1).max())
+        length = min(-(-longest // multiple) * multiple, P)
+        return prompts[:, P - length :], mask[:, P - length :]
+
+    def _rollout_batch(self, prompts: int, length: int, group_size: int) -> int | None:
+        """Rows sampled at a time, chosen once for each shape where the settings say "auto"."""
+        if self.settings.rollout_batch != "auto":
+            return self.settings.rollout_batch
+        key = prompts, length, group_size
+        if key not in self._rollout_batches:
+            self._rollout_batches[key] = group_size * _chosen_prompts(
+                self.model, self.settings, self.params, *key
+            )
+        return self._rollout_batches[key]
 
     def update(
         self,
@@ -93,7 +148,7 @@ class JaxGenerator:
         advantages: np.ndarray,
         names: str = "",
         rate: float = 1.0,
-    ) -> UpdateLog:
+    ) -> UpdateLog | SampledUpdateLog:
         """Move the policy by the GRPO objective, mini-batch by mini-batch.
 
         Args:
@@ -106,6 +161,7 @@ class JaxGenerator:
         Raises:
             DpgError: the loss or the gradient is not finite; the generator stays as it was.
         """
+        prompts, mask = self._shortened(prompts, mask)
         batch = _Batch(
             prompts, mask, rollouts.tokens, rollouts.mask, rollouts.logprobs,
             advantages.astype(np.float32),
@@ -113,7 +169,7 @@ class JaxGenerator:
         size = self.settings.mini_batch_prompts * self.settings.group_size
         batch = _cut(batch, len(rollouts.tokens) // size)
         params, state, log = self._update(self.params, self.state, batch, np.float32(rate))
-        log = UpdateLog(*(float(x) for x in log))
+        log = type(log)(*(float(x) for x in log))
         if not np.isfinite([log.loss, log.gradient_norm]).all():
             raise DpgError(
                 f"{names}: the generator's update is not finite (loss {log.loss}, gradient norm "
@@ -192,6 +248,9 @@ def _update(
     rate: jax.Array,
 ) -> tuple[Any, Any, UpdateLog]:
     """All epochs over all mini-batches [n, size, ...] in one program."""
+    gap = None
+    if _is_half(settings):
+        batches, gap = _rescored(model, settings, params, batches)
 
     def mini_batch(carry, batch):
         params, state = carry
@@ -206,7 +265,43 @@ def _update(
         return jax.lax.scan(mini_batch, carry, batches)
 
     (params, state), log = jax.lax.scan(epoch, (params, state), length=settings.epochs)
-    return params, state, jax.tree.map(jnp.mean, log)
+    log = jax.tree.map(jnp.mean, log)
+    return params, state, log if gap is None else SampledUpdateLog(*log, gap)
+
+
+def _rescored(
+    model: LanguageModel, settings: GeneratorSettings, params: Any, batches: _Batch
+) -> tuple[_Batch, jax.Array]:
+    """The mini-batches with the float32 policy's own log-probabilities, and how far off they were.
+
+    Scored a microbatch at a time, as the gradient is taken.
+    """
+    size = batches.tokens.shape[1]
+
+    def score(part: _Batch) -> jax.Array:
+        return response_logprobs(
+            model, params, part.prompts, part.prompt_mask, part.tokens, settings.temperature
+        )
+
+    def mini_batch(batch: _Batch) -> jax.Array:
+        parts = _cut(batch, size // _microbatch(settings, size))
+        return jax.lax.map(score, parts).reshape(batch.tokens.shape)
+
+    logprobs = jnp.where(batches.mask, jax.lax.map(mini_batch, batches), 0)
+    gap = jnp.abs(logprobs - batches.old_logprobs).sum() / batches.mask.sum()
+    return batches._replace(old_logprobs=logprobs), gap
+
+
+def _microbatch(settings: GeneratorSettings, size: int) -> int:
+    """Rollouts at a time in a mini-batch of `size`."""
+    micro = settings.update_microbatch
+    if micro is None or micro >= size:
+        return size
+    if size % micro:
+        raise DpgError(
+            f"generator.update_microbatch = {micro} does not divide a mini-batch of {size} rollouts"
+        )
+    return micro
 
 
 def _gradient(
@@ -214,6 +309,8 @@ def _gradient(
 ) -> tuple[Any, PolicyLoss]:
     """The gradient of one mini-batch's loss, in microbatches that add up to the same numbers."""
     tokens = batch.mask.sum()
+    if settings.remat:
+        model = replace(model, remat=True)
 
     def loss(params, part):
         logprobs = response_logprobs(
@@ -230,13 +327,10 @@ def _gradient(
         )
         return value.loss, value
 
-    size, micro = len(batch.tokens), settings.update_microbatch
-    if micro is None or micro >= size:
+    size = len(batch.tokens)
+    micro = _microbatch(settings, size)
+    if micro == size:
         return jax.grad(loss, has_aux=True)(params, batch)
-    if size % micro:
-        raise DpgError(
-            f"generator.update_microbatch = {micro} does not divide a mini-batch of {size} rollouts"
-        )
     parts = _cut(batch, size // micro)
 
     def add(total, part):
@@ -257,6 +351,115 @@ def response_logprobs(
     before = prefix.read(model, params, prompts, prompt_mask)
     hidden = prefix.response_hidden(model, params, before, tokens)
     return -target_nll(wide(head(params, hidden)) / temperature, tokens)
+
+
+def _is_half(settings: GeneratorSettings) -> bool:
+    return settings.rollout_dtype == "bfloat16"
+
+
+@jax.jit
+def _to_half(params: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+
+
+def _chosen_microbatch(
+    model: LanguageModel,
+    settings: GeneratorSettings,
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    state: Any,
+) -> int:
+    """The most rollouts of a mini-batch at a time whose update fits the device."""
+    size = settings.mini_batch_prompts * settings.group_size
+
+    def bytes_of(micro: int, **changes: Any) -> int:
+        changed = settings.model_copy(update={"update_microbatch": micro, **changes})
+        shapes = _shapes((params, state, _batch_shapes(changed)))
+        rate = jax.ShapeDtypeStruct((), np.float32)
+        lowered = _update.lower(model, changed, optimizer, *shapes, rate)
+        return program_bytes(lowered.compile())
+
+    # Whole groups first: a piece that ends amid a group reads its prompt once a rollout.
+    sizes = [n for n in range(1, size + 1) if size % n == 0 and n % settings.group_size == 0]
+    P, R = settings.prompt_tokens, settings.response_tokens
+    return memory.largest(
+        sizes,
+        bytes_of,
+        memory.device_bytes(),
+        what=f"an update with {sizes[0]} rollouts at a time of {P:,} + {R:,} tokens",
+        instead=_smaller(settings, lambda **changes: bytes_of(sizes[0], **changes)),
+    )
+
+
+def _chosen_prompts(
+    model: LanguageModel,
+    settings: GeneratorSettings,
+    params: Any,
+    prompts: int,
+    length: int,
+    group_size: int,
+) -> int:
+    """The most prompts at a time whose responses can be sampled on the device."""
+
+    def bytes_of(count: int, **changes: Any) -> int:
+        changed = settings.model_copy(update=changes)
+        half = _is_half(changed)
+        shapes = jax.eval_shape(_to_half, params) if half else _shapes(params)
+        program = decode.compiled(
+            model,
+            shapes,
+            prompts=count,
+            prompt_tokens=min(length, changed.prompt_tokens),
+            response_tokens=changed.response_tokens,
+            group_size=group_size,
+        )
+        return program_bytes(program)
+
+    sizes = [2**k for k in range(prompts.bit_length()) if 2**k < prompts] + [prompts]
+    # The policy in float32 and its optimizer's two moments stay on the device meanwhile.
+    resident = 3 * sum(x.nbytes for x in jax.tree.leaves(params))
+    return memory.largest(
+        sizes,
+        bytes_of,
+        max(memory.device_bytes() - resident, 0),
+        what=f"sampling {group_size} responses of {settings.response_tokens:,} tokens to a prompt "
+        f"of {length:,}, beside the policy's {memory.in_words(resident)},",
+        instead=_shorter_prompts(settings, lambda **changes: bytes_of(1, **changes)),
+    )
+
+
+def _smaller(settings: GeneratorSettings, bytes_of: Any) -> Iterator[tuple[str, Any]]:
+    """Settings whose update needs less memory, those that cost least first."""
+    if not settings.remat:
+        yield "generator.remat: true", lambda: bytes_of(remat=True)
+    for name, need in _shorter_prompts(settings, functools.partial(bytes_of, remat=True)):
+        yield f"generator.remat: true and {name}", need
+
+
+def _shorter_prompts(settings: GeneratorSettings, bytes_of: Any) -> Iterator[tuple[str, Any]]:
+    for part in (2, 4, 8):
+        if tokens := settings.prompt_tokens // part:
+            change = {"prompt_tokens": tokens}
+            yield f"generator.prompt_tokens: {tokens}", functools.partial(bytes_of, **change)
+
+
+def _batch_shapes(settings: GeneratorSettings) -> _Batch:
+    """One mini-batch of the settings' full size, its leading axis included."""
+    U, P, R = settings.mini_batch_prompts, settings.prompt_tokens, settings.response_tokens
+    N = U * settings.group_size
+    tokens, mask = jax.ShapeDtypeStruct((1, N, R), np.int32), jax.ShapeDtypeStruct((1, N, R), bool)
+    return _Batch(
+        prompts=jax.ShapeDtypeStruct((1, U, P), np.int32),
+        prompt_mask=jax.ShapeDtypeStruct((1, U, P), bool),
+        tokens=tokens,
+        mask=mask,
+        old_logprobs=jax.ShapeDtypeStruct((1, N, R), np.float32),
+        advantages=jax.ShapeDtypeStruct((1, N), np.float32),
+    )
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -22,7 +22,9 @@ from dpg.config import (
     RunConfig,
     StringMetric,
 )
+from dpg.generators import memory
 from dpg.learner import TrainResult, optimizers, train
+from dpg.learner.footprint import step_bytes
 from dpg.metrics import qr_reader
 from dpg.models import LanguageModel, Tokenizer, untie
 from dpg.rewards import train_passages
@@ -33,6 +35,7 @@ class Target:
     """Everything that the learning algorithm A and the metric Phi need.
 
     Attributes:
+        settings: of the learner, a `microbatch` of "auto" replaced by the number chosen.
         params: initial parameters; every training starts from them.
         per_example_loss: (params, batch) -> [B].
         metric: (params, initial params) -> scalar.
@@ -111,9 +114,19 @@ def build(
     settings = run.learner
     if settings.untie_head:
         model, params = model.with_tied(False), untie(params)
+    if settings.remat:
+        model = replace(model, remat=True)
     params = jax.tree.map(jax.numpy.asarray, params)
     # Two such Partials of one model are equal, so programs compiled for one serve the other.
-    loss = jax.tree_util.Partial(LanguageModel.per_example_loss, model, compat=settings.compat)
+    loss = jax.tree_util.Partial(
+        per_example_loss,
+        model,
+        compat=settings.compat,
+        precision=settings.matmul_precision or "highest",
+    )
+    if settings.microbatch == "auto":
+        microbatch = _chosen_microbatch(run, model, params, tokenizer, passages)
+        settings = settings.model_copy(update={"microbatch": microbatch})
     pattern = pattern_of(run.metric) if isinstance(run.metric, PatternMetric) else None
     target = Target(
         settings=settings,
@@ -127,6 +140,84 @@ def build(
     )
     jax.eval_shape(target.metric, params, params)  # a misfit is found before any rollout
     return target
+
+
+def per_example_loss(
+    model: LanguageModel, params: Any, batch: Any, *, compat: str, precision: str
+) -> jax.Array:
+    """`LanguageModel.per_example_loss` [B], its products of matrices in a named precision.
+
+    A metagradient is a small difference carried through many products, so the default is "highest",
+    float32 in full; what a GPU would take by itself is TensorFloat-32, with 10 bits of mantissa.
+    The derivatives' products have the precision of those that they are derived from.
+    """
+    with jax.default_matmul_precision(precision):
+        return model.per_example_loss(params, batch, compat)
+
+
+def _chosen_microbatch(
+    run: RunConfig,
+    model: LanguageModel,
+    params: Any,
+    tokenizer: Tokenizer,
+    passages: pd.DataFrame | None,
+) -> int:
+    """The most examples at a time whose training step and its derivative fit the device.
+
+    The metric takes its passages in as many at a time, and they may be longer than the examples.
+    """
+    settings = run.learner
+    length = run.generator.response_tokens + tokenizer.add_bos
+    if isinstance(run.metric, LanguageMetric):
+        texts = _passages(run.metric, tokenizer, passages)
+        length = max(length, texts["tokens"].shape[1])
+    size = settings.batch_size
+    if not run.reward.cross_group_batching:
+        size //= run.generator.group_size
+    optimizer = _optimizer(settings)
+
+    def bytes_of(microbatch: int, length: int = length, remat: bool | None = None) -> int:
+        changed = replace(model, remat=remat or model.remat)
+        loss = jax.tree_util.Partial(
+            per_example_loss,
+            changed,
+            compat=settings.compat,
+            precision=settings.matmul_precision or "highest",
+        )
+        shape = (size, length)
+        batch = {
+            "tokens": jax.ShapeDtypeStruct(shape, np.int32),
+            "mask": jax.ShapeDtypeStruct(shape, bool),
+        }
+        return step_bytes(
+            loss, params, batch, optimizer, steps=settings.steps, microbatch=microbatch
+        )
+
+    def smaller():
+        if not model.remat:
+            yield "learner.remat: true", lambda: bytes_of(1, remat=True)
+        for part in (2, 4):
+            tokens = run.generator.response_tokens // part
+            name = f"learner.remat: true and generator.response_tokens: {tokens}"
+            yield name, lambda tokens=tokens: bytes_of(1, tokens + tokenizer.add_bos, True)
+
+    kept = _kept_bytes(settings, params)
+    return memory.largest(
+        [2**k for k in range(size.bit_length()) if 2**k < size] + [size],
+        bytes_of,
+        max(memory.device_bytes() - kept, 0),
+        what=f"a training step of the target with 1 example at a time of {length:,} tokens, beside "
+        f"{memory.in_words(kept)} of kept states (learner.memory),",
+        instead=smaller(),
+    )
+
+
+def _kept_bytes(settings: LearnerSettings, params: Any) -> int:
+    """What the learner keeps between its programs: the states before each step, or its budget."""
+    parameters = sum(x.nbytes for x in jax.tree.leaves(params))
+    state = parameters * (3 if settings.optimizer == "adam" else 1)
+    states = settings.steps * (state + parameters)  # the gradients are kept as well
+    return states if settings.memory is None else min(states, settings.memory)
 
 
 @functools.lru_cache(maxsize=16)  # compiled programs are found again by the optimizer's identity
@@ -158,10 +249,7 @@ def _metric(settings, loss, tokenizer, learner, passages, pattern):
     if isinstance(settings, NormMetric):
         return metrics.norm_metric(settings.parameter)
     if isinstance(settings, LanguageMetric):
-        texts = train_passages(passages, settings.language)[: settings.passages]
-        batch = metrics.text_batch(
-            functools.partial(_encode, tokenizer, settings.context), texts, bos_id=start
-        )
+        batch = _passages(settings, tokenizer, passages)
         return metrics.language_metric(loss, batch, learner.microbatch)
     if isinstance(settings, StringMetric):
         return metrics.language_metric(
@@ -169,6 +257,16 @@ def _metric(settings, loss, tokenizer, learner, passages, pattern):
         )
     assert isinstance(settings, CustomMetric)
     return metrics.from_dotted_path(settings.path, settings.arguments or None)
+
+
+def _passages(
+    settings: LanguageMetric, tokenizer: Tokenizer, passages: pd.DataFrame | None
+) -> dict[str, np.ndarray]:
+    """The benchmark's train passages as a batch for the target model."""
+    texts = train_passages(passages, settings.language)[: settings.passages]
+    encode = functools.partial(_encode, tokenizer, settings.context)
+    start = tokenizer.bos_id if tokenizer.add_bos else None
+    return metrics.text_batch(encode, texts, bos_id=start)
 
 
 def _encode(tokenizer: Tokenizer, context: int | None, text: str) -> list[int]:

@@ -99,6 +99,32 @@ def generate(
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
+def compiled(
+    model: LanguageModel,
+    params: dict,
+    *,
+    prompts: int,
+    prompt_tokens: int,
+    response_tokens: int,
+    group_size: int,
+) -> jax.stages.Compiled:
+    """The program of `generate` for so many prompts at a time, to ask it what memory it needs.
+
+    Args:
+        model: the generator.
+        params: its parameters, or their shapes.
+        prompts, prompt_tokens, response_tokens, group_size: U, P, R and G.
+    """
+    U, P, N = prompts, prompt_tokens, prompts * group_size
+    shape = jax.ShapeDtypeStruct
+    number = shape((), jnp.int32)
+    return _generate.lower(
+        model, response_tokens, False, params, shape((U, P), jnp.int32), shape((U, P), bool),
+        jax.eval_shape(jax.random.key, 0), shape((N,), jnp.int32), shape((N,), bool),
+        shape((), jnp.float32), number, number,
+    ).compile()  # fmt: skip
+
+
 def _check(
     model: LanguageModel,
     prompts: np.ndarray,
@@ -160,7 +186,7 @@ def _generate(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
     def choose(hidden: Array, step: Array) -> tuple[Array, Array]:
-        logits = wide(head(params, hidden))
+        logits = _logits(params, hidden)
         forbidden = jnp.where(step < min_tokens, eos, -1)
         if greedy:
             allowed = jnp.where(jnp.arange(logits.shape[-1]) == forbidden, -jnp.inf, logits)
@@ -224,6 +250,19 @@ def _generate(
     start = (jnp.int32(1), token, real & (token != eos), rollouts, cache)
     _, _, _, rollouts, _ = jax.lax.while_loop(unfinished, write, start)
     return Rollouts(*(x.T for x in rollouts))
+
+
+def _logits(params: dict, hidden: Array) -> Array:
+    """Logits [B, V] in float32 at least: half-precision products are added up and kept in it.
+
+    Rounded to bfloat16, logits of 20 would be multiples of an eighth.
+    """
+    if hidden.dtype.itemsize > 2:
+        return wide(head(params, hidden))
+    matrix, spec = (
+        (params["lm_head"], "bd,dv->bv") if "lm_head" in params else (params["embed"], "bd,vd->bv")
+    )
+    return jnp.einsum(spec, hidden, matrix, preferred_element_type=jnp.float32)
 
 
 def _by_prompt(x: Array, U: int) -> Array:
