@@ -118,7 +118,9 @@ def test_every_part_runs_on_a_cpu(tmp_path):
     subprocess.run(command, check=True, timeout=550, cwd=ROOT)
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert all(check["passed"] for check in report["checks"])
-    assert len(report["checks"]) == 5
+    errors = [check["error"] for check in report["checks"]]
+    assert len(errors) == 5
+    assert all(0 <= error < 0.1 for error in errors)
     rows = report["parts"]
     named = ["rollout", "reward", "update", "step", *["metagradient"] * 3]
     assert [row["part"] for row in rows] == named
@@ -127,7 +129,7 @@ def test_every_part_runs_on_a_cpu(tmp_path):
         assert row["seconds"] > 0, row
         assert row["peak_bytes"] > 1e6
     for row in rows[:3] + rows[4:]:
-        assert 0 < row["flop_share"] < 1.5  # a small machine's ceiling is itself a measurement
+        assert row["flop_share"] > 0
         assert row["byte_share"] > 0
     assert rows[3]["seconds"] == pytest.approx(sum(row["seconds"] for row in rows[:3]))
     assert np.isfinite(list(report["about"]["flop_s"].values())).all()
