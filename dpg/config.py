@@ -185,6 +185,9 @@ class LearnerSettings(Settings):
     untie_head: bool = Field(description="train the LM head apart from the embedding")
     microbatch: Portion = None
     memory: PositiveInt | None = Field(None, description="bytes for stored states; null = all")
+    devices: PositiveInt | None = Field(
+        None, description="of this machine that the target is spread over; null = one"
+    )
     matmul_precision: Literal["default", "high", "highest"] | None = Field(
         None, description="of the target's products of matrices; null = highest, float32 in full"
     )

@@ -22,8 +22,10 @@ from dpg.config import (
     RunConfig,
     StringMetric,
 )
+from dpg.errors import DpgError
 from dpg.generators import memory
 from dpg.learner import TrainResult, optimizers, train
+from dpg.learner.devices import spread
 from dpg.learner.footprint import step_bytes
 from dpg.metrics import qr_reader
 from dpg.models import LanguageModel, Tokenizer, untie
@@ -127,6 +129,10 @@ def build(
     if settings.microbatch == "auto":
         microbatch = _chosen_microbatch(run, model, params, tokenizer, passages)
         settings = settings.model_copy(update={"microbatch": microbatch})
+    if settings.devices is not None:
+        if not isinstance(model, LanguageModel):
+            raise DpgError("learner.devices spreads native targets only: leave one of the two out")
+        params, loss = spread(params, loss, settings.devices)
     pattern = pattern_of(run.metric) if isinstance(run.metric, PatternMetric) else None
     target = Target(
         settings=settings,

@@ -46,7 +46,6 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 AccountingStorageType=accounting_storage/none
-$([ "$gpus" = 0 ] || echo "AccountingStorageTRES=gres/gpu")
 JobAcctGatherType=jobacct_gather/none
 JobCompType=jobcomp/filetxt
 JobCompLoc=$folder/jobs.txt
@@ -81,20 +80,21 @@ start() {
     # munged wants a folder of its own, and an owner that is not root.
     install -d -o munge -g munge /run/munge /var/log/munge
     if ! munge -n >/dev/null 2>&1; then
-        runuser -u munge -- /usr/sbin/munged
+        runuser -u munge -- /usr/sbin/munged >>"$folder/start.log" 2>&1
         touch "$folder/munged"
     fi
     /usr/sbin/slurmctld -f "$conf" >>"$folder/start.log" 2>&1
     /usr/sbin/slurmd -f "$conf" >>"$folder/start.log" 2>&1
-    for _ in $(seq 60); do
+    for _ in $(seq 180); do
         if sinfo --noheader --format=%t 2>/dev/null | grep -q '^idle$'; then
             return
         fi
+        grep -q 'fatal:' "$folder"/*.log && break
         sleep 0.5
     done
     tail "$folder"/*.log >&2
     stop "$folder"
-    echo "Slurm did not come up within half a minute" >&2
+    echo "Slurm did not come up; the ends of its logs are above" >&2
     exit 1
 }
 
