@@ -422,7 +422,7 @@ def reward_server(
     """Serve a run's rewards to an engine in another environment, over HTTP on loopback.
 
     **Example:** `dpg reward-server -c config/tiny.yaml --experiment sixseven --variant adam-T8
-    --connection /tmp/rewards.json`
+    --connection rewards.json`
     """
     _start_jax()
     from dpg.generators.reward_service import serve_run
