@@ -40,7 +40,7 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """The smoke study with a few more steps in its run of `sixseven`, in a folder of its own."""
+    """The smoke study, more steps in its run of `sixseven` and fewer before, in its own folder."""
     folder = tmp_path_factory.mktemp("study")
     for name in ("Snakefile", "workflow", "config"):
         (folder / name).symlink_to(ROOT / name)
@@ -48,6 +48,7 @@ def study(tmp_path_factory):
     changes = {
         "scale: smoke": "scale: slurm",
         "needs: {memory_gb: 4}": "needs: {gpus: 1, memory_gb: 2}",
+        "  steps: 60": "  steps: 4",  # of pre-training
         "    variants: {adam-long: }": "    generator: {grpo_steps: 8}\n"
         "    variants: {adam-long: }",
     }
