@@ -19,10 +19,11 @@ rule sweep:
         mem=f"{scale.needs.memory_gb:g}GB",
     params:
         settings=lambda wildcards: settings(run_of_sweep(wildcards), scale.sweep),
+        seed=scale.seeds[0],
         out=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "dpg sweep --experiment {wildcards.experiment} --variant {wildcards.variant} "
-        "--seed {scale.seeds[0]} --out {params.out} > {log} 2>&1"
+        "--seed {params.seed} --out {params.out} > {log} 2>&1"
 
 
 rule sweeps:
