@@ -202,8 +202,8 @@ def _chosen_microbatch(
     def smaller():
         if not model.remat:
             yield "learner.remat: true", lambda: bytes_of(1, remat=True)
-        for part in (2, 4):
-            tokens = run.generator.response_tokens // part
+        shorter = (run.generator.response_tokens // part for part in (2, 4))
+        for tokens in (tokens for tokens in shorter if tokens > 1):  # one has nothing to predict
             name = f"learner.remat: true and generator.response_tokens: {tokens}"
             yield name, lambda tokens=tokens: bytes_of(1, tokens + tokenizer.add_bos, True)
 

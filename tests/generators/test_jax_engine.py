@@ -1,5 +1,7 @@
 """The JAX generator: its update against plain autodiff, its checkpoints against misuse."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,12 @@ import pytest
 
 from dpg.config import GeneratorSettings
 from dpg.errors import DpgError
+from dpg.generators import memory
 from dpg.generators.grpo import policy_loss
 from dpg.generators.jax_engine import JaxGenerator, response_logprobs
+from dpg.generators.memory import DeviceMemoryError
 from dpg.models import LanguageModel
+from dpg.models.decode import _generate
 from dpg.models.gpt2 import Gpt2Config
 
 MODEL = LanguageModel(Gpt2Config(50, 16, 1, 2, 32, 32))
@@ -146,3 +151,116 @@ def test_a_checkpoint_of_another_shape_names_the_array(case):
     del arrays[name]
     with pytest.raises(DpgError, match="found nothing"):
         generator.restore(arrays)
+
+
+def test_layers_computed_again_give_the_same_update(case):
+    whole, _ = updated(case)
+    again, _ = updated(case, remat=True)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_half_precision_samples_and_float32_learns(case):
+    params, prompts, mask, _, advantages = case
+    settings = SETTINGS.model_copy(update={"rollout_dtype": "bfloat16", "update_microbatch": 4})
+    generator = JaxGenerator(MODEL, params, settings, eos_id=1)
+    rollouts = generator.rollout(prompts, mask, jax.random.key(1), SETTINGS.temperature)
+    exact = response_logprobs(MODEL, params, prompts, mask, rollouts.tokens, SETTINGS.temperature)
+    exact = np.where(rollouts.mask, exact, 0)
+    gap = np.abs(exact - rollouts.logprobs).sum() / rollouts.mask.sum()
+    assert 1e-5 < gap < 0.05  # rounded, and not otherwise different
+    log = generator.update(prompts, mask, rollouts, advantages)
+    assert log.sampling_gap == pytest.approx(gap, rel=1e-2)
+    # The update is that of rollouts whose log-probabilities were the float32 policy's.
+    plain = JaxGenerator(MODEL, params, SETTINGS, eos_id=1)
+    expected = plain.update(prompts, mask, rollouts._replace(logprobs=exact), advantages)
+    assert log.loss == pytest.approx(expected.loss, abs=1e-6)
+    assert log.approximate_kl == pytest.approx(expected.approximate_kl, abs=1e-6)
+    for a, b in zip(jax.tree.leaves(generator.params), jax.tree.leaves(plain.params), strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_shorter_prompts_are_read_without_the_padding_that_none_needs(case):
+    params, prompts, mask, _, advantages = case
+    wide = np.pad(prompts, ((0, 0), (5, 0))), np.pad(mask, ((0, 0), (5, 0)))
+    shapes = []
+
+    def after(multiple):
+        settings = SETTINGS.model_copy(update={"prompt_multiple": multiple, "prompt_tokens": 9})
+        generator = JaxGenerator(MODEL, params, settings, eos_id=1)
+        shapes.append(generator._shortened(*wide)[0].shape)
+        rollouts = generator.rollout(*wide, jax.random.key(1), SETTINGS.temperature)
+        generator.update(*wide, rollouts, advantages)
+        return rollouts, generator.params
+
+    (padded, before), *shorter = after(None), after(3), after(1)
+    assert shapes == [(8, 9), (8, 6), (8, 4)]
+    for rollouts, moved in shorter:
+        np.testing.assert_array_equal(rollouts.tokens, padded.tokens)
+        for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(before), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_prompts_of_mixed_length_compile_a_few_programs(case):
+    params, prompts, _, _, _ = case
+    settings = SETTINGS.model_copy(update={"prompt_multiple": 4, "prompt_tokens": 8})
+    generator = JaxGenerator(MODEL, params, settings, eos_id=1)
+    prompts = np.pad(prompts, ((0, 0), (4, 0)))
+    before = _generate._cache_size()
+    for longest in range(1, 9):
+        mask = np.arange(8)[::-1] < np.minimum(longest, np.arange(1, 9))[:, None]
+        generator.rollout(prompts, mask, jax.random.key(longest), 0.5)
+    assert _generate._cache_size() - before <= 2  # of 4 tokens, and of 8
+
+
+AUTO = {"update_microbatch": "auto", "rollout_batch": "auto"}
+
+
+def test_portions_are_chosen_from_the_memory_that_is_there(case, monkeypatch):
+    _, prompts, mask, *_ = case
+    chosen = []
+    largest = memory.largest
+
+    def half_as_large(sizes, bytes_of, limit, **words):
+        assert bytes_of(sizes[0]) < bytes_of(sizes[-1]) < limit
+        return largest(sizes, bytes_of, (bytes_of(sizes[0]) + bytes_of(sizes[-1])) // 2, **words)
+
+    monkeypatch.setattr(memory, "device_bytes", lambda: 10**12)
+    for choose in (largest, half_as_large):
+        monkeypatch.setattr(memory, "largest", choose)
+        generator, _ = updated(case, **AUTO)
+        rollouts = generator.rollout(prompts, mask, jax.random.key(1), 0.7, group_size=2)
+        chosen.append((generator.settings.update_microbatch, generator._rollout_batches))
+        assert rollouts.mask.any()
+    (most, all_at_once), (fewer, parts) = chosen
+    assert (most, list(all_at_once.values())) == (8, [16])
+    assert fewer < 8
+    assert next(iter(parts.values())) < 16
+    # The numbers do not depend on the choice.
+    whole, _ = updated(case)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(generator.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_a_device_that_is_too_small_is_told_what_fits(case, monkeypatch):
+    def said(limit):
+        monkeypatch.setattr(memory, "device_bytes", lambda: limit)
+        with pytest.raises(DeviceMemoryError) as error:
+            updated(case, **AUTO)
+        return str(error.value)
+
+    nothing = said(0)
+    assert "an update with 2 rollouts at a time of 4 + 5 tokens needs" in nothing
+    assert "no smaller setting of this model fits" in nothing
+    needed = float(re.search(r"needs ([\d.]+) kB", nothing)[1]) * 1e3
+    assert re.search(r"with generator\.remat: true.* it needs .* which fits", said(needed - 500))
+
+
+def test_a_rollout_that_does_not_fit_beside_the_policy_says_so(case, monkeypatch):
+    params, prompts, mask, _, _ = case
+    settings = SETTINGS.model_copy(update={"rollout_batch": "auto"})
+    generator = JaxGenerator(MODEL, params, settings, eos_id=1)
+    monkeypatch.setattr(memory, "device_bytes", lambda: 1000)
+    with pytest.raises(DeviceMemoryError, match=r"sampling 2 responses of 5 tokens.* beside the"):
+        generator.rollout(prompts, mask, jax.random.key(1), 0.7, group_size=2)
