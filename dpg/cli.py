@@ -6,6 +6,7 @@ options default to where the workflow keeps things, so each can be typed by hand
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -363,6 +364,8 @@ def generate(
 
     study = configs.load(config)
     run = study.run(experiment, variant, seed)
+    if study.scale.engine == "jax":
+        _enter_environment(run)
     layout = Layout(run.scale)
     if passages is None and layout.passages.exists():
         passages = layout.passages
@@ -428,6 +431,7 @@ def reward_server(
     from dpg.generators.reward_service import serve_run
 
     run = configs.load(config).run(experiment, variant, seed)
+    _enter_environment(run)
     layout = Layout(run.scale)
     if passages is None and layout.passages.exists():
         passages = layout.passages
@@ -494,6 +498,7 @@ def sweep(
         raise DpgError(
             f"{experiment}/{variant}: only the rates of SGD and of the naive reward are looked for"
         )
+    _enter_environment(run)
     layout = Layout(run.scale)
 
     def train(one: configs.RunConfig, folder: Path) -> None:
@@ -917,6 +922,24 @@ def doctor(
         typer.secho(f"\nmissing: {', '.join(lacking)}", fg="red")
         raise typer.Exit(1)
     typer.secho("\nnothing needed is missing", fg="green")
+
+
+def _enter_environment(run: configs.RunConfig) -> None:
+    """Start this command again in EasyDeL's environment, where the run's target needs it."""
+    if run.learner.implementation != "easydel" or importlib.util.find_spec("easydel"):
+        return
+    from dpg import environments
+
+    python = environments.python_of("easydel")
+    if not python.exists():
+        raise DpgError(
+            f"{run.path}: learner.implementation is easydel, and {python} is not there: make it "
+            "with `dpg environment easydel`, or use native"
+        )
+    # That environment has all that a run needs but this package itself.
+    here = str(Path(__file__).resolve().parents[1])
+    paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    os.execve(python, [str(python), "-m", "dpg", *sys.argv[1:]], os.environ | {"PYTHONPATH": paths})
 
 
 def _recipe(scale: configs.ScaleFile) -> configs.PretrainingSettings:

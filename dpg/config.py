@@ -194,6 +194,9 @@ class LearnerSettings(Settings):
     remat: bool | None = Field(
         None, description="compute each layer again in the backward pass instead of keeping it"
     )
+    implementation: Literal["native", "easydel"] | None = Field(
+        None, description="of the target model; easydel: in its own environment. null = native"
+    )
     compat: Literal["paper", "authors"] = "paper"
 
 

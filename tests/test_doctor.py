@@ -176,6 +176,18 @@ def test_environments_are_compared_with_their_locks(paper, layout, locks):
     assert examine(paper, layout, locks)["environment verl"].state == "missing"
 
 
+def test_targets_in_easydel_need_its_environment(tmp_path, layout, locks):
+    text = (CONFIG / "smoke.yaml").read_text()
+    assert "  learner: {" in text
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace("  learner: {", "  learner: {implementation: easydel, ", 1))
+    study = config.load(path, CONFIG / "experiments.yaml")
+    assert {run.learner.implementation for run in study.runs} == {"easydel"}
+    (locks / "easydel.txt").write_text("easydel==0.3.0\n")
+    found = examine(study, layout, locks, versions_in={"easydel": "0.3.0"})
+    assert found["environment easydel"].state == "ok"
+
+
 def test_a_build_label_is_no_other_version(paper, layout, locks):
     assert examine(paper, layout, locks, version="1.0+cpu")["packages"].state == "ok"
 

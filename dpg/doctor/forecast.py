@@ -151,7 +151,7 @@ def environments(study: Study) -> list[str]:
         wanted.append("verl")
     if study.downstream is not None and study.downstream.corpus.engine == "vllm":
         wanted.append("vllm")
-    if any(getattr(run.learner, "implementation", None) == "easydel" for run in study.runs):
+    if any(run.learner.implementation == "easydel" for run in study.runs):
         wanted.append("easydel")
     return wanted
 

@@ -93,7 +93,7 @@ def build_judge(
         tokenizer: the generator's.
         target, passages, reward_model: as for `run_generator`.
     """
-    model, params, own = _load(target)
+    model, params, own = _load(target, run.learner.implementation)
     length = run.generator.response_tokens + own.add_bos
     if length > model.config.context:
         raise DpgError(
@@ -147,8 +147,13 @@ def encode(
     return Prompts(tokens, mask, articles.id.tolist())
 
 
-def _load(directory: str | Path) -> tuple[Any, Any, Tokenizer]:
-    model, params, tokenizer = load(directory)
+def _load(directory: str | Path, implementation: str | None = None) -> tuple[Any, Any, Tokenizer]:
+    if implementation == "easydel":
+        from dpg.models import easydel
+
+        model, params, tokenizer = easydel.load(directory)
+    else:
+        model, params, tokenizer = load(directory)
     if tokenizer is None:
         raise DpgError(f"{directory}: a model without tokenizer.json; a run needs its tokenizer")
     return model, params, tokenizer

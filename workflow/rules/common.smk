@@ -107,7 +107,7 @@ def packaged_reward_model(wildcards):
 def engine_environments(wildcards):
     """What a generator run needs of other environments; a new one does not outdate the run."""
     names = engine_settings()
-    if getattr(run_of(wildcards).learner, "implementation", None) == "easydel":
+    if run_of(wildcards).learner.implementation == "easydel":
         names.append("easydel")
     return [ancient(str(environments.path_of(name) / environments.RECORD)) for name in names]
 
