@@ -39,7 +39,7 @@ def test_the_example_of_the_page_on_targets_of_ones_own_runs(capsys):
     scores = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
     assert len(scores) == 3
     assert scores[0] > scores[1] > scores[2]
-    said = re.search(r"from ([\d.]+) to ([\d.]+)", page)
+    said = re.search(r"from (\d\.\d+) to (\d\.\d+)", page)
     assert [float(said[1]), float(said[2])] == pytest.approx([scores[0], scores[-1]], abs=0.01)
 
 
