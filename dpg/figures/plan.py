@@ -12,6 +12,7 @@ from dpg import artifacts
 from dpg.config import RunConfig, Study
 from dpg.evaluation import sources
 from dpg.figures import FIGURES, TABLES
+from dpg.layout import Layout
 
 DOWNSTREAM = "table_1"
 """Drawn from perplexities rather than from run directories."""
@@ -62,6 +63,17 @@ def run_time(records: Iterable[Path]) -> str:
     words = duration(sum(done))
     unfinished = len(records) - len(done)
     return f"{words} ({unfinished} of {len(records)} runs not yet done)" if unfinished else words
+
+
+def run_times(study: Study, layout: Layout) -> dict[str, str]:
+    """How long the runs behind each figure and table took, as far as they are done."""
+    return {
+        name: run_time(
+            layout.run(run.experiment, run.variant, run.seed) / "run.json"
+            for run in runs_of(name, study.runs)
+        )
+        for name in drawable(study)
+    }
 
 
 def duration(seconds: float) -> str:

@@ -212,8 +212,9 @@ def generations_page(runs: Sequence[Run], scale: str) -> str:
 
 def _blocks(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int, str]]]]:
     """For each prompt: its text, and (who, step, response) before training and of each run."""
-    tables = [run.rollouts() for run in sorted(runs, key=lambda run: run.variant.order)]
-    labels = [run.variant.label for run in sorted(runs, key=lambda run: run.variant.order)]
+    runs = sorted(runs, key=lambda run: run.variant.order)
+    tables = [run.rollouts() for run in runs]
+    labels = [run.variant.label for run in runs]
     last = [table[table["step"] == table["step"].max()] for table in tables]
     shown = [("untrained", tables[0][tables[0]["step"] == 0]), *zip(labels, last, strict=True)]
     blocks = []

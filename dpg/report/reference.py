@@ -51,16 +51,9 @@ def keep(study: Study, layout: Layout, out: Path) -> list[Path]:
         with artifacts.atomic_path(out / source.name) as partial:
             shutil.copyfile(source, partial)
         written.append(out / source.name)
-    times = {
-        name: plan.run_time(
-            layout.run(run.experiment, run.variant, run.seed) / "run.json"
-            for run in plan.runs_of(name, study.runs)
-        )
-        for name in plan.drawable(study)
-    }
     record = {
         "provenance": pages.provenance(study, runs),
-        "run_times": times,
+        "run_times": plan.run_times(study, layout),
         "scale": study.scale.model_dump(mode="json", exclude={"experiments", "defaults"}),
         "downstream": study.downstream and study.downstream.model_dump(mode="json"),
         "runs": {_name(run): run.config for run in runs},

@@ -76,14 +76,6 @@ def settings(*parts):
     return config_hash({"settings": without_nulls(plain)})
 
 
-def run_times():
-    """How long the runs behind each figure took, as far as they are done; for the captions."""
-    return {
-        name: plan.run_time(folder_of(run) / "run.json" for run in plan.runs_of(name, study.runs))
-        for name in plan.drawable(study)
-    }
-
-
 def run_of(wildcards):
     return runs[wildcards.experiment, wildcards.variant, int(wildcards.seed)]
 
@@ -213,7 +205,7 @@ localrules:
 
 
 # What captions say. No job has it as a parameter, since a run time must not outdate a figure.
-config |= {"scale": scale.scale, "seeds": scale.seeds, "run_times": run_times()}
+config |= {"scale": scale.scale, "seeds": scale.seeds, "run_times": plan.run_times(study, layout)}
 
 
 onstart:
