@@ -326,7 +326,7 @@ def _reward_server(run: RunConfig, files: Files, folder: Path, gpus: int) -> Ite
         *("--experiment", run.experiment, "--variant", run.variant, "--seed", str(run.seed)),
         *("--generator", str(files.generator), "--target", str(files.target)),
         *("--articles", str(files.articles), "--connection", str(connection)),
-        *("--validations", str(folder), "--with-parent"),
+        *("--out", str(folder), "--with-parent"),
     ]
     for option in ("passages", "reward_model"):
         if (value := getattr(files, option)) is not None:

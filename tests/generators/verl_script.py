@@ -43,7 +43,9 @@ def parity(source: str, result: str) -> None:
         "approximate_kl": kl.detach().numpy(),
         "gradient": logprobs.grad.numpy(),
     }
-    safetensors.numpy.save_file({k: np.atleast_1d(v) for k, v in found.items()}, result)
+    # safetensors writes an array's memory, whatever its strides.
+    whole = {k: np.ascontiguousarray(np.atleast_1d(v)) for k, v in found.items()}
+    safetensors.numpy.save_file(whole, result)
 
 
 def compose(source: str, result: str) -> None:
