@@ -98,10 +98,11 @@ def in_turns(plain: Callable, run: Callable, repeats: int, gradient: Path) -> di
     with Watch() as watch:
         np.save(gradient, np.asarray(run(), np.float64))
         times = [(timed(plain), timed(run)) for _ in range(repeats)]
-    plain_seconds, seconds = (statistics.median(column) for column in zip(*times, strict=True))
+    plain_times, method_times = zip(*times, strict=True)
     return {
-        "plain_seconds": plain_seconds,
-        "seconds": seconds,
+        "plain_seconds": statistics.median(plain_times),
+        "seconds": statistics.median(method_times),
+        "least_ratio": min(method_times) / min(plain_times),
         "resident_bytes": max(0, watch.peak - before),
     }
 

@@ -1,8 +1,10 @@
 """How long a metagradient takes and how much memory, beside plain training and beside its peers.
 
     python bench/metagradient.py --quick                   T = 1 and 8, a few minutes
-    python bench/metagradient.py --out bench/results       all of it, about half an hour on 2 cores
+    python bench/metagradient.py --out bench/results       all of it, an hour or two on 2 cores
     python bench/metagradient.py --models gpt2 --steps 8 --batch 8 --length 64 --budgets 6e9
+
+A second call with the same --out adds its rows to those measured on this machine before.
 
 Every measurement is a process of its own. In it plain training and the method take turns, so a
 ratio is of one process, one machine and one moment; PyTorch methods are compared with PyTorch's
@@ -22,7 +24,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import jax
@@ -43,6 +45,7 @@ JAX_METHODS = {
 TORCH_METHODS = {
     "torch": "PyTorch autograd, unrolled",
     "torchopt": "torchopt's functional AdamW, unrolled",
+    "bergson": "bergson's MAGIC, some states on disk, the tied head written out",
 }
 METHODS = JAX_METHODS | TORCH_METHODS
 
@@ -97,18 +100,40 @@ def main() -> None:
         return
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
+        references: dict[tuple, np.ndarray] = {}
         for task in tasks(args):
             row = measure(task, Path(scratch))
+            compare(row, Path(scratch), references)
             rows.append(row)
             print(line(row), flush=True)
-        compare(rows)
-    content = {"machine": machine(), "rows": rows}
-    print("\n" + table(content))
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "metagradient.json").write_text(json.dumps(content, indent=1) + "\n")
-        (args.out / "metagradient.md").write_text(table(content))
-        draw(content, args.out / "metagradient.png")
+            if args.out:
+                keep(args.out, rows)
+    print("\n" + table({"machine": machine(), "rows": rows}))
+
+
+def keep(folder: Path, rows: list[dict]) -> None:
+    """Write the rows, and those that were measured here before and are not measured anew."""
+    path = folder / "metagradient.json"
+    before = json.loads(path.read_text()) if path.exists() else {"machine": None, "rows": []}
+    measured = [task_of(row) for row in rows]
+    if before["machine"] == machine():
+        rows = rows + [row for row in before["rows"] if task_of(row) not in measured]
+    content = {"machine": machine(), "rows": sorted(rows, key=place)}
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "metagradient.md").write_text(table(content))
+    draw(content, folder / "metagradient.png")
+
+
+def task_of(row: dict) -> tuple:
+    """What was measured, without how often."""
+    return tuple(row[f.name] for f in fields(Task) if f.name != "repeats")
+
+
+def place(row: dict) -> tuple:
+    """Where a row stands in the table."""
+    model, method = [*jax_methods.SIZES].index(row["model"]), [*METHODS].index(row["method"])
+    return model, row["batch"], row["steps"], method, row["budget"]
 
 
 def tasks(args: argparse.Namespace) -> list[Task]:
@@ -128,23 +153,26 @@ def tasks(args: argparse.Namespace) -> list[Task]:
                               repeats=1))  # fmt: skip
         found.append(Task("kary", args.models[0], 32, **sizes, repeats=1))
         found += [Task(m, "0.14M", 8, **sizes) for m in chosen]
+        gpt2 = {"batch": 8, "length": 64, "budget": 5_000_000_000, "repeats": 1}
+        found.append(Task("dpg-budget", "gpt2", 8, **gpt2))
     return found
 
 
 def installed(method: str) -> bool:
-    needs = {"equinox": "equinox", "torch": "torch", "torchopt": "torchopt"}
-    return method not in needs or importlib.util.find_spec(needs[method]) is not None
+    needs = {"equinox", "torch", "torchopt", "bergson"}
+    return method not in needs or importlib.util.find_spec(method) is not None
 
 
 def measure(task: Task, scratch: Path) -> dict:
     """Run one task in a process of its own; a task that fails is a row that says why."""
-    spec = asdict(task) | {"gradient": str(scratch / f"{abs(hash(task))}.npy")}
+    spec = asdict(task)
+    given = spec | {"gradient": str(gradient_file(spec, scratch))}
     # Large pages for the programs' memory: without them a quarter of a step is page faults.
     env = os.environ | {
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [sys.executable, str(Path(__file__).resolve()), "--worker", json.dumps(spec)]
+    command = [sys.executable, str(Path(__file__).resolve()), "--worker", json.dumps(given)]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["killed"])[-1]
@@ -162,23 +190,26 @@ def work(spec: dict) -> dict:
     return jax_methods.measure(task, gradient)
 
 
-def compare(rows: list[dict]) -> None:
-    """Add each method's largest difference from this library's result, relative to its largest."""
+def compare(row: dict, scratch: Path, references: dict[tuple, np.ndarray]) -> None:
+    """Add a method's largest difference from this library's result, relative to its largest.
 
-    def case(row):
-        return row["model"], row["steps"], row["batch"], row["length"]
+    This library comes first in every case (model, T, batch), and its result is kept for the others.
+    """
+    path = gradient_file(row, scratch)
+    if not path.exists():
+        return
+    case = tuple(row[name] for name in ("model", "steps", "batch", "length"))
+    result = np.load(path)
+    if row["method"] == "dpg":
+        references[case] = result
+    reference = references.get(case)
+    if reference is not None:
+        row["difference"] = float(np.abs(result - reference).max() / np.abs(reference).max())
 
-    def load(row):
-        path = Path(row["gradient"])
-        return np.load(path) if path.exists() else None
 
-    ours = {case(row): load(row) for row in rows if row["method"].startswith("dpg")}
-    for row in rows:
-        result, reference = load(row), ours.get(case(row))
-        if result is not None and reference is not None:
-            row["difference"] = float(np.abs(result - reference).max() / np.abs(reference).max())
-    for row in rows:
-        row.pop("gradient")
+def gradient_file(row: dict, scratch: Path) -> Path:
+    """Where a task's process leaves its metagradient."""
+    return scratch / ("-".join(map(str, task_of(row))) + ".npy")
 
 
 def machine() -> dict:
@@ -199,8 +230,9 @@ def line(row: dict) -> str:
     if "error" in row:
         return f"{head} {row['error']}"
     share = f"{row['share_of_peak']:.0%} of peak" if row.get("share_of_peak") else ""
+    ratio = row["seconds"] / row["plain_seconds"]
     return (
-        f"{head} {row['seconds']:8.2f} s  {row['seconds'] / row['plain_seconds']:5.2f}x plain  "
+        f"{head} {row['seconds']:8.2f} s  {ratio:5.2f}x plain, least {row['least_ratio']:5.2f}x  "
         f"temporary {row['temporary_bytes'] / 1e6:8.0f} MB  "
         f"resident {row['resident_bytes'] / 1e6:8.0f} MB  {share}"
     )
@@ -211,23 +243,26 @@ def table(content: dict) -> str:
     where = content["machine"]
     lines = [
         f"{where['backend']}, {where['cores']} cores, jax {where['jax']}, "
-        f"Python {where['python']}. Times are medians of turns with plain training in one process.",
+        f"Python {where['python']}. Times are medians of turns with plain training in one process, "
+        "`ratio` is of these, `least` of the least times: what other programs of the machine add "
+        "is in the first and hardly in the second.",
         "",
-        "| model | T | method | plain | time | ratio | temporary | resident | difference |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | batch | T | method | plain | time | ratio | least | temporary | resident "
+        "| difference |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in content["rows"]:
         name = METHODS[row["method"]]
         name += f", {row['budget'] / 1e6:,.0f} MB" if row["budget"] else ""
         name += ", one state" if row["method"] == "dpg-budget" and not row["budget"] else ""
-        start = f"| {row['model']} | {row['steps']} | {name} |"
+        start = f"| {row['model']} | {row['batch']} x {row['length']} | {row['steps']} | {name} |"
         if "error" in row:
-            lines.append(f"{start} {row['error']} | | | | | |")
+            lines.append(f"{start} {row['error']} | | | | | | |")
             continue
         different = f"{row['difference']:.0e}" if row.get("difference") else ""
         lines.append(
             f"{start} {row['plain_seconds']:.2f} s | {row['seconds']:.2f} s "
-            f"| {row['seconds'] / row['plain_seconds']:.2f}x "
+            f"| {row['seconds'] / row['plain_seconds']:.2f}x | {row['least_ratio']:.2f}x "
             f"| {row['temporary_bytes'] / 1e6:,.0f} MB | {row['resident_bytes'] / 1e6:,.0f} MB "
             f"| {different} |"
         )
@@ -237,27 +272,28 @@ def table(content: dict) -> str:
 @style.styled
 def draw(content: dict, path: Path) -> None:
     """Time over plain training and memory against T, a line a method."""
-    first = content["rows"][0]["model"]
-    rows = [r for r in content["rows"] if r["model"] == first and "error" not in r]
+    models = [row["model"] for row in content["rows"]]
+    swept_model = max(models, key=models.count)
+    rows = [r for r in content["rows"] if r["model"] == swept_model and "error" not in r]
     swept = {r["steps"] for r in rows if r["method"] == "dpg"}
     shown = [r for r in rows if r["steps"] in swept and not r["budget"] and r["method"] != "kary"]
     figure = style.new_figure(style.PAGE, 2.8)
     left, right = figure.subplots(1, 2)
     colors = [style.BLUE, style.SKY, style.VERMILLION, style.ORANGE, style.PURPLE, style.GREEN,
-              style.GREY]  # fmt: skip
+              style.GREY, style.BLACK]  # fmt: skip
     names = list(dict.fromkeys(r["method"] for r in shown))
     for name, color in zip(names, colors, strict=False):
         mine = sorted((r for r in shown if r["method"] == name), key=lambda r: r["steps"])
         T = [r["steps"] for r in mine]
         label = {"dpg": "dpg", "dpg-budget": "dpg, one state kept"}.get(name, METHODS[name])
         marks = {"color": color, "marker": "o", "markersize": 3, "label": label}
-        left.plot(T, [r["seconds"] / r["plain_seconds"] for r in mine], **marks)
+        left.plot(T, [r["least_ratio"] for r in mine], **marks)
         right.plot(T, [r["temporary_bytes"] / 1e9 for r in mine], **marks)
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(swept), [str(T) for T in sorted(swept)])
         axes.set_xlabel("training steps T")
-    left.set_ylabel("time / plain training")
+    left.set_ylabel("least time / plain training's")
     left.set_ylim(0)
     right.set_yscale("log")
     right.set_ylabel("temporary memory (GB)")

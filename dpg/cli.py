@@ -365,7 +365,7 @@ def generate(
     study = configs.load(config)
     run = study.run(experiment, variant, seed)
     if study.scale.engine == "jax":
-        _enter_environment(run)
+        _enter_targets_environment(run)
     layout = Layout(run.scale)
     if passages is None and layout.passages.exists():
         passages = layout.passages
@@ -431,7 +431,7 @@ def reward_server(
     from dpg.generators.reward_service import serve_run
 
     run = configs.load(config).run(experiment, variant, seed)
-    _enter_environment(run)
+    _enter_targets_environment(run)
     layout = Layout(run.scale)
     if passages is None and layout.passages.exists():
         passages = layout.passages
@@ -498,7 +498,7 @@ def sweep(
         raise DpgError(
             f"{experiment}/{variant}: only the rates of SGD and of the naive reward are looked for"
         )
-    _enter_environment(run)
+    _enter_targets_environment(run)
     layout = Layout(run.scale)
 
     def train(one: configs.RunConfig, folder: Path) -> None:
@@ -607,10 +607,12 @@ def corpus_rollouts(
 
     **Example:** `dpg corpus rollouts -c config/tiny.yaml --experiment lambada-es --variant adam`
     """
+    study, layout, settings = _downstream(config)
+    if settings.corpus.engine == "vllm":
+        _enter_environment("vllm", f"{config}: downstream.corpus.engine is vllm", "jax")
     _start_jax()
     from dpg.evaluation import corpora, sources
 
-    study, layout, settings = _downstream(config)
     if (experiment is None) != (variant is None):
         raise DpgError("give both --experiment and --variant, or neither for the untuned generator")
     if experiment is None:
@@ -924,19 +926,31 @@ def doctor(
     typer.secho("\nnothing needed is missing", fg="green")
 
 
-def _enter_environment(run: configs.RunConfig) -> None:
+def _enter_targets_environment(run: configs.RunConfig) -> None:
     """Start this command again in EasyDeL's environment, where the run's target needs it."""
-    if run.learner.implementation != "easydel" or importlib.util.find_spec("easydel"):
+    if run.learner.implementation == "easydel":
+        _enter_environment("easydel", f"{run.path}: learner.implementation is easydel", "native")
+
+
+def _enter_environment(name: str, reason: str, instead: str) -> None:
+    """Start this command again in another environment, unless the package of its name is here.
+
+    Args:
+        name: of the environment and of its package.
+        reason: why it is needed, for the error.
+        instead: the setting that needs none.
+    """
+    if importlib.util.find_spec(name):
         return
     from dpg import environments
 
-    python = environments.python_of("easydel")
+    python = environments.python_of(name)
     if not python.exists():
         raise DpgError(
-            f"{run.path}: learner.implementation is easydel, and {python} is not there: make it "
-            "with `dpg environment easydel`, or use native"
+            f"{reason}, and {python} is not there: make it with `dpg environment {name}`, or use "
+            f"{instead}"
         )
-    # That environment has all that a run needs but this package itself.
+    # That environment has all that the command needs but this package itself.
     here = str(Path(__file__).resolve().parents[1])
     paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     os.execve(python, [str(python), "-m", "dpg", *sys.argv[1:]], os.environ | {"PYTHONPATH": paths})

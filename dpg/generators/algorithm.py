@@ -13,7 +13,6 @@ outputs proper appear at the end, whole.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +27,10 @@ from dpg.errors import DpgError
 from dpg.generators import sampling
 from dpg.generators.grpo import group_advantages
 from dpg.generators.jax_engine import JaxGenerator
+from dpg.generators.outputs import write_outputs
 from dpg.generators.target import Target
-from dpg.generators.validation import Prompts, gather, keep, validate, without_end
-from dpg.models import LanguageModel, Tokenizer, save
+from dpg.generators.validation import Prompts, keep, validate, without_end
+from dpg.models import LanguageModel, Tokenizer
 from dpg.rewards.examples import ExampleMaker
 from dpg.rewards.protocol import Reward, RolloutBatch
 
@@ -111,7 +111,15 @@ def train_generator(
                     f"{out}: stopped at the time limit after {step + 1} of "
                     f"{run.generator.grpo_steps} steps; the same command goes on from here"
                 )
-    state.finish(run, out, generator, tokenizer, target)
+    write_outputs(
+        run,
+        out,
+        state.folder,
+        model=model,
+        params=generator.params,
+        tokenizer=tokenizer,
+        seconds=state.seconds,
+    )
 
 
 def grpo_step(
@@ -224,33 +232,3 @@ class _Progress:
         arrays = generator.arrays()
         arrays |= {"step": np.array(step), "seconds": np.array(self.seconds)}
         artifacts.save_arrays(self.folder / "checkpoint.safetensors", arrays)
-
-    def finish(
-        self,
-        run: RunConfig,
-        out: Path,
-        generator: JaxGenerator,
-        tokenizer: Tokenizer,
-        target: Target,
-    ) -> None:
-        """Write the outputs proper, ``run.json`` last, and clear the state away."""
-        steps = [
-            step
-            for step in range(run.generator.grpo_steps + 1)
-            if (self.folder / f"validation-{step:06d}.parquet").exists()
-        ]
-        gather(self.folder, steps, out, target.pattern)
-        save(out / "generator", generator.model, generator.params, tokenizer)
-        with artifacts.atomic_path(out / "metrics.jsonl") as partial:
-            shutil.copyfile(self.folder / "metrics.jsonl", partial)
-        with artifacts.RunRecord(
-            out / "run.json",
-            run.model_dump(mode="json"),
-            run.seed,
-            earlier_seconds=self.seconds,
-            scale=run.scale,
-            experiment=run.experiment,
-            variant=run.variant,
-        ):
-            pass
-        shutil.rmtree(self.folder)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,16 +133,15 @@ def keep(folder: str | Path, step: int, outcome: Outcome) -> None:
         artifacts.write_json(folder / f"image-{step:06d}.json", outcome.image.tolist())
 
 
-def gather(
-    folder: str | Path, steps: Sequence[int], out: str | Path, pattern: np.ndarray | None
-) -> None:
-    """Put what `keep` wrote at these steps together: validation.parquet and pattern.json."""
+def gather(folder: str | Path, out: str | Path, pattern: np.ndarray | None) -> None:
+    """Put what `keep` wrote there together: validation.parquet and, of a pattern, pattern.json."""
     folder, out = Path(folder), Path(out)
-    tables = [artifacts.read_table(folder / f"validation-{step:06d}.parquet") for step in steps]
+    tables = [artifacts.read_table(path) for path in sorted(folder.glob("validation-*.parquet"))]
     artifacts.write_table(out / "validation.parquet", pd.concat(tables, ignore_index=True))
     if pattern is not None:
         images = {
-            str(step): json.loads((folder / f"image-{step:06d}.json").read_text()) for step in steps
+            str(int(path.stem.removeprefix("image-"))): artifacts.read_json(path)
+            for path in sorted(folder.glob("image-*.json"))
         }
         shown = {"pattern": pattern.tolist(), "images": images}
         artifacts.write_json(out / "pattern.json", shown)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -27,14 +26,14 @@ import numpy as np
 
 import dpg
 from dpg import artifacts
-from dpg.config import PatternMetric, RunConfig
+from dpg.config import RunConfig
 from dpg.errors import DpgError
 from dpg.generators import sampling, verl_config, verl_worker
 from dpg.generators.algorithm import OutOfTimeError, Progress
+from dpg.generators.outputs import write_outputs
 from dpg.generators.run import prompts
-from dpg.generators.target import pattern_of
-from dpg.generators.validation import Prompts, gather
-from dpg.models import Tokenizer, load, save
+from dpg.generators.validation import Prompts
+from dpg.models import Tokenizer, load
 from dpg.rewards.protocol import RewardError
 
 ENVIRONMENT = Path(".environments/verl")
@@ -213,33 +212,26 @@ class _State:
         return lines
 
     def finish(self, out: Path, tokenizer: Tokenizer) -> None:
-        """Write the outputs proper, ``run.json`` last, and clear the state away."""
-        run, last = self.run, self.run.generator.grpo_steps
-        lines = self.lines()
-        steps = [line["step"] for line in lines if line["phase"] == "validation"]
-        pattern = pattern_of(run.metric) if isinstance(run.metric, PatternMetric) else None
-        gather(self.folder, steps, out, pattern)
+        """Write what the JAX engine leaves, and clear the state away."""
+        last = self.run.generator.grpo_steps
         trained = self.folder / "checkpoints" / f"global_step_{last}" / "actor" / "huggingface"
         model, params, _ = load(trained)
-        save(out / "generator", model, params, tokenizer)
         with (
-            artifacts.atomic_path(out / "metrics.jsonl") as partial,
+            artifacts.atomic_path(self.folder / "metrics.jsonl") as partial,
             artifacts.JsonLines(partial) as log,
         ):
-            for line in lines:
+            for line in self.lines():
                 log.append(line)
-        with artifacts.RunRecord(
-            out / "run.json",
-            run.model_dump(mode="json"),
-            run.seed,
-            earlier_seconds=self.seconds,
-            scale=run.scale,
-            experiment=run.experiment,
-            variant=run.variant,
+        write_outputs(
+            self.run,
+            out,
+            self.folder,
+            model=model,
+            params=params,
+            tokenizer=tokenizer,
+            seconds=self.seconds,
             engine="verl",
-        ):
-            pass
-        shutil.rmtree(self.folder)
+        )
 
 
 def prompt_order(run: RunConfig, count: int) -> np.ndarray:

@@ -101,6 +101,15 @@ def engine_environments(wildcards):
     names = engine_settings()
     if run_of(wildcards).learner.implementation == "easydel":
         names.append("easydel")
+    return environment_records(names)
+
+
+def corpus_environments():
+    """What writing a corpus needs of other environments."""
+    return environment_records(["vllm"] if study.downstream.corpus.engine == "vllm" else [])
+
+
+def environment_records(names):
     return [ancient(str(environments.path_of(name) / environments.RECORD)) for name in names]
 
 

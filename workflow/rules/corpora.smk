@@ -25,6 +25,7 @@ rule untuned_corpus:
     input:
         generator=untuned_generator(),
         articles=rules.articles.output,
+        environments=corpus_environments(),
     output:
         str(layout.text_corpus("untuned") / "corpus.json"),
     log:
@@ -45,6 +46,7 @@ rule generator_corpus:
     input:
         generator=language_generator,
         articles=rules.articles.output,
+        environments=corpus_environments(),
     output:
         str(layout.text_corpus("{experiment}", "{variant}") / "corpus.json"),
     log:
