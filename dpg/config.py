@@ -500,6 +500,9 @@ class CorpusSettings(Settings):
     shard_rollouts: PositiveInt = Field(description="rollouts a file; what a kill can lose")
     engine: Literal["jax", "vllm"]
     batch: PositiveInt | None = Field(None, description="rollouts sampled at a time (jax)")
+    vllm: dict[str, bool | int | float | str] | None = Field(
+        None, description="arguments of vLLM's LLM, such as gpu_memory_utilization (vllm)"
+    )
 
 
 class TrainingSettings(Settings):

@@ -58,8 +58,8 @@ LAMBADA_PASSAGES = 5153
 PASSAGE_TOKENS = 110
 """Passages of LAMBADA a language, and tokens of one: an assumption, 80 words in four languages."""
 
-ENVIRONMENT_GB = {"core": 2.6, "easydel": 2.7, "verl": 5.0, "vllm": 6.0}
-"""Environments on disk; core and easydel measured with a CPU build of PyTorch, others assumed."""
+ENVIRONMENT_GB = {"core": 2.6, "easydel": 2.7, "verl": 1.5, "vllm": 3.8}
+"""Environments on disk, measured with a CPU build of PyTorch; one for GPUs takes some GB more."""
 
 _CHARACTERS_A_TOKEN = 4.5
 _BYTES_A_ROLLOUT = 2500  # of a validation's table: prompt, response and numbers, compressed

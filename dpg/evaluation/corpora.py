@@ -80,9 +80,20 @@ def jax_engine(
 
 
 def vllm_engine(
-    directory: Path, *, response_tokens: int, temperature: float, seed: int, batch: int | None
+    directory: Path,
+    *,
+    response_tokens: int,
+    temperature: float,
+    seed: int,
+    options: dict[str, Any] | None = None,
 ) -> Engine:
     """VLLM, which batches by itself.
+
+    Args:
+        directory, response_tokens, temperature, seed: as for `jax_engine`.
+        options: arguments of vLLM's `LLM`, such as `gpu_memory_utilization` (on a CPU the share of
+            the machine's memory) or `dtype`; weights in float32 are read in half precision by
+            itself.
 
     Raises:
         DpgError: vLLM is not installed here.
@@ -92,10 +103,10 @@ def vllm_engine(
         vllm = importlib.import_module("vllm")
     except ImportError as error:
         raise DpgError(
-            "downstream.corpus.engine is vllm, which is not installed here: run this step in an "
-            "environment with vLLM, or set the engine to jax"
+            "downstream.corpus.engine is vllm, which is not installed here: `dpg environment vllm` "
+            "makes an environment with it; or set the engine to jax"
         ) from error
-    writer = vllm.LLM(model=str(directory), seed=seed)
+    writer = vllm.LLM(model=str(directory), seed=seed, **(options or {}))
 
     def write(tokens: np.ndarray, mask: np.ndarray, shard: int) -> list[list[int]]:
         prompts = [
@@ -119,7 +130,16 @@ def vllm_engine(
     return write
 
 
-ENGINES = {"jax": jax_engine, "vllm": vllm_engine}
+def engine_of(run: RunConfig, settings: CorpusSettings, directory: Path, seed: int) -> Engine:
+    """The engine that the settings name, with a checkpoint loaded."""
+    asked = {
+        "response_tokens": run.generator.response_tokens,
+        "temperature": settings.temperature,
+        "seed": seed,
+    }
+    if settings.engine == "vllm":
+        return vllm_engine(directory, **asked, options=settings.vllm)
+    return jax_engine(directory, **asked, batch=settings.batch)
 
 
 def write_corpus(
@@ -177,13 +197,7 @@ def write_corpus(
         while written < settings.tokens:
             path = out / f"shard_{len(shards):05d}.parquet"
             if not path.exists():
-                engine = engine or ENGINES[settings.engine](
-                    Path(generator),
-                    response_tokens=run.generator.response_tokens,
-                    temperature=settings.temperature,
-                    seed=seed,
-                    batch=settings.batch,
-                )
+                engine = engine or engine_of(run, settings, Path(generator), seed)
                 chosen = sampling.prompt_indices(
                     len(prompts.articles), settings.shard_rollouts, len(shards), seed=seed
                 )

@@ -163,8 +163,8 @@ def test_articles_too_short_for_a_prompt_are_named(
 
 def test_without_vllm_its_engine_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(DpgError, match=r"vllm, which is not installed.*engine to jax"):
-        corpora.vllm_engine(tmp_path, response_tokens=4, temperature=1.0, seed=0, batch=None)
+    with pytest.raises(DpgError, match=r"vllm, which is not installed.*dpg environment vllm"):
+        corpora.vllm_engine(tmp_path, response_tokens=4, temperature=1.0, seed=0)
 
 
 def test_vllm_gets_prompts_without_padding_and_a_seed_a_row(tmp_path, monkeypatch):
@@ -182,11 +182,13 @@ def test_vllm_gets_prompts_without_padding_and_a_seed_a_row(tmp_path, monkeypatc
 
     fake = SimpleNamespace(LLM=Llm, SamplingParams=lambda **settings: settings)
     monkeypatch.setitem(sys.modules, "vllm", fake)
-    write = corpora.vllm_engine(tmp_path, response_tokens=4, temperature=0.5, seed=7, batch=None)
+    write = corpora.vllm_engine(
+        tmp_path, response_tokens=4, temperature=0.5, seed=7, options={"dtype": "float32"}
+    )
     tokens = np.array([[0, 5, 6], [7, 8, 9]], np.int32)
     mask = np.array([[False, True, True], [True, True, True]])
     assert write(tokens, mask, 0) == [[5, 6, 0], [7, 8, 9, 0]]
-    assert asked["model"] == {"model": str(tmp_path), "seed": 7}
+    assert asked["model"] == {"model": str(tmp_path), "seed": 7, "dtype": "float32"}
     first, second = asked["settings"]
     assert first["seed"] != second["seed"]
     assert (first["temperature"], first["max_tokens"], first["min_tokens"]) == (0.5, 4, 2)
