@@ -41,6 +41,7 @@ def registry(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_an_environment_is_made_once_and_again_when_its_lock_changes(registry, tmp_path):
     lock, out, said = tmp_path / "one.txt", tmp_path / "env", []
     lock.write_text("# why\nplainpackage==2.0\nstubborn==0.5  # no-deps\n")
@@ -59,6 +60,7 @@ def test_an_environment_is_made_once_and_again_when_its_lock_changes(registry, t
     assert not list(out.glob("lib/python*/site-packages/stubborn.py"))
 
 
+@pytest.mark.slow
 def test_a_package_that_does_not_fit_is_named_and_nothing_passes_for_whole(registry, tmp_path):
     lock, out = tmp_path / "one.txt", tmp_path / "env"
     lock.write_text("plainpackage==2.0\nstubborn==0.5\n")  # not marked: its own pin is obeyed

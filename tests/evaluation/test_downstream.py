@@ -118,6 +118,7 @@ def test_the_papers_values_are_those_of_tables_11_and_12(paper):
     assert {key for key, _ in config.leaves(paper.downstream)} - set(sources) == {
         "replay.revision",
         "corpus.batch",
+        "corpus.vllm",
     }
 
 

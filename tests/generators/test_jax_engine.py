@@ -217,6 +217,7 @@ def test_prompts_of_mixed_length_compile_a_few_programs(case):
 AUTO = {"update_microbatch": "auto", "rollout_batch": "auto"}
 
 
+@pytest.mark.slow
 def test_portions_are_chosen_from_the_memory_that_is_there(case, monkeypatch):
     _, prompts, mask, *_ = case
     chosen = []
@@ -243,6 +244,7 @@ def test_portions_are_chosen_from_the_memory_that_is_there(case, monkeypatch):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_device_that_is_too_small_is_told_what_fits(case, monkeypatch):
     def said(limit):
         monkeypatch.setattr(memory, "device_bytes", lambda: limit)

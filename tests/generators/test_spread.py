@@ -16,6 +16,7 @@ from dpg.learner.errors import LearnerError
 from dpg.models import load
 
 
+@pytest.mark.slow
 def test_rewards_do_not_depend_on_the_number_of_devices():
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
@@ -38,6 +39,7 @@ def built(world, experiment, **learner):
     return target.build(run, *load(files["target"]), read_table(files["passages"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["sixseven", "lambada-es"])
 def test_a_run_s_target_is_spread_where_the_setting_says_so(world, experiment):
     tokens = np.random.default_rng(0).integers(0, 256, (2, 8, 6), np.int32)

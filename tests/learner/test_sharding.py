@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_one_two_and_four_devices_give_the_same_numbers():
     here = Path(__file__).parent
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"

@@ -55,6 +55,7 @@ def test_padding_is_no_token_and_threads_change_nothing():
     )
 
 
+@pytest.mark.slow
 def test_the_papers_size_in_ten_seconds_of_one_core():
     random = np.random.default_rng(0)
 

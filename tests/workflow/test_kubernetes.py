@@ -90,6 +90,7 @@ def run(study, *targets):
     )
 
 
+@pytest.mark.slow
 def test_jobs_are_sent_with_what_they_ask_for_and_a_failed_one_is_sent_again(study):
     folder, _ = study
     done = run(study, "done.txt", "words.txt")
