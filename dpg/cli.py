@@ -357,15 +357,15 @@ def generate(
 
     **Example:** `dpg generate -c config/tiny.yaml --experiment lambada-es --variant adam`
     """
+    study = configs.load(config)
+    run = study.run(experiment, variant, seed)
+    if study.scale.engine == "jax":
+        _enter_targets_environment(run)
     _start_jax()
     from dpg.generators import verl_engine
     from dpg.generators.run import run_generator
     from dpg.progress import Progress, watched
 
-    study = configs.load(config)
-    run = study.run(experiment, variant, seed)
-    if study.scale.engine == "jax":
-        _enter_targets_environment(run)
     layout = Layout(run.scale)
     if passages is None and layout.passages.exists():
         passages = layout.passages
@@ -427,11 +427,11 @@ def reward_server(
     **Example:** `dpg reward-server -c config/tiny.yaml --experiment sixseven --variant adam-T8
     --connection rewards.json`
     """
+    run = configs.load(config).run(experiment, variant, seed)
+    _enter_targets_environment(run)
     _start_jax()
     from dpg.generators.reward_service import serve_run
 
-    run = configs.load(config).run(experiment, variant, seed)
-    _enter_targets_environment(run)
     layout = Layout(run.scale)
     if passages is None and layout.passages.exists():
         passages = layout.passages
@@ -487,11 +487,6 @@ def sweep(
 
     **Example:** `dpg sweep -c config/tiny.yaml --experiment norm --variant sgd-T8`
     """
-    _start_jax()
-    from dpg.generators import sweep as sweeps
-    from dpg.generators.run import run_generator
-    from dpg.progress import Progress, watched
-
     study = configs.load(config)
     run = study.run(experiment, variant, seed)
     if not run.rate_is_swept:
@@ -499,6 +494,11 @@ def sweep(
             f"{experiment}/{variant}: only the rates of SGD and of the naive reward are looked for"
         )
     _enter_targets_environment(run)
+    _start_jax()
+    from dpg.generators import sweep as sweeps
+    from dpg.generators.run import run_generator
+    from dpg.progress import Progress, watched
+
     layout = Layout(run.scale)
 
     def train(one: configs.RunConfig, folder: Path) -> None:

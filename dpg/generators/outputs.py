@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg import artifacts
-from dpg.config import PatternMetric, RunConfig
+from dpg.config import RunConfig
 from dpg.generators.target import pattern_of
 from dpg.generators.validation import gather
 from dpg.models import LanguageModel, Tokenizer, save
@@ -34,8 +34,7 @@ def write_outputs(
         seconds: of wall time that the run took in all.
         **entries: further ones of the record.
     """
-    pattern = pattern_of(run.metric) if isinstance(run.metric, PatternMetric) else None
-    gather(progress, out, pattern)
+    gather(progress, out, pattern_of(run.metric))
     save(out / "generator", model, params, tokenizer)
     with artifacts.atomic_path(out / "metrics.jsonl") as partial:
         shutil.copyfile(progress / "metrics.jsonl", partial)

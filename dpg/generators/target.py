@@ -17,6 +17,7 @@ from dpg.config import (
     CustomMetric,
     LanguageMetric,
     LearnerSettings,
+    Metric,
     NormMetric,
     PatternMetric,
     RunConfig,
@@ -133,7 +134,7 @@ def build(
         if not isinstance(model, LanguageModel):
             raise DpgError("learner.devices spreads native targets only: leave one of the two out")
         params, loss = spread(params, loss, settings.devices)
-    pattern = pattern_of(run.metric) if isinstance(run.metric, PatternMetric) else None
+    pattern = pattern_of(run.metric)
     target = Target(
         settings=settings,
         metric_settings=run.metric,
@@ -239,8 +240,10 @@ def _patch(settings: PatternMetric) -> dict[str, Any]:
     return settings.model_dump(include={"parameter", "row", "column"})
 
 
-def pattern_of(settings: PatternMetric) -> np.ndarray:
-    """The image that the metric asks for: [h, w] of -1 and 1."""
+def pattern_of(settings: Metric) -> np.ndarray | None:
+    """The image that a pattern metric asks for: [h, w] of -1 and 1; None of any other metric."""
+    if not isinstance(settings, PatternMetric):
+        return None
     if settings.pattern == "qr":
         return metrics.qr(settings.payload)
     if settings.pattern == "image":
