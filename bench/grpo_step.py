@@ -167,11 +167,14 @@ def reward_products(run: config.RunConfig, goal: target.Target) -> list[Product]
 
 
 def stand_in_tokenizer(vocabulary: int) -> Any:
-    """What a run asks of a tokenizer whose texts are numbers: no real one is needed for a time."""
+    """What a run asks of a tokenizer: passages are numbers, of a string each character a token."""
+
+    def encode(text: str) -> list[int]:
+        return [int(word) for word in text.split()] if " " in text else list(text.encode())
+
     return SimpleNamespace(
-        vocab_size=vocabulary, bos_id=0, eos_id=1, pad_id=0, add_bos=True,
-        encode=lambda text: [int(x) for x in text.split()],
-    )  # fmt: skip
+        vocab_size=vocabulary, bos_id=0, eos_id=1, pad_id=0, add_bos=True, encode=encode
+    )
 
 
 def stand_in_passages(

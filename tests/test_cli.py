@@ -3,13 +3,32 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from dpg import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def dpg(*arguments, folder=ROOT):
+@pytest.fixture
+def called(monkeypatch, capsys):
+    """`dpg` in this process: what it imports is there already."""
+
+    def call(*arguments, folder=ROOT):
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setattr(sys, "argv", ["dpg", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return SimpleNamespace(returncode=end.value.code, **capsys.readouterr()._asdict())
+
+    return call
+
+
+def started(*arguments, folder=ROOT):
+    """`dpg` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "dpg", *arguments],
         cwd=folder,
@@ -21,15 +40,13 @@ def dpg(*arguments, folder=ROOT):
 
 
 def test_help_names_every_step():
-    done = dpg("--help")
+    done = started("--help")
     assert done.returncode == 0
     for verb in ("config", "fetch", "text", "model", "generate", "judge", "figure", "claims"):
         assert verb in done.stdout
 
 
 def test_the_help_of_every_command_says_what_it_does_and_shows_an_example():
-    from dpg import cli
-
     def commands(app, name):
         for command in app.registered_commands:
             yield f"{name} {command.name or command.callback.__name__}", command.callback
@@ -43,70 +60,70 @@ def test_the_help_of_every_command_says_what_it_does_and_shows_an_example():
         assert f"**Example:** `{name} " in text, f"{name} has no example in its help"
 
 
-def test_help_shows_the_example():
-    assert "Example:" in dpg("generate", "--help").stdout
+def test_help_shows_the_example(called):
+    assert "Example:" in called("generate", "--help").out
 
 
-def test_show_prints_each_value_beside_its_source():
-    done = dpg("config", "show", "-c", "config/paper.yaml", "--run", "sixseven/sgd-T8")
-    (line,) = [x for x in done.stdout.splitlines() if x.strip().startswith("learner.learning_rate")]
+def test_show_prints_each_value_beside_its_source(called):
+    done = called("config", "show", "-c", "config/paper.yaml", "--run", "sixseven/sgd-T8")
+    (line,) = [x for x in done.out.splitlines() if x.strip().startswith("learner.learning_rate")]
     assert line.split()[1:] == ["0.000512", "Table", "8"]
-    assert "2048 prompts x 4 = 8192 rollouts = 8 x 1024" in done.stdout
+    assert "2048 prompts x 4 = 8192 rollouts = 8 x 1024" in done.out
 
 
 def test_an_error_is_one_paragraph_without_a_traceback():
-    done = dpg("config", "check", "-c", "config/nowhere.yaml")
+    done = started("config", "check", "-c", "config/nowhere.yaml")
     assert done.returncode == 2
     assert "config/nowhere.yaml: no such file" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_debug_shows_the_traceback():
-    done = dpg("--debug", "config", "check", "-c", "config/nowhere.yaml")
+    done = started("--debug", "config", "check", "-c", "config/nowhere.yaml")
     assert "Traceback" in done.stderr
     assert "ConfigError" in done.stderr
 
 
-def test_a_missing_model_names_the_directory(tmp_path):
+def test_a_missing_model_names_the_directory(called, tmp_path):
     (tmp_path / "config").symlink_to(ROOT / "config")
     run = ("--experiment", "lambada-es", "--variant", "adam")
-    done = dpg("generate", "-c", "config/tiny.yaml", *run, folder=tmp_path)
+    done = called("generate", "-c", "config/tiny.yaml", *run, folder=tmp_path)
     assert done.returncode == 2
-    assert "results/tiny/models/llama-instruct" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "results/tiny/models/llama-instruct" in done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(("limit", "says"), [("soon", "want a number"), ("0m", "above zero")])
-def test_a_time_limit_that_is_none_is_refused(limit, says):
+def test_a_time_limit_that_is_none_is_refused(called, limit, says):
     run = ("--experiment", "lambada-es", "--variant", "adam", "--until", limit)
-    done = dpg("generate", "-c", "config/tiny.yaml", *run)
+    done = called("generate", "-c", "config/tiny.yaml", *run)
     assert done.returncode == 2
-    assert says in done.stderr
+    assert says in done.err
 
 
-def test_an_engine_whose_environment_is_missing_is_refused_rather_than_replaced(tmp_path):
+def test_an_engine_whose_environment_is_missing_is_refused_rather_than_replaced(called, tmp_path):
     (tmp_path / "config").symlink_to(ROOT / "config")
     run = ("--experiment", "uuid", "--variant", "adam")
-    done = dpg("generate", "-c", "config/paper.yaml", *run, folder=tmp_path)
+    done = called("generate", "-c", "config/paper.yaml", *run, folder=tmp_path)
     assert done.returncode == 2
-    assert "verl's environment is not there: `dpg environment verl`" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "verl's environment is not there: `dpg environment verl`" in done.err
+    assert "Traceback" not in done.err
 
 
-def test_the_ledger_of_a_study_without_results_tests_nothing(tmp_path):
+def test_the_ledger_of_a_study_without_results_tests_nothing(called, tmp_path):
     (tmp_path / "config").symlink_to(ROOT / "config")
-    done = dpg("claims", "-c", "config/smoke.yaml", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    done = called("claims", "-c", "config/smoke.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.err
+    lines = done.out.splitlines()
     assert len(lines) > 30
     assert all("not tested at this scale: " in line for line in lines)
     kinds = {path.suffix for path in (tmp_path / "results" / "smoke" / "claims").iterdir()}
     assert kinds == {".json", ".md", ".html"}
 
 
-def test_the_status_of_a_study_without_results_is_one_screen(tmp_path):
+def test_the_status_of_a_study_without_results_is_one_screen(called, tmp_path):
     (tmp_path / "config").symlink_to(ROOT / "config")
-    done = dpg("status", "-c", "config/paper.yaml", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) <= 24
-    assert "0 of 11" in done.stdout
+    done = called("status", "-c", "config/paper.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.err
+    assert len(done.out.splitlines()) <= 24
+    assert "0 of 11" in done.out

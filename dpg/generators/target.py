@@ -228,6 +228,7 @@ def _kept_bytes(settings: LearnerSettings, params: Any) -> int:
 
 
 @functools.lru_cache(maxsize=16)  # compiled programs are found again by the optimizer's identity
+@functools.lru_cache(maxsize=16)  # compiled programs are found again by the optimizer's identity
 def _optimizer(settings: LearnerSettings) -> optax.GradientTransformation:
     numbers = {"name": settings.optimizer, "learning_rate": settings.learning_rate}
     if settings.optimizer == "adam":

@@ -5,6 +5,7 @@
 with l_i the target model's own loss of text i: the higher, the more probable the texts.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,15 +43,43 @@ def _score(per_example_loss, batch, microbatch, params, initial):
     size = jax.tree.leaves(batch)[0].shape[0]
     if microbatch is None or microbatch >= size:
         return -jnp.mean(per_example_loss(params, batch))
-    # A checkpoint a piece: the backward pass holds one piece's activations at a time.
-    piece_loss = jax.checkpoint(per_example_loss)
-    # lax.map compiles one piece and, where the last is smaller, that one as well.
+    return -_summed(microbatch, jax.tree_util.Partial(per_example_loss), batch, params) / size
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _summed(microbatch, per_example_loss, batch, params):
+    """The sum of a batch's losses, `microbatch` texts at a time."""
+    return _over_pieces(lambda p: jnp.sum(per_example_loss(params, p)), batch, microbatch)
+
+
+def _summed_forward(microbatch, per_example_loss, batch, params):
+    # The gradient is taken with the value, piece by piece, so that one piece's activations are held
+    # at a time and none is computed twice.
+    piece = jax.value_and_grad(lambda params, p: jnp.sum(per_example_loss(params, p)))
+    return _over_pieces(lambda p: piece(params, p), batch, microbatch)
+
+
+def _summed_backward(microbatch, gradient, cotangent):
+    return None, None, jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), gradient)
+
+
+_summed.defvjp(_summed_forward, _summed_backward)
+
+
+def _over_pieces(function, batch, microbatch):
+    """The sum of `function` over pieces of a batch, the last of which may be smaller."""
+    size = jax.tree.leaves(batch)[0].shape[0]
     whole = size // microbatch * microbatch
     cut = jax.tree.map(lambda x: x[:whole].reshape(-1, microbatch, *x.shape[1:]), batch)
-    total = jnp.sum(jax.lax.map(lambda piece: piece_loss(params, piece), cut))
+    first = jax.tree.map(lambda x: x[0], cut)
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, first))
+    total, _ = jax.lax.scan(
+        lambda total, piece: (jax.tree.map(jnp.add, total, function(piece)), None), zero, cut
+    )
     if whole < size:
-        total += jnp.sum(piece_loss(params, jax.tree.map(lambda x: x[whole:], batch)))
-    return -total / size
+        rest = function(jax.tree.map(lambda x: x[whole:], batch))
+        total = jax.tree.map(jnp.add, total, rest)
+    return total
 
 
 def text_batch(

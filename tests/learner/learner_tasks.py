@@ -1,5 +1,9 @@
-"""Small, odd models and the reference that the learner must equal: jax.grad through all."""
+"""Small, odd models and the reference that the learner must equal: jax.grad through all.
 
+Equal calls give the same task, so that tests share the programs compiled for its functions.
+"""
+
+import functools
 from typing import NamedTuple
 
 import jax
@@ -14,9 +18,10 @@ class Task(NamedTuple):
     batches: object
 
 
-def small_transformer(key, T=4, B=6, L=5, V=11, D=8, layers=2, tied=True) -> Task:
+@functools.cache
+def small_transformer(seed=0, T=4, B=6, L=5, V=11, D=8, layers=2, tied=True) -> Task:
     """Causal attention, GELU, a norm with a scale, and (if tied) one matrix used at both ends."""
-    keys = iter(jax.random.split(key, 20))
+    keys = iter(jax.random.split(jax.random.key(seed), 20))
 
     def normal(*shape):
         return 0.3 * jax.random.normal(next(keys), shape, jnp.float64)
@@ -67,9 +72,10 @@ def small_transformer(key, T=4, B=6, L=5, V=11, D=8, layers=2, tied=True) -> Tas
     return Task(loss, metric, params, {"tokens": tokens, "mask": mask})
 
 
-def regression(key, T=5, B=4) -> Task:
+@functools.cache
+def regression(seed=0, T=5, B=4) -> Task:
     """A two-layer network in a list and a tuple, with one matrix used in both layers."""
-    a, b, c, d = jax.random.split(key, 4)
+    a, b, c, d = jax.random.split(jax.random.key(seed), 4)
     params = [0.5 * jax.random.normal(a, (6, 6)), (0.5 * jax.random.normal(b, (6,)), jnp.ones(()))]
     batches = {"x": jax.random.normal(c, (T, B, 6)), "y": jax.random.normal(d, (T, B))}
 
@@ -86,27 +92,34 @@ def regression(key, T=5, B=4) -> Task:
 
 def unrolled(task: Task, optimizer):
     """w -> (metric, params): the whole training as one differentiable function of the weights."""
+    return functools.partial(_train, task.loss, task.metric, optimizer, task.params, task.batches)
 
-    def run(w):
-        def step(carry, x):
-            params, state = carry
-            batch, row = x
-            g = jax.grad(lambda p: jnp.mean(row * task.loss(p, batch)))(params)
-            updates, state = optimizer.update(g, state, params)
-            return (optax.apply_updates(params, updates), state), None
 
-        start = (task.params, optimizer.init(task.params))
-        (params, _), _ = jax.lax.scan(step, start, (task.batches, w))
-        return task.metric(params, task.params), params
+def _train(loss, metric, optimizer, initial, batches, w):
+    def step(carry, x):
+        params, state = carry
+        batch, row = x
+        g = jax.grad(lambda p: jnp.mean(row * loss(p, batch)))(params)
+        updates, state = optimizer.update(g, state, params)
+        return (optax.apply_updates(params, updates), state), None
 
-    return run
+    start = (initial, optimizer.init(initial))
+    (params, _), _ = jax.lax.scan(step, start, (batches, w))
+    return metric(params, initial), params
 
 
 def reference(task: Task, optimizer, weights):
     """(d metric / d weights, metric, params) by jax.grad through the whole training."""
-    run = unrolled(task, optimizer)
-    (value, params), grad = jax.jit(jax.value_and_grad(run, has_aux=True))(weights)
+    (value, params), grad = _differentiated(task.loss, task.metric, optimizer)(
+        task.params, task.batches, weights
+    )
     return grad, value, params
+
+
+@functools.cache
+def _differentiated(loss, metric, optimizer):
+    train = functools.partial(_train, loss, metric, optimizer)
+    return jax.jit(jax.value_and_grad(train, argnums=2, has_aux=True))
 
 
 def relative_error(a, b) -> float:

@@ -31,7 +31,7 @@ def lay_out(task, data: int, model: int):
 
 def main() -> None:
     assert len(jax.devices()) == 4
-    task = regression(jax.random.key(0), T=4, B=4)
+    task = regression(T=4, B=4)
     optimizer = optax.adamw(2e-2, eps_root=1e-9)
     w = jax.random.uniform(jax.random.key(1), (4, 4), jnp.float64, 0.2, 1.8)
     grad, value, _ = reference(task, optimizer, w)

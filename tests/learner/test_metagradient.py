@@ -1,5 +1,7 @@
 """Exactness: equal to jax.grad through the whole training, for odd models and optimizers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,6 @@ from learner_tasks import Task, reference, regression, relative_error, small_tra
 from dpg.learner import LearnerError, NotFiniteError, explain, metagradient, schedule, train
 
 EXACT = 1e-9
-KEY = jax.random.key(0)
 
 
 def weights_like(batches, key=1):
@@ -47,9 +48,14 @@ OPTIMIZERS = {
 }
 
 
+@functools.cache
+def optimizer_of(name):
+    return OPTIMIZERS[name]()
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_equals_jax_grad(name):
-    task, optimizer = regression(KEY), OPTIMIZERS[name]()
+    task, optimizer = regression(), optimizer_of(name)
     w = weights_like(task.batches)
     grad, value, params = reference(task, optimizer, w)
     result = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
@@ -63,7 +69,7 @@ def test_every_optimizer_equals_jax_grad(name):
 
 @pytest.mark.parametrize(("tied", "optimizer"), [(True, "adamw"), (False, "sgd")])
 def test_transformers_tied_and_untied_equal_jax_grad(tied, optimizer):
-    task, optimizer = small_transformer(KEY, tied=tied), OPTIMIZERS[optimizer]()
+    task, optimizer = small_transformer(tied=tied), optimizer_of(optimizer)
     w = weights_like(task.batches)
     grad, value, _ = reference(task, optimizer, w)
     result = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
@@ -72,7 +78,7 @@ def test_transformers_tied_and_untied_equal_jax_grad(tied, optimizer):
 
 
 def test_agrees_with_central_differences():
-    task, optimizer = regression(KEY, T=3), OPTIMIZERS["adamw"]()
+    task, optimizer = regression(T=3), optimizer_of("adamw")
     w = weights_like(task.batches)
     result = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
     run = jax.jit(lambda w: unrolled(task, optimizer)(w)[0])
@@ -88,7 +94,7 @@ def test_agrees_with_central_differences():
 
 
 def test_default_weights_are_ones():
-    task, optimizer = regression(KEY), OPTIMIZERS["adamw"]()
+    task, optimizer = regression(), optimizer_of("adamw")
     ones = jnp.ones(task.batches["y"].shape)
     a = metagradient(*task[:2], task.params, task.batches, optimizer)
     b = metagradient(*task[:2], task.params, task.batches, optimizer, weights=ones)
@@ -97,7 +103,7 @@ def test_default_weights_are_ones():
 
 @pytest.mark.parametrize("microbatch", [1, 4, 6, 100])
 def test_microbatch_changes_nothing(microbatch):
-    task, optimizer = regression(KEY, B=6), OPTIMIZERS["adamw"]()
+    task, optimizer = regression(B=6), optimizer_of("adamw")
     w = weights_like(task.batches)
     whole = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
     cut = metagradient(
@@ -109,7 +115,7 @@ def test_microbatch_changes_nothing(microbatch):
 
 
 def test_params_are_those_of_plain_training_bit_for_bit():
-    task, optimizer = regression(KEY), OPTIMIZERS["adamw"]()
+    task, optimizer = regression(), optimizer_of("adamw")
     w = weights_like(task.batches)
     result = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
     plain = train(task.loss, task.params, task.batches, optimizer, weights=w)
@@ -125,7 +131,7 @@ def test_params_are_those_of_plain_training_bit_for_bit():
 
 @pytest.mark.parametrize("make", [regression, small_transformer])
 def test_one_step(make):
-    task, optimizer = make(KEY, T=1), OPTIMIZERS["adamw"]()
+    task, optimizer = make(T=1), optimizer_of("adamw")
     w = weights_like(task.batches)
     grad, _, _ = reference(task, optimizer, w)
     plain = train(task.loss, task.params, task.batches, optimizer, weights=w)
@@ -139,7 +145,7 @@ def test_one_step(make):
 
 
 def test_losses_are_weighted_means_before_the_update():
-    task, optimizer = regression(KEY), OPTIMIZERS["sgd"]()
+    task, optimizer = regression(), optimizer_of("sgd")
     w = weights_like(task.batches)
     result = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
     first = task.loss(task.params, jax.tree.map(lambda x: x[0], task.batches))
@@ -150,7 +156,7 @@ def test_losses_are_weighted_means_before_the_update():
 
 
 def test_a_zero_weight_removes_an_example_yet_has_a_metagradient():
-    task, optimizer = regression(KEY), OPTIMIZERS["adamw"]()
+    task, optimizer = regression(), optimizer_of("adamw")
     w = weights_like(task.batches).at[1, 2].set(0.0)
     grad, _, _ = reference(task, optimizer, w)
     result = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
@@ -208,7 +214,7 @@ def budgets(task, optimizer):
 
 @pytest.mark.parametrize("host_memory", [False, True])
 def test_every_budget_gives_the_same_numbers(host_memory):
-    task, optimizer = regression(KEY, T=9), OPTIMIZERS["adamw"]()
+    task, optimizer = regression(T=9), optimizer_of("adamw")
     w = weights_like(task.batches)
     free = metagradient(*task[:2], task.params, task.batches, optimizer, weights=w)
     for memory in budgets(task, optimizer):
@@ -225,7 +231,7 @@ def test_every_budget_gives_the_same_numbers(host_memory):
 
 
 def test_schedules_of_ones_own():
-    task, optimizer = regression(KEY, T=9), OPTIMIZERS["momentum"]()
+    task, optimizer = regression(T=9), optimizer_of("momentum")
     free = metagradient(*task[:2], task.params, task.batches, optimizer)
     for own in (schedule.binomial(9, 3), schedule.kary(9, 3)):
         result = metagradient(*task[:2], task.params, task.batches, optimizer, schedule=own)
@@ -234,7 +240,7 @@ def test_schedules_of_ones_own():
 
 
 def test_the_callers_parameters_survive_every_budget():
-    task, optimizer = regression(KEY, T=4), OPTIMIZERS["adamw"]()
+    task, optimizer = regression(T=4), optimizer_of("adamw")
     before = jax.tree.map(np.array, task.params)
     for memory in [None, *budgets(task, optimizer)]:
         metagradient(*task[:2], task.params, task.batches, optimizer, memory=memory)
@@ -246,8 +252,8 @@ def test_random_shapes_budgets_and_microbatches():
     rng = np.random.default_rng(0)
     for trial in range(4):
         T, B = int(rng.integers(1, 7)), int(rng.integers(1, 6))
-        task, name = regression(jax.random.key(trial), T, B), rng.choice(["adamw", "momentum"])
-        optimizer, w = OPTIMIZERS[name](), weights_like(task.batches, trial)
+        task, name = regression(trial, T, B), rng.choice(["adamw", "momentum"])
+        optimizer, w = optimizer_of(name), weights_like(task.batches, trial)
         grad, value, _ = reference(task, optimizer, w)
         least, *_, most = budgets(task, optimizer)
         result = metagradient(
@@ -269,7 +275,7 @@ def test_a_budget_below_one_state():
 
 
 def test_the_plan_in_words():
-    task, optimizer = regression(KEY), OPTIMIZERS["adamw"]()
+    task, optimizer = regression(), optimizer_of("adamw")
     least = budgets(task, optimizer)[0]
     text = explain(task.loss, task.params, task.batches, optimizer, memory=least)
     assert "keeps at most 1 states and 0 gradients" in text
@@ -280,7 +286,7 @@ def test_the_plan_in_words():
 
 
 def bad(message, **changes):
-    task = regression(KEY)
+    task = regression()
     given = dict(zip(("per_example_loss", "metric", "params", "batches"), task, strict=True))
     given["optimizer"] = optax.sgd(0.1)
     with pytest.raises(LearnerError, match=message) as raised:
@@ -341,7 +347,7 @@ def test_microbatch_below_one():
 
 
 def test_a_loss_that_is_not_finite_names_step_and_examples():
-    task = regression(KEY)
+    task = regression()
     batches = task.batches | {"y": task.batches["y"].at[2, 1].set(jnp.nan).at[2, 3].set(jnp.inf)}
     for call in (
         lambda: metagradient(task.loss, task.metric, task.params, batches, optax.sgd(0.1)),
@@ -355,7 +361,7 @@ def test_a_loss_that_is_not_finite_names_step_and_examples():
 
 
 def test_a_metric_that_is_not_finite():
-    task = regression(KEY)
+    task = regression()
     with pytest.raises(NotFiniteError, match="the metric is nan after 5 steps"):
         metagradient(
             task.loss, lambda p, i: jnp.log(-jnp.sum(p[0] ** 2)), *task[2:], optax.sgd(0.1)

@@ -9,7 +9,7 @@ from dpg.learner import LearnerError, metasmoothness
 
 
 def test_a_gentle_training_is_smooth_and_its_slope_is_the_predicted_one():
-    task = regression(jax.random.key(0), T=3)
+    task = regression(T=3)
     found = metasmoothness(*task, optax.sgd(0.01), step=1e-3)
     assert found.agreement > 0.99
     assert found.slope == pytest.approx(found.predicted, rel=1e-3)
@@ -49,7 +49,7 @@ def test_a_quadratic_by_hand():
 
 
 def test_bad_input():
-    task = regression(jax.random.key(0), T=2)
+    task = regression(T=2)
     with pytest.raises(LearnerError, match="step = 0"):
         metasmoothness(*task, optax.sgd(0.01), step=0)
     with pytest.raises(LearnerError, match=r"direction has shape \(2,\); asked is \[2, 4\]"):
