@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dpg import artifacts
+from dpg import artifacts, webpage
 from dpg.claims.verdicts import FAILS, HOLDS, UNTESTED, Verdict
 
 _MARKDOWN = """\
@@ -35,30 +35,18 @@ _MARKDOWN = """\
 """
 
 _HTML = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>The paper's claims at scale {{ scale }}</title>
-<style>
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em }
-table { border-collapse: collapse } td, th { padding: .35em .8em .35em 0; text-align: left;
-vertical-align: top; border-bottom: 1px solid #ddd } ul { margin: .3em 0; padding-left: 1.2em }
-.v { white-space: nowrap; font-weight: 600 } .holds { color: #00694e } .fails { color: #a04400 }
-.untested { color: #6e6e6e } small { color: #555 } summary { cursor: pointer }
-</style>
-<h1>The paper's claims at scale {{ scale }}</h1>
+<h1>{{ title }}</h1>
 <p>{{ summary }}</p>
 <table>
 <tr><th>Claim<th>Place<th>Verdict and numbers</tr>
 {% for v in verdicts -%}
 <tr id="{{ v.claim.name }}"><td>{{ v.claim.words }}<td>{{ v.claim.place }}
-<td><span class="v {{ marks[v.verdict] }}">{{ v.verdict }}</span>
+<td><span class="verdict {{ marks[v.verdict] }}">{{ v.verdict }}</span>
 <details><summary>{{ v.line }}</summary><small>{{ v.claim.method }}</small>
 <ul>{% for c in v.conditions %}<li>{{ c.words() }}{% if c.relation %}: {{ c.state }}{% endif %}\
 {% endfor %}</ul></details></tr>
 {% endfor -%}
 </table>
-</html>
 """
 
 _MARKS = {HOLDS: "holds", FAILS: "fails", UNTESTED: "untested"}
@@ -75,8 +63,6 @@ def write(verdicts: Sequence[Verdict], out_dir: str | Path, *, scale: str, seeds
     Returns:
         The three paths.
     """
-    import jinja2
-
     known = {"scale": scale, "summary": summary(verdicts, seeds), "verdicts": verdicts}
     out = Path(out_dir)
     record: dict[str, Any] = {
@@ -85,12 +71,22 @@ def write(verdicts: Sequence[Verdict], out_dir: str | Path, *, scale: str, seeds
         "claims": [verdict.record() for verdict in verdicts],
     }
     artifacts.write_json(out / "claims.json", record)
-    for name, template, escape in (("claims.md", _MARKDOWN, False), ("claims.html", _HTML, True)):
-        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=escape)
-        with artifacts.atomic_path(out / name) as partial:
-            text = environment.from_string(template).render(**known, marks=_MARKS)
-            partial.write_text(text, encoding="utf-8")
+    title = f"The paper's claims at scale {scale}"
+    _write(out / "claims.html", webpage.render(_HTML, title=title, marks=_MARKS, **known))
+    _write(out / "claims.md", _markdown(**known))
     return [out / f"claims.{kind}" for kind in ("json", "md", "html")]
+
+
+def _markdown(**values: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    return environment.from_string(_MARKDOWN).render(**values)
+
+
+def _write(path: Path, text: str) -> None:
+    with artifacts.atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def summary(verdicts: Sequence[Verdict], seeds: Sequence[int]) -> str:

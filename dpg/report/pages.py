@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpg import artifacts
+from dpg import artifacts, webpage
 from dpg.config import Study
 from dpg.errors import DpgError
 from dpg.figures.generations import visible
@@ -22,21 +22,7 @@ PROMPTS = 3
 # Numbers of a validation that `runs.csv` lists, where an experiment has them.
 _MEASURES = ("metric", "norm_difference", "pixels_right", "scans", "exact", "soft")
 
-_STYLE = """\
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 68em; padding: 0 1em }
-table { border-collapse: collapse; margin: .6em 0 1.6em } td, th { padding: .3em .9em .3em 0;
-text-align: left; vertical-align: top; border-bottom: 1px solid #ddd } th { white-space: nowrap }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-blockquote { margin: .4em 0; color: #555 } pre { background: #f6f6f6; padding: 1em; overflow: auto }
-small { color: #555 } h2 { margin-top: 2em }
-"""
-
 _GENERATIONS = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>Generations at scale {{ scale }}</title>
-<style>{{ style }}</style>
 <h1>Generations side by side</h1>
 <p>What each generator answers to the first {{ prompts }} validation articles at its last
 validation, as sampled; seed {{ seed }}. No generator was trained on these articles.</p>
@@ -50,15 +36,9 @@ validation, as sampled; seed {{ seed }}. No generator was trained on these artic
 {% endfor -%}
 </table>
 {% endfor %}{% endfor %}
-</html>
 """
 
 _PROVENANCE = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>Provenance of the results at scale {{ scale }}</title>
-<style>{{ style }}</style>
 <h1>Where these results come from</h1>
 <table>
 {% for name, value in facts.items() -%}
@@ -79,7 +59,6 @@ of its last job where the workflow measured them.</p>
 <p>The scale's file, over the paper's experiments in <code>config/experiments.yaml</code>.
 <code>dpg config show</code> prints every resolved value beside its source.</p>
 <pre>{{ config }}</pre>
-</html>
 """
 
 
@@ -207,7 +186,8 @@ def generations_page(runs: Sequence[Run], scale: str) -> str:
         if run.seed == seed:
             experiments.setdefault(run.experiment, []).append(run)
     blocks = {name: _blocks(members) for name, members in experiments.items()}
-    return _render(_GENERATIONS, scale=scale, seed=seed, prompts=PROMPTS, experiments=blocks)
+    title = f"Generations at scale {scale}"
+    return webpage.render(_GENERATIONS, title=title, seed=seed, prompts=PROMPTS, experiments=blocks)
 
 
 def _blocks(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int, str]]]]:
@@ -242,9 +222,9 @@ def provenance_page(study: Study, runs: Sequence[Run], table: pd.DataFrame) -> s
     if "cpu_seconds" in table:
         facts["CPU time of the runs together"] = duration(table["cpu_seconds"].sum())
     cells = table.drop(columns="config_sha256")
-    return _render(
+    return webpage.render(
         _PROVENANCE,
-        scale=study.scale.scale,
+        title=f"Provenance of the results at scale {study.scale.scale}",
         facts=facts,
         columns=list(cells),
         rows=[[_cell(value) for value in row] for row in cells.itertuples(index=False)],
@@ -262,10 +242,3 @@ def _cell(value: Any) -> dict[str, Any]:
     if isinstance(value, float):
         return {"number": True, "text": "" if pd.isna(value) else f"{value:.6g}"}
     return {"number": isinstance(value, int), "text": "" if value is None else str(value)}
-
-
-def _render(template: str, **values: Any) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True)
-    return environment.from_string(template).render(style=_STYLE, **values)

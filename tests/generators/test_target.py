@@ -58,9 +58,13 @@ def test_layers_computed_again_give_the_same_rewards(build, batches, plain):
     same(rewards(goal, batches), plain)
 
 
-def test_a_microbatch_is_chosen_from_the_memory_that_is_there(build, batches, plain, monkeypatch):
+@pytest.mark.slow
+def test_all_examples_are_taken_at_a_time_where_they_fit(build, monkeypatch):
     monkeypatch.setattr(memory, "device_bytes", lambda: 10**12)
     assert build(microbatch="auto").settings.microbatch == 8
+
+
+def test_a_microbatch_is_chosen_from_the_memory_that_is_there(build, batches, plain, monkeypatch):
     asked = []
 
     def step_bytes(*arguments, steps, microbatch):

@@ -27,11 +27,12 @@ def test_a_line_a_run_with_its_last_validation_and_cost(finished, built):
     assert "pixels_right" not in table
 
 
-def test_generations_stand_beside_each_other_at_the_last_step(built):
+def test_generations_stand_beside_each_other_at_the_last_step(finished, built):
     text = (built / "generations.html").read_text()
     assert text.count("<table>") == 2 * pages.PROMPTS
     assert "Prompt &lt;0&gt;" in text
-    assert "<th>Naive<br><small>step 24</small><td>naive &amp; step 24, row 0</tr>" in text
+    last = f"step {finished.study.run('lambada-es', 'naive', 0).generator.grpo_steps}"
+    assert f"<th>Naive<br><small>{last}</small><td>naive &amp; {last}, row 0</tr>" in text
     assert "<th>untrained<br><small>step 0</small><td>adam &amp; step 0, row 2</tr>" in text
     assert f"row {pages.PROMPTS}" not in text
 
