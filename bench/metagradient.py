@@ -48,6 +48,7 @@ TORCH_METHODS = {
     "bergson": "bergson's MAGIC, some states on disk, the tied head written out",
 }
 METHODS = JAX_METHODS | TORCH_METHODS
+IN_PIECES = ("dpg", "dpg-budget", "kary")  # those that can take some examples at a time
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,11 @@ def main() -> None:
     parser.add_argument(
         "--budgets", type=float, nargs="+", help="bytes; default: a sweep at T = 32"
     )
-    parser.add_argument("--microbatch", type=int, default=0)
+    parser.add_argument(
+        "--microbatch", type=int, default=0,
+        help="examples at a time, in plain training too; methods that know no such thing are left "
+        "out (default: whole batches)",
+    )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="fewer are made of long ones")
     parser.add_argument("--out", type=Path, help="folder for metagradient.{json,md,png}")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -133,13 +138,15 @@ def task_of(row: dict) -> tuple:
 def place(row: dict) -> tuple:
     """Where a row stands in the table."""
     model, method = [*jax_methods.SIZES].index(row["model"]), [*METHODS].index(row["method"])
-    return model, row["batch"], row["steps"], method, row["budget"]
+    return model, row["batch"], row["steps"], method, row["budget"], row["microbatch"]
 
 
 def tasks(args: argparse.Namespace) -> list[Task]:
     """What to measure, in the order of the table."""
     steps = [1, 8] if args.quick else args.steps
     chosen = args.methods or [m for m in METHODS if m != "kary" and installed(m)]
+    if args.microbatch:
+        chosen = [m for m in chosen if m in IN_PIECES]
     sizes = {"batch": args.batch, "length": args.length, "microbatch": args.microbatch}
     found = []
     for model, T, method in itertools.product(args.models, steps, chosen):
@@ -226,6 +233,7 @@ def machine() -> dict:
 
 def line(row: dict) -> str:
     name = f"{row['method']:16}" + (f" {row['budget'] / 1e6:.0f} MB" if row["budget"] else "")
+    name += f" by {row['microbatch']}" if row["microbatch"] else ""
     head = f"{row['model']:>6}  T={row['steps']:<3} {name:26}"
     if "error" in row:
         return f"{head} {row['error']}"
@@ -255,6 +263,7 @@ def table(content: dict) -> str:
         name = METHODS[row["method"]]
         name += f", {row['budget'] / 1e6:,.0f} MB" if row["budget"] else ""
         name += ", one state" if row["method"] == "dpg-budget" and not row["budget"] else ""
+        name += f", {row['microbatch']} examples at a time" if row["microbatch"] else ""
         start = f"| {row['model']} | {row['batch']} x {row['length']} | {row['steps']} | {name} |"
         if "error" in row:
             lines.append(f"{start} {row['error']} | | | | | | |")
@@ -276,7 +285,8 @@ def draw(content: dict, path: Path) -> None:
     swept_model = max(models, key=models.count)
     rows = [r for r in content["rows"] if r["model"] == swept_model and "error" not in r]
     swept = {r["steps"] for r in rows if r["method"] == "dpg"}
-    shown = [r for r in rows if r["steps"] in swept and not r["budget"] and r["method"] != "kary"]
+    shown = [r for r in rows if r["steps"] in swept and r["method"] != "kary"]
+    shown = [r for r in shown if not (r["budget"] or r["microbatch"])]
     figure = style.new_figure(style.PAGE, 2.8)
     left, right = figure.subplots(1, 2)
     colors = [style.BLUE, style.SKY, style.VERMILLION, style.ORANGE, style.PURPLE, style.GREEN,

@@ -163,6 +163,9 @@ class GeneratorSettings(Settings):
     remat: bool | None = Field(
         None, description="compute each layer again in the backward pass instead of keeping it"
     )
+    devices: PositiveInt | None = Field(
+        None, description="of this machine that the generator is spread over; null = one"
+    )
 
     def rate(self, step: int) -> float:
         """The share of the learning rate at a GRPO step, from 0: in (0, 1]."""

@@ -1,5 +1,8 @@
 """The generator in JAX: samples rollouts and takes GRPO updates on one machine.
 
+On several devices (`generator.devices`) the parameters and the optimizer's moments lie in parts;
+each device samples, and takes the gradient of, its own share of the rollouts.
+
 A `JaxGenerator` knows neither rewards nor metrics. Both of its methods are one compiled program
 each, found again at every step: shapes are those of the run's settings, and change only where
 `generator.prompt_multiple` lets prompts be shorter, to one of a few lengths.
@@ -25,6 +28,7 @@ from dpg.config import GeneratorSettings
 from dpg.errors import DpgError
 from dpg.generators import memory
 from dpg.generators.grpo import PolicyLoss, policy_loss
+from dpg.learner import devices
 from dpg.learner.footprint import program_bytes
 from dpg.models import LanguageModel, decode, prefix
 from dpg.models.decode import Rollouts, generate
@@ -82,8 +86,8 @@ class JaxGenerator:
     ):
         self.model, self.eos_id = model, eos_id
         self.optimizer = _optimizer(settings)
-        self.params = params
-        self.state = self.optimizer.init(params)
+        self.params = _in_parts(settings, params)
+        self.state = _in_parts(settings, self.optimizer.init(self.params))
         if settings.update_microbatch == "auto":
             chosen = _chosen_microbatch(model, settings, self.optimizer, params, self.state)
             settings = settings.model_copy(update={"update_microbatch": chosen})
@@ -104,10 +108,15 @@ class JaxGenerator:
         Prompts int32 [U, P] are padded on the left, mask is bool [U, P].
         """
         prompts, mask = self._shortened(prompts, mask)
-        half = _is_half(self.settings)
+        params = _to_half(self.params) if _is_half(self.settings) else self.params
+        options = {}
+        if self.settings.devices is not None:
+            mesh = devices.mesh_of(self.settings.devices)
+            params = devices.together(mesh, params)
+            options = {"place": functools.partial(devices.shares, mesh)}
         rollouts = generate(
             self.model,
-            _to_half(self.params) if half else self.params,
+            params,
             prompts,
             mask,
             key,
@@ -117,6 +126,7 @@ class JaxGenerator:
             min_tokens=MIN_TOKENS,
             group_size=group_size,
             batch_size=self._rollout_batch(*prompts.shape, group_size),
+            **options,
         )
         return jax.tree.map(np.asarray, rollouts)
 
@@ -135,8 +145,12 @@ class JaxGenerator:
             return self.settings.rollout_batch
         key = prompts, length, group_size
         if key not in self._rollout_batches:
-            self._rollout_batches[key] = group_size * _chosen_prompts(
-                self.model, self.settings, self.params, *key
+            count = self.settings.devices or 1
+            share = -(-prompts // count)
+            self._rollout_batches[key] = (
+                group_size
+                * count
+                * _chosen_prompts(self.model, self.settings, self.params, share, length, group_size)
             )
         return self._rollout_batches[key]
 
@@ -197,7 +211,8 @@ class JaxGenerator:
                     "another model; delete the run's `progress` folder to start anew"
                 )
             leaves.append(jnp.asarray(arrays[name], leaf.dtype))
-        self.params, self.state = jax.tree.unflatten(jax.tree.structure(self._tree()), leaves)
+        tree = jax.tree.unflatten(jax.tree.structure(self._tree()), leaves)
+        self.params, self.state = _in_parts(self.settings, tree)
 
     def _tree(self) -> tuple[Any, Any]:
         return self.params, self.state
@@ -259,7 +274,7 @@ def _update(
         # An update of AdamW, its weight decay too, is proportional to the learning rate.
         updates = jax.tree.map(lambda update: rate * update, updates)
         log = UpdateLog(*loss, optax.tree.norm(gradient))
-        return (optax.apply_updates(params, updates), state), log
+        return _in_parts(settings, (optax.apply_updates(params, updates), state)), log
 
     def epoch(carry, _):
         return jax.lax.scan(mini_batch, carry, batches)
@@ -278,13 +293,9 @@ def _rescored(
     """
     size = batches.tokens.shape[1]
 
-    def score(part: _Batch) -> jax.Array:
-        return response_logprobs(
-            model, params, part.prompts, part.prompt_mask, part.tokens, settings.temperature
-        )
-
     def mini_batch(batch: _Batch) -> jax.Array:
         parts = _cut(batch, size // _microbatch(settings, size))
+        score = functools.partial(_logprobs, model, settings, params)
         return jax.lax.map(score, parts).reshape(batch.tokens.shape)
 
     logprobs = jnp.where(batches.mask, jax.lax.map(mini_batch, batches), 0)
@@ -313,9 +324,7 @@ def _gradient(
         model = replace(model, remat=True)
 
     def loss(params, part):
-        logprobs = response_logprobs(
-            model, params, part.prompts, part.prompt_mask, part.tokens, settings.temperature
-        )
+        logprobs = _logprobs(model, settings, params, part)
         value = policy_loss(
             logprobs,
             part.old_logprobs,
@@ -338,6 +347,26 @@ def _gradient(
 
     zero = jax.tree.map(jnp.zeros_like, params), PolicyLoss(*jnp.zeros(3))
     return jax.lax.scan(add, zero, parts)[0]
+
+
+def _logprobs(
+    model: LanguageModel, settings: GeneratorSettings, params: Any, part: _Batch
+) -> jax.Array:
+    """`response_logprobs` of a part of a batch, on as many devices as the settings ask for."""
+
+    def function(params: Any, given: tuple) -> jax.Array:
+        return response_logprobs(model, params, *given, settings.temperature)
+
+    given = part.prompts, part.prompt_mask, part.tokens
+    if settings.devices is None:
+        return function(params, given)
+    return devices.divided(devices.mesh_of(settings.devices), function, params, given)
+
+
+def _in_parts(settings: GeneratorSettings, tree: Any) -> Any:
+    if settings.devices is None:
+        return tree
+    return devices.in_parts(devices.mesh_of(settings.devices), tree)
 
 
 def response_logprobs(
@@ -417,7 +446,7 @@ def _chosen_prompts(
 
     sizes = [2**k for k in range(prompts.bit_length()) if 2**k < prompts] + [prompts]
     # The policy in float32 and its optimizer's two moments stay on the device meanwhile.
-    resident = 3 * sum(x.nbytes for x in jax.tree.leaves(params))
+    resident = 3 * sum(x.nbytes for x in jax.tree.leaves(params)) // (settings.devices or 1)
     return memory.largest(
         sizes,
         bytes_of,

@@ -1,12 +1,14 @@
 """One training spread over the devices of a machine: states in parts, examples divided.
 
-Every array of the parameters is cut along one axis, and so are the states and gradients that the
-learner keeps, which are most of its memory: n devices hold n times as many. A step puts the
-parameters together, on every device, for as long as it lasts; each device computes on its own part
-of the examples. XLA finds the communication from where the arrays shall lie, so that the learner's
-functions stay as they are, and the numbers, but for the order of sums.
+For the target's training and for the generator's. Every array of the parameters is cut along one
+axis, and so are the states and gradients that are kept, which are most of the memory: n devices
+hold n times as many. A step puts the parameters together, on every device, for as long as it lasts;
+each device computes on its own part of the examples. XLA finds the communication from where the
+arrays shall lie, so that the functions stay as they are, and the numbers, but for the order of
+sums.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +23,22 @@ Tree = Any
 Loss = Callable[[Tree, Tree], jax.Array]
 
 _AXIS = "devices"
+
+
+@functools.cache
+def mesh_of(count: int) -> Mesh:
+    """So many devices of this process in a row.
+
+    Raises:
+        LearnerError: it has fewer.
+    """
+    devices = jax.local_devices()
+    if len(devices) < count:
+        raise LearnerError(
+            f"{count} devices are asked for, and JAX sees {len(devices)} ({devices[0].platform}): "
+            "ask for fewer, or see why the others are not there"
+        )
+    return Mesh(np.array(devices[:count]), (_AXIS,))
 
 
 def spread(params: Tree, loss: Loss, count: int) -> tuple[Tree, Loss]:
@@ -39,33 +57,47 @@ def spread(params: Tree, loss: Loss, count: int) -> tuple[Tree, Loss]:
     Raises:
         LearnerError: this process has fewer devices.
     """
-    devices = jax.local_devices()
-    if len(devices) < count:
-        raise LearnerError(
-            f"{count} devices are asked for, and JAX sees {len(devices)} ({devices[0].platform}): "
-            "ask for fewer, or see why the others are not there"
-        )
-    mesh = Mesh(np.array(devices[:count]), (_AXIS,))
-    parts = jax.tree.map(lambda x: jax.device_put(x, _in_parts(mesh, x.shape)), params)
-    return parts, jax.tree_util.Partial(_divided, mesh, loss)
+    mesh = mesh_of(count)
+    return in_parts(mesh, params), jax.tree_util.Partial(divided, mesh, loss)
 
 
-def _in_parts(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    fitting = [axis for axis, size in enumerate(shape) if size and size % mesh.size == 0]
-    if not fitting:
-        return NamedSharding(mesh, P())
-    longest = max(fitting, key=lambda axis: shape[axis])
-    return NamedSharding(mesh, P(*[None] * longest, _AXIS))
+def in_parts(mesh: Mesh, tree: Tree) -> Tree:
+    """Arrays cut along their longest axis that the devices divide, whole where there is none."""
+    return jax.tree.map(lambda x: _place(x, mesh, _longest(mesh, np.shape(x))), tree)
 
 
-def _divided(mesh: Mesh, loss: Loss, params: Tree, batch: Tree) -> jax.Array:
-    """The loss [B] of whole parameters, each device's share of the examples computed there."""
+def together(mesh: Mesh, tree: Tree) -> Tree:
+    """Arrays whole on every device."""
+    return jax.tree.map(lambda x: _place(x, mesh, P()), tree)
 
-    def place(x: Any, spec: P) -> jax.Array:
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+def shares(mesh: Mesh, tree: Tree) -> Tree:
+    """Arrays divided along their first axis, whole where the devices do not divide it."""
 
     def share(x: Any) -> jax.Array:
-        return place(x, P(_AXIS) if x.shape[0] % mesh.size == 0 else P())
+        return _place(x, mesh, P(_AXIS) if np.shape(x)[0] % mesh.size == 0 else P())
 
-    whole = jax.tree.map(lambda x: place(x, P()), params)
-    return share(loss(whole, jax.tree.map(share, batch)))
+    return jax.tree.map(share, tree)
+
+
+def divided(mesh: Mesh, function: Loss, params: Tree, batch: Tree) -> jax.Array:
+    """`function(params, batch)` [B, ...] of whole parameters, each device's share computed there.
+
+    A row of the result must not depend on the batch's other rows.
+    """
+    return shares(mesh, function(together(mesh, params), shares(mesh, batch)))
+
+
+def _place(x: Any, mesh: Mesh, spec: P) -> jax.Array:
+    where = NamedSharding(mesh, spec)
+    if isinstance(x, jax.core.Tracer):
+        return jax.lax.with_sharding_constraint(x, where)
+    return jax.device_put(x, where)
+
+
+def _longest(mesh: Mesh, shape: tuple[int, ...]) -> P:
+    fitting = [axis for axis, size in enumerate(shape) if size and size % mesh.size == 0]
+    if not fitting:
+        return P()
+    longest = max(fitting, key=lambda axis: shape[axis])
+    return P(*[None] * longest, _AXIS)

@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from dpg.errors import DpgError
 from dpg.models import prefix
 from dpg.models.layers import Array, wide
 from dpg.models.model import LanguageModel, head
+
+Place = Callable[[Any], Any]
 
 
 class Rollouts(NamedTuple):
@@ -44,6 +47,7 @@ def generate(
     min_tokens: int = 0,
     group_size: int = 1,
     batch_size: int | None = None,
+    place: Place = lambda arrays: arrays,
 ) -> Rollouts:
     """Sample `group_size` responses a prompt; those of a prompt stand together.
 
@@ -66,6 +70,8 @@ def generate(
         group_size: G, the responses to each prompt.
         batch_size: rows at a time, to bound the memory of the cache; all at once where None. It
             is rounded to whole prompts: down, but to no less than one.
+        place: puts a tree of arrays, one row a prompt or a response, where its rows are to be
+            computed, such as on several devices that hold the parameters.
 
     Raises:
         DpgError: prompts and responses that do not fit the context, a row without a token or not
@@ -81,16 +87,18 @@ def generate(
         # its own; `real` lets their rows end at once.
         index = np.resize(np.arange(start, min(start + size, U), dtype=np.int32), size)
         real = np.repeat(np.arange(start, start + size) < U, G)
+        rows = (index[:, None] * G + np.arange(G, dtype=np.int32)).ravel()
+        asked, asked_mask, rows, live = place((prompts[index], prompt_mask[index], rows, real))
         part = _generate(
             model,
             response_tokens,
             temperature == 0,
             params,
-            prompts[index],
-            prompt_mask[index],
+            asked,
+            asked_mask,
             key,
-            (index[:, None] * G + np.arange(G, dtype=np.int32)).ravel(),
-            real,
+            rows,
+            live,
             np.float32(temperature or 1.0),
             np.int32(-1 if eos_id is None else eos_id),
             np.int32(min_tokens),
@@ -230,7 +238,7 @@ def _generate(
 
             def attend(q, k, v, shared=shared, own=own):
                 now = tuple(
-                    jax.lax.dynamic_update_slice(cached, _by_prompt(new, U), (0, 0, slot, 0))
+                    jax.lax.dynamic_update_slice_in_dim(cached, _by_prompt(new, U), slot, 2)
                     for cached, new in zip(own, (k, v), strict=True)
                 )
                 return _attend_to_cache(q, *now, allowed, shared), now

@@ -1,10 +1,12 @@
-"""Run by test_spread.py in a process of its own: a target's rewards on one and on four devices."""
+"""Run by test_spread.py in a process of its own: one device beside four."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dpg.config import GeneratorSettings
+from dpg.generators.jax_engine import JaxGenerator
 from dpg.learner import metagradient
 from dpg.learner.devices import spread
 from dpg.metrics import pattern_metric, sixseven
@@ -30,6 +32,22 @@ SHAPES = {
 
 
 OPTIMIZER = optax.adamw(1e-3, eps_root=1e-9)
+SETTINGS = GeneratorSettings(
+    model="x",
+    learning_rate=1e-3,
+    grpo_steps=1,
+    group_size=2,
+    prompt_tokens=5,
+    response_tokens=6,
+    temperature=1.0,
+    mini_batch_prompts=8,
+    epochs=1,
+    clip=0.2,
+    dual_clip=3.0,
+    kl_coefficient=0,
+    advantage_eps=0.0,
+    schedule="constant",
+)
 METRIC = pattern_metric(sixseven(), scale=20.0, parameter="lm_head", row=0, column=0)
 
 
@@ -57,12 +75,48 @@ def check(config, size: int, **options) -> None:
     print(type(config).__name__, size, "ok", flush=True)
 
 
+def check_generator(prompts: int, **settings) -> None:
+    """Compare rollouts and an update of the policy on one device with those on four."""
+    config = SHAPES["llama"]
+    model = LanguageModel(config)
+    params = model.init(jax.random.key(0), jnp.float64)
+    params = jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, params)
+    rng = np.random.default_rng(0)
+    asked = rng.integers(0, config.vocab_size, (prompts, 5)).astype(np.int32)
+    mask = np.arange(5)[::-1] < rng.integers(1, 6, (prompts, 1))
+    outcomes = []
+    for count in (None, 4):
+        chosen = SETTINGS.model_copy(update={"devices": count, **settings})
+        generator = JaxGenerator(model, params, chosen, eos_id=7)
+        rollouts = generator.rollout(asked, mask, jax.random.key(2), 1.0, group_size=2)
+        for _ in range(2):
+            log = generator.update(asked, mask, rollouts, np.arange(2.0 * prompts) - prompts)
+        outcomes.append((generator, rollouts, log))
+    (one, sampled, expected), (four, spread_out, log) = outcomes
+    np.testing.assert_array_equal(spread_out.tokens, sampled.tokens)
+    np.testing.assert_array_equal(spread_out.mask, sampled.mask)
+    np.testing.assert_allclose(spread_out.logprobs, sampled.logprobs, rtol=1e-9)
+    np.testing.assert_allclose(log, expected, rtol=1e-7)
+    for leaf in jax.tree.leaves((four.params, four.state)):
+        if leaf.ndim > 1:
+            assert leaf.addressable_shards[0].data.size * 4 == leaf.size
+    moved = four.arrays()
+    for name, array in one.arrays().items():
+        np.testing.assert_allclose(moved[name], array, rtol=1e-6, atol=1e-9, err_msg=name)
+    four.restore(moved)
+    head = four.params["lm_head"]
+    assert head.addressable_shards[0].data.size * 4 == head.size
+    print("generator", prompts, "ok", flush=True)
+
+
 def main() -> None:
     assert len(jax.devices()) == 4
     state = 3 * 8 * 30_000  # of the GPT-2's parameters and moments, and a bit more
     check(SHAPES["gpt2"], 8, microbatch=4, memory=2 * state)
     check(SHAPES["gpt2"], 6)  # four devices do not divide it
     check(SHAPES["llama"], 8)
+    check_generator(8, update_microbatch=8)
+    check_generator(6, mini_batch_prompts=6, rollout_batch=4)  # four devices divide neither
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A target spread over four devices gives the rewards of one device."""
+"""A target, and a generator, spread over four devices give the numbers of one device."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from dpg.models import load
 
 
 @pytest.mark.slow
-def test_rewards_do_not_depend_on_the_number_of_devices():
+def test_neither_rewards_nor_rollouts_nor_updates_depend_on_the_number_of_devices():
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
     root = Path(__file__).parents[2]
@@ -29,7 +29,8 @@ def test_rewards_do_not_depend_on_the_number_of_devices():
         text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.splitlines() == ["Gpt2Config 8 ok", "Gpt2Config 6 ok", "LlamaConfig 8 ok"]
+    targets = ["Gpt2Config 8 ok", "Gpt2Config 6 ok", "LlamaConfig 8 ok"]
+    assert run.stdout.splitlines() == [*targets, "generator 8 ok", "generator 6 ok"]
 
 
 def built(world, experiment, **learner):
