@@ -1,6 +1,7 @@
 """What every test shares: one thread a process, no hub, 32-bit by default.
 
-Tests of exactness ask for 64 bits themselves.
+Tests of exactness ask for 64 bits themselves. The fast tests compile many programs and run each
+once or twice, so XLA does not optimise them.
 
 `--time-budget SECONDS` skips, and says so, each test that would start after that time.
 """
@@ -28,6 +29,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="skip the tests that would start later than this after the first was collected",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "not slow" in config.option.markexpr:
+        # Read when JAX starts, which no import of a test does.
+        os.environ.setdefault(
+            "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -16,7 +16,7 @@ EXACT = 1e-9
 
 def weights_like(batches, key=1):
     T, B = jax.tree.leaves(batches)[0].shape[:2]
-    return jax.random.uniform(jax.random.key(key), (T, B), jnp.float64, 0.2, 1.8)
+    return jnp.asarray(np.random.default_rng(key).uniform(0.2, 1.8, (T, B)))
 
 
 def labels(params):
@@ -250,7 +250,7 @@ def test_the_callers_parameters_survive_every_budget():
 
 def test_random_shapes_budgets_and_microbatches():
     rng = np.random.default_rng(0)
-    for trial in range(4):
+    for trial in range(3):
         T, B = int(rng.integers(1, 7)), int(rng.integers(1, 6))
         task, name = regression(trial, T, B), rng.choice(["adamw", "momentum"])
         optimizer, w = optimizer_of(name), weights_like(task.batches, trial)
