@@ -34,6 +34,7 @@ LAYERS = (
     "environments",
     "machine",
     "progress",
+    "webpage",
     "text",
     "models",
     "learner",
