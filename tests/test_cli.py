@@ -20,6 +20,8 @@ def called(monkeypatch, capsys):
         monkeypatch.chdir(folder)
         monkeypatch.setenv("COLUMNS", "120")
         monkeypatch.setattr(sys, "argv", ["dpg", *arguments])
+        # It would give the tests that follow in this process another cache of programs.
+        monkeypatch.setattr(cli, "_start_jax", lambda: None)
         with pytest.raises(SystemExit) as end:
             cli.main()
         return SimpleNamespace(returncode=end.value.code, **capsys.readouterr()._asdict())

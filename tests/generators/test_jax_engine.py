@@ -201,11 +201,12 @@ def test_shorter_prompts_are_read_without_the_padding_that_none_needs(case):
         generator.update(*wide, rollouts, advantages)
         return rollouts, generator.params
 
-    (padded, before), (rollouts, moved) = after(None), after(3)
-    assert shapes == [(8, 9), (8, 6)]
-    np.testing.assert_array_equal(rollouts.tokens, padded.tokens)
-    for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(before), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
+    (padded, before), *shorter = after(None), after(3), after(1)
+    assert shapes == [(8, 9), (8, 6), (8, 4)]
+    for rollouts, moved in shorter:
+        np.testing.assert_array_equal(rollouts.tokens, padded.tokens)
+        for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(before), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 def test_prompts_of_mixed_length_compile_a_few_programs(case):

@@ -250,7 +250,7 @@ def test_the_callers_parameters_survive_every_budget():
 
 def test_random_shapes_budgets_and_microbatches():
     rng = np.random.default_rng(0)
-    for trial in range(3):
+    for trial in range(4):
         T, B = int(rng.integers(1, 7)), int(rng.integers(1, 6))
         task, name = regression(trial, T, B), rng.choice(["adamw", "momentum"])
         optimizer, w = optimizer_of(name), weights_like(task.batches, trial)

@@ -109,7 +109,7 @@ def test_responses_of_a_group_are_those_to_its_prompt_repeated(either):
     model, params, prompts, mask = either
     G = 3
     repeated = run((model, params, np.repeat(prompts, G, 0), np.repeat(mask, G, 0)), eos_id=EOS)
-    for batch_size in (None, 7):  # whole prompts at a time: all, two
+    for batch_size in (None, 7, 1):  # whole prompts at a time: all, two, one
         grouped = run(either, eos_id=EOS, group_size=G, batch_size=batch_size)
         np.testing.assert_array_equal(grouped.tokens, repeated.tokens)
         np.testing.assert_array_equal(grouped.mask, repeated.mask)

@@ -83,15 +83,22 @@ def test_a_figure_is_a_target_of_its_own(tmp_path):
     assert "judge" not in counted
 
 
-def test_a_wrong_key_stops_before_any_job(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("  sixseven:", "  sixsevn:"), "no such experiment (did you mean 'sixseven'?)"),
+        (("layers: 2", "layrs: 2"), "unknown key (did you mean 'layers'?)"),
+    ],
+)
+def test_a_wrong_key_stops_before_any_job(tmp_path, change, says):
     text = (ROOT / "config" / "smoke.yaml").read_text()
-    assert "  sixseven:" in text
-    (tmp_path / "mine.yaml").write_text(text.replace("  sixseven:", "  sixsevn:"))
+    assert change[0] in text
+    (tmp_path / "mine.yaml").write_text(text.replace(*change))
     done = snakemake("--configfile", "mine.yaml", folder=tmp_path)
     assert done.returncode != 0
     message = done.stderr + done.stdout
     assert "mine.yaml" in message
-    assert "no such experiment (did you mean 'sixseven'?)" in message
+    assert says in message
     assert "Traceback" not in message
     assert not (tmp_path / "results").exists()
 
