@@ -366,7 +366,7 @@ def generate(
     study = configs.load(config)
     run = study.run(experiment, variant, seed)
     if study.scale.engine == "jax":
-        _enter_targets_environment(run)
+        _enter_targets_environment(study, run)
     _start_jax()
     from dpg.generators import verl_engine
     from dpg.generators.run import run_generator
@@ -386,7 +386,8 @@ def generate(
                 verl_engine.Files(config=config, **files),
                 out,
                 gpus=study.scale.needs.gpus,
-                environment=verl or verl_engine.ENVIRONMENT,
+                nodes=study.scale.needs.nodes,
+                environment=verl,
                 seconds=seconds,
                 progress=progress,
             )
@@ -422,8 +423,9 @@ def reward_server(
     **Example:** `dpg reward-server -c config/tiny.yaml --experiment sixseven --variant adam-T8
     --connection rewards.json`
     """
-    run = configs.load(config).run(experiment, variant, seed)
-    _enter_targets_environment(run)
+    study = configs.load(config)
+    run = study.run(experiment, variant, seed)
+    _enter_targets_environment(study, run)
     _start_jax()
     from dpg.generators.reward_service import serve_run
 
@@ -481,7 +483,7 @@ def sweep(
         raise DpgError(
             f"{experiment}/{variant}: only the rates of SGD and of the naive reward are looked for"
         )
-    _enter_targets_environment(run)
+    _enter_targets_environment(study, run)
     _start_jax()
     from dpg.generators import sweep as sweeps
     from dpg.generators.run import run_generator
@@ -595,7 +597,8 @@ def corpus_rollouts(
     """
     study, layout, settings = _downstream(config)
     if settings.corpus.engine == "vllm":
-        _enter_environment("vllm", f"{config}: downstream.corpus.engine is vllm", "jax")
+        reason = f"{config}: downstream.corpus.engine is vllm"
+        _enter_environment("vllm", study, reason, instead="jax")
     _start_jax()
     from dpg.evaluation import corpora, sources
 
@@ -912,10 +915,11 @@ def doctor(
     typer.secho("\nnothing needed is missing", fg="green")
 
 
-def _enter_targets_environment(run: configs.RunConfig) -> None:
+def _enter_targets_environment(study: configs.Study, run: configs.RunConfig) -> None:
     """Start this command again in EasyDeL's environment, where the run's target needs it."""
     if run.learner.implementation == "easydel":
-        _enter_environment("easydel", f"{run.path}: learner.implementation is easydel", "native")
+        reason = f"{run.path}: learner.implementation is easydel"
+        _enter_environment("easydel", study, reason, instead="native")
 
 
 def _inputs(
@@ -939,11 +943,12 @@ def _inputs(
     }
 
 
-def _enter_environment(name: str, reason: str, instead: str) -> None:
+def _enter_environment(name: str, study: configs.Study, reason: str, *, instead: str) -> None:
     """Start this command again in another environment, unless the package of its name is here.
 
     Args:
         name: of the environment and of its package.
+        study: whose machines have GPUs, or none.
         reason: why it is needed, for the error.
         instead: the setting that needs none.
     """
@@ -952,7 +957,8 @@ def _enter_environment(name: str, reason: str, instead: str) -> None:
     from dpg import environments
 
     try:
-        python = environments.existing_python(name)
+        named = environments.for_gpus(name, study.scale.needs.gpus)
+        python = environments.existing_python(named)
     except DpgError as error:
         raise DpgError(f"{reason}. {error}, or use {instead}") from None
     # That environment has all that the command needs but this package itself.

@@ -584,7 +584,8 @@ class DownstreamSettings(Settings):
 class Requirements(Settings):
     """What the machine must have before the first job starts."""
 
-    gpus: Annotated[int, Field(ge=0)] = 0
+    gpus: Annotated[int, Field(ge=0, description="on each machine of a generator run")] = 0
+    nodes: PositiveInt = Field(1, description="machines of a generator run; more with verl alone")
     memory_gb: PositiveFloat = 4.0
     hub: bool = False
 
@@ -622,6 +623,15 @@ class ScaleFile(Settings):
     def _trained_models_have_a_recipe(self) -> ScaleFile:
         if self.pretraining is None and any(m.source == "trained" for m in self.models.values()):
             raise ValueError("a model with source 'trained' needs the section `pretraining`")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _only_verl_takes_several_machines(self) -> ScaleFile:
+        if self.needs.nodes > 1 and self.engine != "verl":
+            raise ValueError(
+                f"needs.nodes = {self.needs.nodes}: a run takes several machines with `engine: "
+                "verl` alone"
+            )
         return self
 
 

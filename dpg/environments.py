@@ -3,7 +3,8 @@
 verl and EasyDeL pin versions that clash with the core's and with each other's, so each has a
 virtual environment of its own, `.environments/<name>`, with the packages of `envs/<name>.txt` and
 no others. A line of a lock that ends with ``# no-deps`` is installed last and without what its
-package asks for: that is for a package whose own pins are wrong for the rest of the lock.
+package asks for: for a package whose own pins are wrong for the rest of the lock, or that is built
+against what is there. Machines with GPUs have locks of their own, `envs/<name>-gpu.txt`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ _TAIL = 15  # lines of pip's output that an error shows
 
 class LockError(DpgError):
     """An environment that cannot be made, or is not what its lock says; names lock and package."""
+
+
+def for_gpus(name: str, gpus: int) -> str:
+    """The environment's name on machines with so many GPUs."""
+    return f"{name}-gpu" if gpus else name
 
 
 def path_of(name: str) -> Path:
@@ -150,7 +156,9 @@ def read_lock(lock: str | Path) -> dict[str, tuple[str, bool]]:
 
 
 def _install(python: Path, lines: list[str], lock: Path, alone: bool) -> None:
-    options = ["--quiet", "--no-compile", *(["--no-deps"] if alone else [])]
+    options = ["--quiet", "--no-compile"]
+    if alone:  # what has to be built is built against the packages that are there by now
+        options += ["--no-deps", "--no-build-isolation"]
     _pip(python, ["install", *options, *lines], f"{lock}: pip cannot install it")
 
 

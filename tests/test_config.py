@@ -189,6 +189,15 @@ def test_a_number_without_a_point_is_a_number(tmp_path):
     assert study.runs[0].learner.learning_rate == 1e-4
 
 
+def test_only_verl_takes_several_machines(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("needs: {nodes: 2}\n" + TINY)
+    with pytest.raises(ConfigError, match=r"needs\.nodes = 2.*`engine: verl` alone"):
+        config.load(path, ROOT / "config/experiments.yaml")
+    path.write_text("engine: verl\n" + path.read_text())
+    assert config.load(path, ROOT / "config/experiments.yaml").scale.needs.nodes == 2
+
+
 def test_a_missing_file_names_the_scales_there_are():
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file.*config/tiny\.yaml"):
         config.load("config/nowhere.yaml")

@@ -94,7 +94,11 @@ def layout(tmp_path):
 def locks(tmp_path):
     folder = tmp_path / "envs"
     folder.mkdir()
-    for name, package in (("core", "jax==1.0"), ("verl", "verl==0.5.0"), ("vllm", "vllm==0.8.5")):
+    for name, package in (
+        ("core", "jax==1.0"),
+        ("verl-gpu", "verl==0.5.0"),
+        ("vllm-gpu", "vllm==0.8.5"),
+    ):
         (folder / f"{name}.txt").write_text(f"# a lock\n{package}\n")
     return folder
 
@@ -166,14 +170,14 @@ def test_without_a_token_gated_models_are_not_asked_for(paper, layout, locks):
 
 def test_environments_are_compared_with_their_locks(paper, layout, locks):
     found = examine(paper, layout, locks, versions_in=None)
-    assert found["environment verl"].state == "note"
-    assert "not made yet" in found["environment verl"].found
+    assert found["environment verl-gpu"].state == "note"
+    assert "not made yet" in found["environment verl-gpu"].found
     found = examine(paper, layout, locks, versions_in={"verl": "0.7.1"})
-    assert found["environment verl"].state == "note"
-    assert "verl 0.7.1 for 0.5.0" in found["environment verl"].found
-    assert found["environment vllm"].state == "missing"
-    (locks / "verl.txt").unlink()
-    assert examine(paper, layout, locks)["environment verl"].state == "missing"
+    assert found["environment verl-gpu"].state == "note"
+    assert "verl 0.7.1 for 0.5.0" in found["environment verl-gpu"].found
+    assert found["environment vllm-gpu"].state == "missing"
+    (locks / "verl-gpu.txt").unlink()
+    assert examine(paper, layout, locks)["environment verl-gpu"].state == "missing"
 
 
 def test_targets_in_easydel_need_its_environment(tmp_path, layout, locks):

@@ -1,7 +1,9 @@
 """An environment is what its lock says, made once, and never left half-made."""
 
+import io
 import json
 import subprocess
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -27,6 +29,39 @@ def wheel(folder: Path, name: str, version: str, needs: str = "") -> None:
         file.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n")
 
 
+BACKEND = """
+import zipfile
+import plainpackage  # there only where the package is built in the environment itself
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    name = "kernel-1.0-py3-none-any.whl"
+    about = "Metadata-Version: 2.1\\nName: kernel\\nVersion: 1.0\\n"
+    tag = "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+    with zipfile.ZipFile(f"{folder}/{name}", "w") as file:
+        file.writestr("kernel.py", f"built_with = {plainpackage.version!r}\\n")
+        file.writestr("kernel-1.0.dist-info/METADATA", about)
+        file.writestr("kernel-1.0.dist-info/WHEEL", tag)
+        file.writestr("kernel-1.0.dist-info/RECORD", "")
+    return name
+"""
+
+
+def source_of_a_kernel(folder: Path) -> None:
+    """A package that is built against another, as flash-attn is against PyTorch."""
+    inside = "kernel-1.0"
+    files = {
+        "backend.py": BACKEND,
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\n'
+        'backend-path = ["."]\n',
+        "PKG-INFO": "Metadata-Version: 2.1\nName: kernel\nVersion: 1.0\n",
+    }
+    with tarfile.open(folder / f"{inside}.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"{inside}/{name}")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+
+
 @pytest.fixture
 def registry(tmp_path, monkeypatch):
     """A folder of wheels that pip sees instead of any registry."""
@@ -35,6 +70,7 @@ def registry(tmp_path, monkeypatch):
     wheel(folder, "plainpackage", "1.0")
     wheel(folder, "plainpackage", "2.0")
     wheel(folder, "stubborn", "0.5", needs="plainpackage<2")
+    source_of_a_kernel(folder)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -58,6 +94,16 @@ def test_an_environment_is_made_once_and_again_when_its_lock_changes(registry, t
     lock.write_text("plainpackage==1.0\n")
     assert make(lock, out)["packages"] == 1
     assert not list(out.glob("lib/python*/site-packages/stubborn.py"))
+
+
+@pytest.mark.slow
+def test_what_must_be_built_is_built_against_what_is_there(registry, tmp_path):
+    lock, out = tmp_path / "one.txt", tmp_path / "env"
+    lock.write_text("plainpackage==2.0\nkernel==1.0  # no-deps\n")
+    make(lock, out)
+    program = "import kernel; print(kernel.built_with)"
+    found = subprocess.run([out / "bin" / "python", "-c", program], capture_output=True, text=True)
+    assert found.stdout.strip() == "2.0"
 
 
 @pytest.mark.slow
@@ -93,8 +139,19 @@ def test_a_lock_that_is_not_there_lists_those_that_are(tmp_path):
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
-def test_the_locks_of_the_project_can_be_read_and_lock_no_gpu_library(lock):
+def test_the_locks_of_the_project_can_be_read(lock):
     pins = read_lock(lock)
-    assert not [name for name in pins if name.startswith(("nvidia", "cuda", "triton"))]
-    assert pins.get("torch", ("torch==2.13.0", False))[0] == "torch==2.13.0"
     assert all("+" not in line for line, _ in pins.values())
+    if not lock.stem.endswith("-gpu"):
+        assert not [name for name in pins if name.startswith(("nvidia", "cuda", "triton"))]
+        assert pins.get("torch", ("torch==2.13.0", False))[0] == "torch==2.13.0"
+
+
+def test_machines_with_gpus_have_locks_of_their_own():
+    names = {path.stem for path in LOCKS}
+    plain = {name for name in names if not name.endswith("-gpu")}
+    assert {environments.for_gpus(name, 8) for name in plain} == names - plain
+    assert {environments.for_gpus(name, 0) for name in plain} == plain
+    ours = {name: read_lock(ROOT / "envs" / f"{name}.txt") for name in names}
+    assert ours["verl"]["verl"] == ours["verl-gpu"]["verl"]
+    assert ours["easydel"].items() <= ours["easydel-gpu"].items()

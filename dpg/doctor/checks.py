@@ -188,13 +188,15 @@ def _fitting(study: Study, nodes: list[SlurmNode]) -> Finding:
     needs = study.scale.needs
     fit = [n for n in nodes if n.gpus >= needs.gpus and n.memory_gb >= needs.memory_gb]
     partitions = sorted({node.partition for node in fit})
-    if fit:
-        names = {node.name for node in fit}
+    names = {node.name for node in fit}
+    if len(names) >= needs.nodes:
         where = f"{len(names)} fitting nodes in {', '.join(partitions)}"
         return Finding("Slurm", OK, where)
     most = max(nodes, key=lambda n: (n.gpus, n.memory_gb), default=None)
     best = f"the largest has {most.gpus} GPUs, {most.memory_gb:.0f} GB" if most else "no node"
     wanted = f"a job needs {needs.gpus} GPUs and {needs.memory_gb:g} GB"
+    if needs.nodes > 1:
+        wanted += f" on each of {needs.nodes} nodes, and {len(names)} fit"
     remedy = "a partition with such nodes, or a smaller scale"
     return Finding("Slurm", MISSING, f"{wanted}; {best}", remedy)
 

@@ -24,6 +24,7 @@ from dpg.config import (
     Study,
     TrainedModel,
 )
+from dpg.environments import for_gpus
 from dpg.evaluation import judge as judges
 from dpg.evaluation import sources
 from dpg.figures import plan
@@ -58,8 +59,10 @@ LAMBADA_PASSAGES = 5153
 PASSAGE_TOKENS = 110
 """Passages of LAMBADA a language, and tokens of one: an assumption, 80 words in four languages."""
 
-ENVIRONMENT_GB = {"core": 2.6, "easydel": 2.7, "verl": 1.5, "vllm": 3.8}
-"""Environments on disk, measured with a CPU build of PyTorch; one for GPUs takes some GB more."""
+ENVIRONMENT_GB = {"core": 2.6, "easydel": 2.7, "verl": 1.5, "vllm": 3.8} | {
+    "easydel-gpu": 6.0, "verl-gpu": 9.0, "vllm-gpu": 9.0,
+}  # fmt: skip
+"""Environments on disk: measured with a CPU build of PyTorch; those for GPUs are assumptions."""
 
 _CHARACTERS_A_TOKEN = 4.5
 _BYTES_A_ROLLOUT = 2500  # of a validation's table: prompt, response and numbers, compressed
@@ -153,7 +156,8 @@ def environments(study: Study) -> list[str]:
         wanted.append("vllm")
     if any(run.learner.implementation == "easydel" for run in study.runs):
         wanted.append("easydel")
-    return wanted
+    gpus = study.scale.needs.gpus
+    return [name if name == "core" else for_gpus(name, gpus) for name in wanted]
 
 
 def validations(run: RunConfig) -> int:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -28,20 +27,16 @@ import dpg
 from dpg import artifacts, environments
 from dpg.config import RunConfig
 from dpg.errors import DpgError
-from dpg.generators import sampling, verl_config, verl_worker
+from dpg.generators import ray_cluster, sampling, verl_config, verl_worker
 from dpg.generators.algorithm import OutOfTimeError, Progress
 from dpg.generators.outputs import write_outputs
+from dpg.generators.processes import Process, started
 from dpg.generators.run import prompts
 from dpg.generators.validation import Prompts
 from dpg.models import Tokenizer, load
 from dpg.rewards.protocol import RewardError
 
-ENVIRONMENT = environments.path_of("verl")
-"""Where the workflow makes verl's environment (`dpg environment verl`)."""
-
-_TAIL = 40  # lines of a log that an error shows
 _UP = 900.0  # seconds for the reward server to load its models
-_END = 60.0  # seconds for a process to end when asked
 
 
 class VerlError(DpgError):
@@ -73,7 +68,8 @@ def run_generator(
     out: str | Path,
     *,
     gpus: int,
-    environment: str | Path = ENVIRONMENT,
+    nodes: int = 1,
+    environment: str | Path | None = None,
     seconds: float | None = None,
     progress: Progress = lambda step, record: None,
 ) -> None:
@@ -85,8 +81,9 @@ def run_generator(
         run: the resolved configuration, as the scale file gives it.
         files: what it reads.
         out: the run directory; an unfinished run there is continued.
-        gpus: of this machine; 0 trains on the CPU, for tests.
-        environment: verl's, a virtual environment.
+        gpus: of each machine; 0 trains on the CPU, for tests.
+        nodes: machines; on more than one the trainer joins a Ray cluster (`ray_cluster.joined`).
+        environment: verl's, a virtual environment; by default where the workflow makes it.
         seconds: stop after so long, and go on from the last checkpoint when called again.
         progress: called after each training step.
 
@@ -95,17 +92,17 @@ def run_generator(
         OutOfTimeError: the time limit came first.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
-    python = environments.existing_python("verl", environment)
+    python = environments.existing_python(environments.for_gpus("verl", gpus), environment)
     out = Path(out).absolute()
     tokenizer = Tokenizer.load(files.generator)
     asked = prompts(run, files.articles, tokenizer, "train")
     unseen = prompts(run, files.articles, tokenizer, "validation")
     state = _State.open(run, out / "progress", files, asked, unseen)
     if state.steps_done < run.generator.grpo_steps:
-        worker = state.prepare(files.generator, tokenizer.eos_id, gpus, asked, unseen)
+        worker = state.prepare(files.generator, tokenizer.eos_id, gpus, nodes, asked, unseen)
         with contextlib.ExitStack() as stack:
             server = stack.enter_context(_reward_server(run, files, state.folder, gpus))
-            trainer = stack.enter_context(_trainer(python, worker, state.folder, gpus))
+            trainer = stack.enter_context(_trainer(python, worker, state.folder, gpus, nodes))
             _watch(state, server, trainer, deadline, progress)
     state.finish(out, tokenizer)
 
@@ -139,7 +136,13 @@ class _State:
         return self._earlier + time.monotonic() - self._start
 
     def prepare(
-        self, model: Path, eos_id: int | None, gpus: int, asked: Prompts, unseen: Prompts
+        self,
+        model: Path,
+        eos_id: int | None,
+        gpus: int,
+        nodes: int,
+        asked: Prompts,
+        unseen: Prompts,
     ) -> Path:
         """Write what the worker reads; returns its file."""
         run, folder = self.run, self.folder
@@ -152,7 +155,7 @@ class _State:
         write_prompts(paths.prompts, asked, prompt_order(run, len(asked.articles)))
         write_prompts(paths.validation, unseen, np.arange(len(unseen.articles)))
         first = self._is_due(self.steps_done) and not self._validated(self.steps_done)
-        values = verl_config.settings(run, paths, gpus=gpus, validate_first=first)
+        values = verl_config.settings(run, paths, gpus=gpus, nodes=nodes, validate_first=first)
         described = verl_worker.Run(
             overrides=verl_config.overrides(values),
             connection=str(folder / "reward_server.json"),
@@ -162,6 +165,7 @@ class _State:
             prompts_per_step=run.prompts_per_step,
             advantage_eps=run.generator.advantage_eps,
             gpus=gpus,
+            nodes=nodes,
         )
         artifacts.write_json(folder / "worker.json", described._asdict())
         return folder / "worker.json"
@@ -255,46 +259,8 @@ def fingerprint(models: list[Path], arrays: list[np.ndarray]) -> str:
 # --- the other two processes ---------------------------------------------------------------------
 
 
-class _Process(NamedTuple):
-    """A process with its log."""
-
-    name: str
-    handle: subprocess.Popen
-    log: Path
-
-    def tail(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-_TAIL:])
-
-
 @contextlib.contextmanager
-def _started(
-    name: str, command: list[str], log: Path, environment: dict[str, str], folder: Path | None
-) -> Iterator[_Process]:
-    """A process that is ended with the block, whatever ends the block."""
-    with log.open("ab") as output:
-        handle = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=environment,
-            cwd=folder,
-        )
-    try:
-        yield _Process(name, handle, log)
-    finally:
-        if handle.poll() is None:
-            handle.terminate()
-            try:
-                handle.wait(_END)
-            except subprocess.TimeoutExpired:
-                handle.kill()
-                handle.wait()
-
-
-@contextlib.contextmanager
-def _reward_server(run: RunConfig, files: Files, folder: Path, gpus: int) -> Iterator[_Process]:
+def _reward_server(run: RunConfig, files: Files, folder: Path, gpus: int) -> Iterator[Process]:
     """The reward server, up and ready."""
     connection = folder / "reward_server.json"
     connection.unlink(missing_ok=True)
@@ -312,7 +278,7 @@ def _reward_server(run: RunConfig, files: Files, folder: Path, gpus: int) -> Ite
     if gpus:  # verl's processes live on the same devices
         environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     log = folder / "reward_server.log"
-    with _started("the reward server", command, log, environment, None) as server:
+    with started("the reward server", command, log, environment) as server:
         end = time.monotonic() + _UP
         while not connection.exists():
             if server.handle.poll() is not None:
@@ -324,11 +290,15 @@ def _reward_server(run: RunConfig, files: Files, folder: Path, gpus: int) -> Ite
 
 
 @contextlib.contextmanager
-def _trainer(python: Path, worker: Path, folder: Path, gpus: int) -> Iterator[_Process]:
-    """verl's trainer."""
+def _trainer(python: Path, worker: Path, folder: Path, gpus: int, nodes: int) -> Iterator[Process]:
+    """verl's trainer, and Ray on the run's machines where there are several."""
     command = [str(python), "-m", "dpg.generators.verl_worker", str(worker)]
-    environment = worker_environment(folder, gpus)
-    with _started("verl", command, folder / "verl.log", environment, folder) as trainer:
+    plain = worker_environment(folder, gpus)
+    ray = python.with_name("ray")
+    with (
+        ray_cluster.joined(ray, plain, folder, nodes=nodes, gpus=gpus) as environment,
+        started("verl", command, folder / "verl.log", environment, folder) as trainer,
+    ):
         yield trainer
 
 
@@ -362,8 +332,8 @@ def worker_environment(folder: Path, gpus: int) -> dict[str, str]:
 
 def _watch(
     state: _State,
-    server: _Process,
-    trainer: _Process,
+    server: Process,
+    trainer: Process,
     deadline: float | None,
     progress: Progress,
 ) -> None:
@@ -391,7 +361,7 @@ def _watch(
         raise _failure(state, trainer, status)
 
 
-def _failure(state: _State, trainer: _Process, status: int) -> DpgError:
+def _failure(state: _State, trainer: Process, status: int) -> DpgError:
     """What ended the trainer, as the error it was."""
     path = state.folder / "failure.json"
     if not path.exists():

@@ -45,6 +45,8 @@ except ImportError:  # outside of verl's environment the module can be read, and
 RUN_VARIABLE = "DPG_VERL_RUN"
 """Environment variable with the path of the run's file, in every process of a run."""
 
+_MACHINES = 300.0  # seconds for all machines of a run to join Ray
+
 NUMBERS = {
     "loss": "actor/pg_loss",
     "clip_fraction": "actor/pg_clipfrac",
@@ -65,7 +67,8 @@ class Run(NamedTuple):
         eos_id: the generator's end-of-text; no part of a rollout.
         prompts_per_step: prompts of a training step.
         advantage_eps: as in `group_advantages`.
-        gpus: on this machine; 0 is the CPU.
+        gpus: on each machine; 0 is the CPU.
+        nodes: machines.
     """
 
     overrides: list[str]
@@ -76,6 +79,7 @@ class Run(NamedTuple):
     prompts_per_step: int
     advantage_eps: float
     gpus: int
+    nodes: int
 
     @classmethod
     def read(cls, path: str | Path | None = None) -> Run:
@@ -355,6 +359,8 @@ def _set_up_hf_rollout(seed: int) -> None:
         with open_dict(config):
             config.n = 1
         began(self, module, config)
+        # Sharded layers are put together by all processes at once: none may end before the others.
+        module._is_fsdp_managed_module = True
 
     def generate(self, prompts):
         import torch
@@ -394,8 +400,9 @@ def main(path: str) -> None:
 
     with hydra.initialize_config_module("verl.trainer.config", version_base=None):
         config = hydra.compose("ppo_trainer", run.overrides)
-    start_ray(run)
     try:
+        start_ray(run)
+        main_ppo.TaskRunner = _task_runner_here(main_ppo.TaskRunner)
         main_ppo.run_ppo(config)
     except Exception as error:
         traceback.print_exc()
@@ -407,7 +414,11 @@ def main(path: str) -> None:
 
 
 def start_ray(run: Run) -> None:
-    """Start Ray on this machine, or join the cluster that RAY_ADDRESS names."""
+    """Start Ray on this machine, or join the cluster that RAY_ADDRESS names.
+
+    Raises:
+        DpgError: the cluster does not come to have the run's machines.
+    """
     import ray
 
     environment = {
@@ -416,17 +427,42 @@ def start_ray(run: Run) -> None:
     }
     if "RAY_ADDRESS" in os.environ:
         ray.init(runtime_env=environment)
-    elif run.gpus:
-        ray.init(num_gpus=run.gpus, include_dashboard=False, runtime_env=environment)
+        _wait_for_machines(run.nodes)
     else:
-        # A GPU in name, and a resource called "cpu": without them verl waits for ever.
-        ray.init(
-            num_cpus=4,
-            num_gpus=1,
-            resources={"cpu": 4},
-            include_dashboard=False,
-            runtime_env=environment,
-        )
+        ray.init(include_dashboard=False, runtime_env=environment, **machine_resources(run.gpus))
+
+
+def machine_resources(gpus: int) -> dict[str, Any]:
+    """What Ray is told that a machine has, by the names of `ray.init`; cores it counts itself."""
+    if gpus:
+        return {"num_gpus": gpus}
+    # A GPU in name, and a resource called "cpu", one for each of verl's processes: without them
+    # verl waits for ever.
+    return {"num_cpus": 4, "num_gpus": 1, "resources": {"cpu": 1}}
+
+
+def _wait_for_machines(nodes: int) -> None:
+    """Until the cluster has so many machines: they come one after another."""
+    import ray
+
+    end = time.monotonic() + _MACHINES
+    while (found := sum(node["Alive"] for node in ray.nodes())) < nodes:
+        if time.monotonic() > end:
+            raise DpgError(
+                f"the run takes {nodes} machines, and after {_MACHINES:g} s the Ray cluster at "
+                f"{os.environ['RAY_ADDRESS']} has {found}; ray.log in the run's progress folder "
+                "has what the others said"
+            )
+        time.sleep(0.5)
+
+
+def _task_runner_here(runner: Any) -> Any:
+    """verl's driver, held to this machine: the reward server answers on its loopback alone."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    return runner.options(scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False))
 
 
 def _end_with_parent() -> None:

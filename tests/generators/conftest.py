@@ -1,5 +1,6 @@
 """A whole study of random models and made-up words, small enough for seconds."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,6 +43,20 @@ experiments:
   lambada-es: {variants: {adam: }}
   uuid: {variants: {adam: }}
 """
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """A function that waits for a condition, while a process lives where one is given."""
+
+    def wait(condition, seconds=300.0, process=None):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"not within {seconds:g} s"
+            assert process is None or process.poll() is None, "the process ended before"
+            time.sleep(0.01)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -132,7 +131,7 @@ def test_too_few_articles_for_validation_names_the_key(world, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_to_the_same_bytes(world, finished, tmp_path):
+def test_a_killed_process_goes_on_to_the_same_bytes(world, finished, tmp_path, wait_until):
     command = [
         *(sys.executable, "-m", "dpg", "generate", "-c", str(world.root / "test.yaml")),
         *("--experiment", RUN[0], "--variant", RUN[1], "--out", str(tmp_path)),
@@ -141,9 +140,7 @@ def test_a_killed_process_goes_on_to_the_same_bytes(world, finished, tmp_path):
         command += [f"--{name}", str(path)]
     process = subprocess.Popen(command, cwd=world.root)
     checkpoint = tmp_path / "progress" / "checkpoint.safetensors"
-    deadline = time.monotonic() + 300
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_until(checkpoint.exists, process=process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert checkpoint.exists()

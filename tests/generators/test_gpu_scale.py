@@ -8,7 +8,6 @@ import signal
 import string
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -76,7 +75,9 @@ def command(tmp_path_factory):
     shutil.rmtree(folder)  # gigabytes
 
 
-def test_a_killed_run_of_the_gpu_scale_ends_with_the_same_finite_numbers(command, tmp_path):
+def test_a_killed_run_of_the_gpu_scale_ends_with_the_same_finite_numbers(
+    command, tmp_path, wait_until
+):
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
     started = {"cwd": ROOT, "env": environment}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -95,10 +96,7 @@ def test_a_killed_run_of_the_gpu_scale_ends_with_the_same_finite_numbers(command
 
     process = subprocess.Popen([*command, "--out", str(killed)], **started)
     checkpoint = killed / "progress" / "checkpoint.safetensors"
-    deadline = time.monotonic() + 900
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
+    wait_until(checkpoint.exists, 900, process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "run.json").exists()

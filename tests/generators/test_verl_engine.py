@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -24,7 +23,7 @@ from dpg.generators.grpo import group_advantages, policy_loss
 from dpg.generators.validation import Prompts
 from dpg.models import load
 
-ENVIRONMENT = Path(os.environ.get("DPG_VERL_ENVIRONMENT", verl_engine.ENVIRONMENT)).absolute()
+ENVIRONMENT = Path(os.environ.get("DPG_VERL_ENVIRONMENT", environments.path_of("verl"))).absolute()
 SCRIPT = Path(__file__).with_name("verl_script.py")
 
 needs_verl = pytest.mark.skipif(
@@ -245,7 +244,7 @@ def test_two_steps_with_verl(world, study, tmp_path, experiment, variant, implem
 
 @needs_verl
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_numbers(world, study, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_numbers(world, study, tmp_path, wait_until):
     run = study.run("sixseven", "adam-T4", 0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_verl(world, study, run, whole)
@@ -258,9 +257,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(world, study, tmp_path):
         command += [f"--{name}", str(path)]
     process = subprocess.Popen(command, cwd=world.root)
     named = killed / "progress" / "checkpoints" / "latest_checkpointed_iteration.txt"
-    deadline = time.monotonic() + 600
-    while not named.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(named.exists, 600, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert named.read_text() == "1"

@@ -60,7 +60,7 @@ def make(tmp_path, monkeypatch):
     """A reward manager over a stand-in of the server, in a run of 3 prompts a step."""
 
     def made(server):
-        run = verl_worker.Run([], "server.json", str(tmp_path), 0, EOS, 3, 0.0, 0)
+        run = verl_worker.Run([], "server.json", str(tmp_path), 0, EOS, 3, 0.0, 0, 1)
         artifacts.write_json(tmp_path / "worker.json", run._asdict())
         monkeypatch.setenv(verl_worker.RUN_VARIABLE, str(tmp_path / "worker.json"))
         monkeypatch.setattr(verl_worker, "RewardClient", lambda connection: server)

@@ -1,9 +1,11 @@
-"""The workflow through a real Slurm of one node; one of its jobs is killed and sent again.
+"""The workflow through a real Slurm: a job that is killed and sent again, a run on two nodes.
 
 Needs Debian's packages slurm-wlm and munge, and root, for the daemons; skipped where they are not.
 """
 
+import contextlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -13,23 +15,30 @@ from pathlib import Path
 
 import pytest
 
+from dpg import environments
+
 pytest.importorskip("snakemake_executor_plugin_slurm")
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(2400)]
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = Path(__file__).with_name("one_node_slurm.sh")
+SCRIPT = Path(__file__).with_name("slurm.sh")
 RUN = Path("results/slurm/runs/sixseven/adam-T4/seed0")
 
+needs_verl = pytest.mark.skipif(
+    not (ROOT / environments.python_of("verl")).exists(),
+    reason="no .environments/verl: `dpg environment verl` makes it",
+)
 
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    """The folder of a running Slurm, whose one node says that it has two GPUs."""
-    folder = tmp_path_factory.mktemp("slurm")
+
+@contextlib.contextmanager
+def running_slurm(folder, gpus, nodes):
+    """A Slurm that is ended with the block."""
     try:
         started = subprocess.run(
-            [SCRIPT, "start", folder, "2"], capture_output=True, text=True, timeout=300
-        )
+            [SCRIPT, "start", folder, str(gpus), str(nodes)],
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
         if started.returncode == 3:
             pytest.skip(f"no Slurm here: {started.stderr.strip()}")
         assert started.returncode == 0, started.stderr
@@ -38,22 +47,14 @@ def slurm(tmp_path_factory):
         subprocess.run([SCRIPT, "stop", folder], timeout=120, check=False)
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """The smoke study, more steps in its run of `sixseven` and fewer before, in its own folder."""
-    folder = tmp_path_factory.mktemp("study")
-    for name in ("Snakefile", "workflow", "config"):
-        (folder / name).symlink_to(ROOT / name)
-    text = (ROOT / "config" / "smoke.yaml").read_text()
-    changes = {
-        "scale: smoke": "scale: slurm",
-        "needs: {memory_gb: 4}": "needs: {gpus: 1, memory_gb: 2}",
-        "  steps: 60": "  steps: 4",  # of pre-training
-        "    variants: {adam-long: }": "    generator: {grpo_steps: 8}\n"
-        "    variants: {adam-long: }",
-    }
+def study_of(folder, config, changes):
+    """A scale file with some changes, in a folder with what it needs of the project's."""
+    for name in ("Snakefile", "workflow", "config", "envs", ".environments"):
+        if (ROOT / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    text = (ROOT / "config" / config).read_text()
     for old, new in changes.items():
-        assert text.count(old) == 1
+        assert text.count(old) == 1, old
         text = text.replace(old, new)
     (folder / "slurm.yaml").write_text(text)
     sources = ROOT / "results" / "sources"
@@ -72,7 +73,7 @@ def snakemake(study, *arguments):
         return subprocess.Popen(command, cwd=study, stdout=log, stderr=log, env=environment)
 
 
-def by_slurm(study):
+def by_slurm(study, *more):
     """Starts the study on Slurm."""
     return snakemake(
         study,
@@ -82,6 +83,7 @@ def by_slurm(study):
         *("--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "20"),
         # The node is this machine: less memory and fewer cores than a job has on a cluster.
         *("--default-resources", "mem=1500MB", "runtime=1h", "cpus_per_gpu=1"),
+        *more,
     )
 
 
@@ -125,16 +127,29 @@ def results(study):
     return record["config_sha256"], lines, [(study / RUN / name).read_bytes() for name in files]
 
 
-def test_a_killed_job_is_sent_again_and_the_study_ends_as_on_one_machine(slurm, study):
-    process = by_slurm(study)
-    try:
-        killed = kill_after_a_checkpoint(study, process)
-        code = process.wait(timeout=1500)
-    finally:
-        process.kill()
-    log = (study / "snakemake.log").read_text()
-    assert code == 0, log[-3000:]
-    jobs = finished(slurm)
+def test_a_killed_job_is_sent_again_and_the_study_ends_as_on_one_machine(tmp_path):
+    # The smoke study, more steps in its run of `sixseven` and fewer before.
+    study = study_of(
+        tmp_path,
+        "smoke.yaml",
+        {
+            "scale: smoke": "scale: slurm",
+            "needs: {memory_gb: 4}": "needs: {gpus: 1, memory_gb: 2}",
+            "  steps: 60": "  steps: 4",  # of pre-training
+            "    variants: {adam-long: }": "    generator: {grpo_steps: 8}\n"
+            "    variants: {adam-long: }",
+        },
+    )
+    with running_slurm(tmp_path / "daemons", gpus=2, nodes=1) as slurm:
+        process = by_slurm(study)
+        try:
+            killed = kill_after_a_checkpoint(study, process)
+            code = process.wait(timeout=1500)
+        finally:
+            process.kill()
+        log = (study / "snakemake.log").read_text()
+        assert code == 0, log[-3000:]
+        jobs = finished(slurm)
     assert jobs[killed]["JobState"] == "CANCELLED"
     # corpus, tokenizer, two base models and the run, each whole, and once more the killed one.
     states = [job["JobState"] for job in jobs.values()]
@@ -157,3 +172,33 @@ def test_a_killed_job_is_sent_again_and_the_study_ends_as_on_one_machine(slurm, 
     finally:
         process.kill()
     assert results(study) == from_slurm
+
+
+@needs_verl
+def test_verl_trains_on_two_nodes(tmp_path):
+    study = study_of(
+        tmp_path,
+        "smoke-verl.yaml",
+        {
+            "scale: smoke-verl": "scale: slurm",
+            "needs: {memory_gb: 8}": "needs: {nodes: 2, memory_gb: 3}",
+            "  steps: 60": "  steps: 4",  # of pre-training
+        },
+    )
+    with running_slurm(tmp_path / "daemons", gpus=0, nodes=2) as slurm:
+        # Without GPUs, Snakemake's plugin asks for one task, and so for one node.
+        process = by_slurm(study, "--set-resources", "generate:tasks=2", "generate:runtime=1h")
+        try:
+            code = process.wait(timeout=1500)
+        finally:
+            process.kill()
+        progress = study / RUN / "progress"
+        said = "".join(path.read_text()[-3000:] for path in progress.glob("*.log"))
+        assert code == 0, (study / "snakemake.log").read_text()[-3000:] + said
+        jobs = finished(slurm)
+        run = max(jobs, key=int)
+        assert jobs[run]["JobState"] == "COMPLETED"
+        assert jobs[run]["NodeList"] == "node[1-2]"
+    lines = [json.loads(line) for line in (study / RUN / "metrics.jsonl").open()]
+    assert [line["step"] for line in lines if line["phase"] == "train"] == [0, 1]
+    assert all(math.isfinite(line["loss"]) for line in lines if line["phase"] == "train")

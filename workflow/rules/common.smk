@@ -110,7 +110,8 @@ def corpus_environments():
 
 
 def environment_records(names):
-    return [ancient(str(environments.path_of(name) / environments.RECORD)) for name in names]
+    folders = [environments.path_of(environments.for_gpus(n, scale.needs.gpus)) for n in names]
+    return [ancient(str(folder / environments.RECORD)) for folder in folders]
 
 
 def engine_settings():

@@ -9,6 +9,6 @@ rule environment:
     log:
         f"{environments.FOLDER}/logs/{{environment}}.log",
     wildcard_constraints:
-        environment=r"[a-z]+",
+        environment=r"[a-z-]+",
     shell:
         "dpg environment {wildcards.environment} --lock {input} > {log} 2>&1"

@@ -19,7 +19,8 @@ rule generate:
     benchmark:
         f"{LOGS}/generate/{{experiment}}-{{variant}}-{{seed}}.tsv"
     resources:
-        gpu=scale.needs.gpus,
+        gpu=scale.needs.gpus * scale.needs.nodes,
+        nodes=scale.needs.nodes,
         mem=f"{scale.needs.memory_gb:g}GB",
     params:
         settings=lambda wildcards: settings(run_of(wildcards), *engine_settings()),

@@ -16,6 +16,7 @@ rule sweep:
         f"{LOGS}/sweep/{{experiment}}-{{variant}}.tsv"
     resources:
         gpu=scale.needs.gpus,
+        nodes=1,
         mem=f"{scale.needs.memory_gb:g}GB",
     params:
         settings=lambda wildcards: settings(run_of_sweep(wildcards), scale.sweep),

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# A Slurm of one node, this machine, from Debian's packages (apt-get install slurm-wlm munge), for
-# tests alone: its daemons run as root, and nothing is written into an accounting database.
+# A Slurm on this machine alone, from Debian's packages (apt-get install slurm-wlm munge), for
+# tests: its daemons run as root, and nothing is written into an accounting database.
 #
-#   one_node_slurm.sh start FOLDER [GPUS]   up, with its logs and state in FOLDER; GPUS are made up
-#   one_node_slurm.sh stop FOLDER           down again, and /etc/slurm as it was before
+#   slurm.sh start FOLDER [GPUS [NODES]]   up, with its logs and state in FOLDER; GPUS of each node
+#                                          are made up, and so are all NODES but one
+#   slurm.sh stop FOLDER                   down again, and /etc/slurm as it was before
 #
 # Exit status 3: this machine cannot have it; standard error says why.
 set -euo pipefail
 
 conf=/etc/slurm/slurm.conf
-mark="# of tests/workflow/one_node_slurm.sh"
+mark="# of tests/workflow/slurm.sh"
 
 cannot() {
     echo "$1" >&2
@@ -30,10 +31,10 @@ need() {
 # The environment variable SLURM_CONF does not reach the srun within a job, so the files lie where
 # Slurm looks for them.
 configure() {
-    local folder=$1 gpus=$2 host memory
+    local folder=$1 gpus=$2 nodes=$3 host memory node
     host=$(hostname -s)
     memory=$(awk '/^MemTotal/ { print int($2 / 1024 * 0.95) }' /proc/meminfo)
-    mkdir -p /etc/slurm "$folder/ctld" "$folder/d"
+    mkdir -p /etc/slurm "$folder/ctld" "$folder/gpus"
     cat >"$conf" <<EOF
 $mark
 ClusterName=one
@@ -53,30 +54,30 @@ MpiDefault=none
 ReturnToService=2
 SchedulerParameters=sched_interval=2
 StateSaveLocation=$folder/ctld
-SlurmdSpoolDir=$folder/d
+SlurmdSpoolDir=$folder/%n
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/%n.slurmd.pid
 SlurmctldLogFile=$folder/slurmctld.log
-SlurmdLogFile=$folder/slurmd.log
+SlurmdLogFile=$folder/%n.slurmd.log
 $([ "$gpus" = 0 ] || echo "GresTypes=gpu")
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory $(
-        [ "$gpus" = 0 ] || echo "Gres=gpu:$gpus"
-    ) State=UNKNOWN
-PartitionName=all Nodes=$host Default=YES MaxTime=INFINITE State=UP
+$(for node in $(seq "$nodes"); do
+        echo "NodeName=node$node NodeHostname=$host NodeAddr=127.0.0.1 Port=$((17000 + node))" \
+            "CPUs=$(nproc) RealMemory=$memory State=UNKNOWN $([ "$gpus" = 0 ] || echo "Gres=gpu:$gpus")"
+    done)
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 EOF
     if [ "$gpus" != 0 ]; then
         # Slurm counts the files; nothing ever opens them.
-        mkdir -p "$folder/gpus"
         (cd "$folder/gpus" && seq 0 $((gpus - 1)) | xargs touch)
         echo "Name=gpu File=$folder/gpus/[0-$((gpus - 1))]" >/etc/slurm/gres.conf
     fi
 }
 
 start() {
-    local folder=$1 gpus=$2
+    local folder=$1 gpus=$2 nodes=$3 node
     need
     mkdir -p "$folder"
-    configure "$folder" "$gpus"
+    configure "$folder" "$gpus" "$nodes"
     # munged wants a folder of its own, and an owner that is not root.
     install -d -o munge -g munge /run/munge /var/log/munge
     if ! munge -n >/dev/null 2>&1; then
@@ -84,9 +85,11 @@ start() {
         touch "$folder/munged"
     fi
     /usr/sbin/slurmctld -f "$conf" >>"$folder/start.log" 2>&1
-    /usr/sbin/slurmd -f "$conf" >>"$folder/start.log" 2>&1
+    for node in $(seq "$nodes"); do
+        /usr/sbin/slurmd -N "node$node" -f "$conf" >>"$folder/start.log" 2>&1
+    done
     for _ in $(seq 180); do
-        if sinfo --noheader --format=%t 2>/dev/null | grep -q '^idle$'; then
+        if [ "$(sinfo --noheader --Node --format=%t 2>/dev/null | grep -c '^idle$')" = "$nodes" ]; then
             return
         fi
         grep -q 'fatal:' "$folder"/*.log && break
@@ -103,8 +106,8 @@ stop() {
     grep -qsF "$mark" "$conf" || return 0
     scancel --quiet --state=RUNNING 2>/dev/null || true
     scancel --quiet --state=PENDING 2>/dev/null || true
-    for name in slurmd slurmctld; do
-        end "$folder/$name.pid"
+    for name in "$folder"/*.pid; do
+        end "$name"
     done
     if [ -e "$folder/munged" ]; then
         end /run/munge/munged.pid
@@ -127,10 +130,10 @@ end() {
 
 folder=$(realpath -m "${2:?which folder}")
 case ${1:-} in
-    start) start "$folder" "${3:-0}" ;;
+    start) start "$folder" "${3:-0}" "${4:-1}" ;;
     stop) stop "$folder" ;;
     *)
-        sed -n '2,8p' "$0" >&2
+        sed -n '2,9p' "$0" >&2
         exit 2
         ;;
 esac

@@ -1,0 +1,118 @@
+"""Ray on the machines of a run that takes several: what verl's trainer joins.
+
+On one machine the trainer starts Ray by itself. A run on several (`needs.nodes`) joins the cluster
+that RAY_ADDRESS names, or one that is started here, inside a Slurm job of as many nodes: this
+machine is its head, `srun` starts Ray on the others, and it ends with the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from dpg.errors import DpgError
+from dpg.generators import verl_worker
+from dpg.generators.processes import started
+
+# What srun needs to know of the job; it would take the other variables for options of its own.
+_JOB = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CONF", "SLURM_CLUSTER_NAME")
+
+
+@contextlib.contextmanager
+def joined(
+    ray: Path, environment: Mapping[str, str], folder: Path, *, nodes: int, gpus: int
+) -> Iterator[dict[str, str]]:
+    """The trainer's environment; on several machines with the RAY_ADDRESS that it joins.
+
+    Args:
+        ray: Ray's command, in verl's environment, at the same path on every machine.
+        environment: variables of Ray's processes and of the trainer.
+        folder: for the log, `ray.log`; on a file system that all machines share.
+        nodes: machines of the run.
+        gpus: on each.
+
+    Raises:
+        DpgError: several machines are wanted, and neither RAY_ADDRESS nor a Slurm job of as many
+            nodes is there.
+    """
+    if nodes == 1 or "RAY_ADDRESS" in environment:
+        yield dict(environment)
+        return
+    others = _other_nodes(environment, nodes)
+    host = _address_towards(others[0])
+    address = f"{host}:{_free_port(host)}"
+    head = ray_command(ray, address, gpus, head=True)
+    rest = [*_srun(others, gpus), *ray_command(ray, address, gpus, head=False)]
+    variables = {k: v for k, v in environment.items() if not k.startswith("SLURM_") or k in _JOB}
+    log = folder / "ray.log"
+    with (
+        started("Ray", head, log, variables, folder),
+        started(f"Ray on {', '.join(others)}", rest, log, variables, folder),
+    ):
+        yield {**environment, "RAY_ADDRESS": address}
+
+
+def ray_command(ray: Path, address: str, gpus: int, *, head: bool) -> list[str]:
+    """Ray on one machine, until it is ended: the head of the cluster at host:port, or a part."""
+    host, port = address.rsplit(":", 1)
+    place = (
+        ["--head", f"--node-ip-address={host}", f"--port={port}", "--include-dashboard=false"]
+        if head
+        else [f"--address={address}"]
+    )
+    resources = [
+        f"--{name.replace('_', '-')}={json.dumps(value)}"
+        for name, value in verl_worker.machine_resources(gpus).items()
+    ]
+    return [str(ray), "start", *place, *resources, "--disable-usage-stats", "--block"]
+
+
+def _srun(nodes: list[str], gpus: int) -> list[str]:
+    """One process on each of these nodes of the job, beside the step that this process is in."""
+    return [
+        *("srun", "--overlap", f"--nodelist={','.join(nodes)}", f"--nodes={len(nodes)}"),
+        *(f"--ntasks={len(nodes)}", "--ntasks-per-node=1", "--cpu-bind=none", "--mem=0"),
+        *([f"--gpus-per-node={gpus}"] if gpus else []),
+    ]
+
+
+def _other_nodes(environment: Mapping[str, str], nodes: int) -> list[str]:
+    """The Slurm job's nodes without this one."""
+    if "SLURM_JOB_ID" not in environment:
+        raise DpgError(
+            f"the run takes {nodes} machines (needs.nodes): start it in a Slurm job of {nodes} "
+            "nodes, as workflow/profiles/slurm does, or let RAY_ADDRESS name the host:port of a "
+            "Ray cluster of as many"
+        )
+    command = ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    if len(names) != nodes:
+        raise DpgError(
+            f"the run takes {nodes} machines (needs.nodes), and Slurm job "
+            f"{environment['SLURM_JOB_ID']} has {len(names)}: {', '.join(names)}"
+        )
+    return [name for name in names if name != environment["SLURMD_NODENAME"]]
+
+
+def _address_towards(node: str) -> str:
+    """The address by which this machine is reached from another node; nothing is sent."""
+    command = ["scontrol", "--oneliner", "show", "node", node]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    there = re.search(r"\bNodeAddr=(\S+)", shown)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((there[1] if there else node, 9))
+        except OSError as error:
+            raise DpgError(f"{node}, a node of the job, cannot be reached: {error}") from error
+        return probe.getsockname()[0]
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]

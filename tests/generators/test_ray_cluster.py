@@ -1,0 +1,94 @@
+"""Ray on several machines: what is started where, with a stand-in for Slurm's commands."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from dpg.errors import DpgError
+from dpg.generators import ray_cluster
+
+JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "a[1-2]", "SLURMD_NODENAME": "a1"}
+
+STAND_IN = """#!{python}
+import json, os, sys
+with open({log!r}, "a") as log:
+    print(json.dumps([sys.argv, dict(os.environ)]), file=log)
+if "hostnames" in sys.argv:
+    print("a1\\na2")
+elif "node" in sys.argv:
+    print("NodeName=a2 NodeAddr=127.0.0.1 State=MIXED")
+elif not sys.argv[0].endswith("scontrol"):
+    import signal
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Stand-ins for ray, srun and scontrol; returns what they were called with."""
+    log = tmp_path / "calls.jsonl"
+    for name in ("ray", "srun", "scontrol"):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(STAND_IN.format(python=sys.executable, log=str(log)))
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+
+    def calls():
+        lines = map(json.loads, log.read_text().splitlines()) if log.exists() else ()
+        return {(argv[0].rpartition("/")[2], *argv[1:2]): (argv, env) for argv, env in lines}
+
+    return calls
+
+
+def joined(tmp_path, environment, nodes, gpus=0):
+    ray = tmp_path / "bin" / "ray"
+    return ray_cluster.joined(ray, environment, tmp_path, nodes=nodes, gpus=gpus)
+
+
+def test_one_machine_and_a_given_cluster_start_nothing(tmp_path, commands):
+    with joined(tmp_path, {"A": "1"}, nodes=1) as found:
+        assert found == {"A": "1"}
+    given = {"RAY_ADDRESS": "head:6379"}
+    with joined(tmp_path, given, nodes=2) as found:
+        assert found == given
+    assert commands() == {}
+
+
+def test_the_head_is_here_and_the_rest_on_the_jobs_other_nodes(tmp_path, commands, wait_until):
+    given = {**JOB, "PATH": os.environ["PATH"], "SLURM_NTASKS": "1", "OMP_NUM_THREADS": "1"}
+    with joined(tmp_path, given, nodes=2, gpus=8) as found:
+        address = found["RAY_ADDRESS"]
+        assert {**given, "RAY_ADDRESS": address} == found
+        assert address.startswith("127.0.0.1:")
+        wait_until(lambda: {("ray", "start"), ("srun", "--overlap")} <= commands().keys(), 60)
+    head, variables = commands()["ray", "start"]
+    port = address.partition(":")[2]
+    assert head[2:5] == ["--head", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    assert "--num-gpus=8" in head
+    # Otherwise srun would take them for options of its own.
+    assert "SLURM_NTASKS" not in variables
+    assert variables["SLURM_JOB_ID"] == "7"
+    assert variables["OMP_NUM_THREADS"] == "1"
+    rest, _ = commands()["srun", "--overlap"]
+    assert {"--nodelist=a2", "--nodes=1", "--ntasks=1", "--gpus-per-node=8"} <= set(rest)
+    assert rest[rest.index("start") - 1].endswith("/ray")
+    assert f"--address={address}" in rest
+
+
+def test_several_machines_without_a_cluster_are_an_error(tmp_path, commands):
+    with (
+        pytest.raises(DpgError, match=r"takes 2 machines.*Slurm job of 2 nodes.*RAY_ADDRESS"),
+        joined(tmp_path, {}, nodes=2),
+    ):
+        pass
+
+
+def test_a_job_of_other_size_is_an_error(tmp_path, commands):
+    with (
+        pytest.raises(DpgError, match=r"takes 3 machines.*job 7 has 2: a1, a2"),
+        joined(tmp_path, JOB, nodes=3),
+    ):
+        pass
