@@ -25,13 +25,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help tiny smoke report test test-slow lint format lock clean clean-results
+.PHONY: help tiny smoke report test test-integration test-slow lint format lock clean clean-results
 # A recipe that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@echo "make <target>, with CORES=$(CORES) and PYTHON=$(PYTHON) unless told otherwise:"
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 
 .venv: .venv/.ready ## make the environment from envs/core.txt
 	@:
@@ -51,8 +51,14 @@ report: .venv/.ready ## one HTML file of a study's results: make report (or SCAL
 			--report results/$(or $(SCALE),tiny)/report.html; \
 	fi
 
-test: .venv/.ready ## the fast tests
-	@$(PYTEST) -m "not slow and not network" -n $(WORKERS) --dist worksteal $(ARGS)
+QUICK := not slow and not network
+IN_PARALLEL := -n $(WORKERS) --dist worksteal
+
+test: .venv/.ready ## the unit tests
+	@$(PYTEST) -m "$(QUICK) and not integration" $(IN_PARALLEL) $(ARGS)
+
+test-integration: .venv/.ready ## the tests of several parts together: runs, servers, the workflow
+	@$(PYTEST) -m "$(QUICK) and integration" $(IN_PARALLEL) $(ARGS)
 
 test-slow: .venv/.ready ## the other tests: minutes each, some need a package registry
 	@$(PYTEST) -m "slow or network" $(ARGS)

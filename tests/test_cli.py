@@ -108,7 +108,7 @@ def test_an_engine_whose_environment_is_missing_is_refused_rather_than_replaced(
     run = ("--experiment", "uuid", "--variant", "adam")
     done = called("generate", "-c", "config/paper.yaml", *run, folder=tmp_path)
     assert done.returncode == 2
-    assert "verl's environment is not there: `dpg environment verl`" in done.err
+    assert "verl-gpu's environment is not there: `dpg environment verl-gpu`" in done.err
     assert "Traceback" not in done.err
 
 

@@ -232,6 +232,17 @@ class TestSlurm:
             "a job needs 8 GPUs and 200 GB; the largest has 4 GPUs, 100 GB"
         )
 
+    def test_fewer_nodes_than_a_run_takes(self, paper, layout, locks):
+        two = paper.scale.model_copy(
+            update={"needs": paper.scale.needs.model_copy(update={"nodes": 2})}
+        )
+        study = config.Study(paper.path, two, paper._runs, {}, paper.downstream, {})
+        found = examine(study, layout, locks, "slurm")["Slurm"]
+        assert found.state == "missing"
+        assert found.found.startswith(
+            "a job needs 8 GPUs and 200 GB on each of 2 nodes, and 1 fit; the largest"
+        )
+
     @pytest.mark.parametrize(
         ("change", "says"),
         [({"has_command": False}, "no sbatch"), ({"slurm_nodes": None}, "no controller answers")],

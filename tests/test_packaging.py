@@ -313,6 +313,7 @@ print(json.dumps(failures))
         return names
 
 
+@pytest.mark.integration
 class TestMake:
     TEXT = (ROOT / "Makefile").read_text()
 
@@ -426,6 +427,7 @@ esac
         assert [path.name for path in (checkout / "results").iterdir()] == ["smoke"]
 
 
+@pytest.mark.integration
 class TestCi:
     def count(self, tmp_path: Path, *names: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -472,7 +474,9 @@ class TestCi:
             assert result.returncode == 1
             assert "pytest left no report" in result.stdout
 
-    @pytest.mark.parametrize("broken", ["", "lint", "test", "smoke", "test-slow", ".venv"])
+    @pytest.mark.parametrize(
+        "broken", ["", "lint", "test", "smoke", "test-integration", "test-slow", ".venv"]
+    )
     def test_every_part_runs_and_any_failure_fails_the_whole(self, tmp_path, broken):
         """With commands that stand for the real ones, each with a report of one test."""
         if shutil.which("make") is None:
@@ -484,8 +488,8 @@ class TestCi:
         (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
         report = "<testsuite><testcase/></testsuite>"
         (tmp_path / "Makefile").write_text(
-            ".PHONY: .venv lint test smoke test-slow\n"
-            ".venv lint smoke test test-slow:\n"
+            ".PHONY: .venv lint test smoke test-integration test-slow\n"
+            ".venv lint smoke test test-integration test-slow:\n"
             "\t@echo ran $@ >> diary\n"
             "\t@for word in $(ARGS); do case $$word in --junitxml=*)"
             f" echo '{report}' > $${{word#--junitxml=}};; esac; done\n"
@@ -499,9 +503,9 @@ class TestCi:
             assert result.returncode != 0
             assert ran == [".venv"]
             return
-        assert ran == [".venv", "lint", "test", "smoke", "test-slow"]
+        assert ran == [".venv", "lint", "test", "smoke", "test-integration", "test-slow"]
         assert (result.returncode != 0) == bool(broken), result.stderr
-        assert result.stdout.splitlines()[-1] == "2 passed, 0 failed"
+        assert result.stdout.splitlines()[-1] == "3 passed, 0 failed"
         failed = re.findall(r"^(\S+) +\d+ s +FAILED$", result.stdout, flags=re.MULTILINE)
         assert failed == ([broken] if broken else [])
 

@@ -12,12 +12,15 @@ import json
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dpg.errors import DpgError
 from dpg.generators import verl_worker
-from dpg.generators.processes import started
+from dpg.generators.processes import Process, started
+
+_UP = 120.0  # seconds for Ray's head to answer
 
 # What srun needs to know of the job; it would take the other variables for options of its own.
 _JOB = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CONF", "SLURM_CLUSTER_NAME")
@@ -38,7 +41,7 @@ def joined(
 
     Raises:
         DpgError: several machines are wanted, and neither RAY_ADDRESS nor a Slurm job of as many
-            nodes is there.
+            nodes is there; or Ray does not start.
     """
     if nodes == 1 or "RAY_ADDRESS" in environment:
         yield dict(environment)
@@ -50,11 +53,10 @@ def joined(
     rest = [*_srun(others, gpus), *ray_command(ray, address, gpus, head=False)]
     variables = {k: v for k, v in environment.items() if not k.startswith("SLURM_") or k in _JOB}
     log = folder / "ray.log"
-    with (
-        started("Ray", head, log, variables, folder),
-        started(f"Ray on {', '.join(others)}", rest, log, variables, folder),
-    ):
-        yield {**environment, "RAY_ADDRESS": address}
+    with started("Ray", head, log, variables, folder) as process:
+        _wait_for(process, address)
+        with started(f"Ray on {', '.join(others)}", rest, log, variables, folder):
+            yield {**environment, "RAY_ADDRESS": address}
 
 
 def ray_command(ray: Path, address: str, gpus: int, *, head: bool) -> list[str]:
@@ -70,6 +72,18 @@ def ray_command(ray: Path, address: str, gpus: int, *, head: bool) -> list[str]:
         for name, value in verl_worker.machine_resources(gpus).items()
     ]
     return [str(ray), "start", *place, *resources, "--disable-usage-stats", "--block"]
+
+
+def _wait_for(head: Process, address: str) -> None:
+    """Until Ray's head answers: who joins before that gives up."""
+    host, port = address.rsplit(":", 1)
+    end = time.monotonic() + _UP
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+            return
+        if head.handle.poll() is not None or time.monotonic() > end:
+            raise DpgError(f"{head.name} did not start at {address}:\n{head.tail()}")
+        time.sleep(0.1)
 
 
 def _srun(nodes: list[str], gpus: int) -> list[str]:

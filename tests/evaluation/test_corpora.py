@@ -13,6 +13,8 @@ from dpg.errors import DpgError
 from dpg.evaluation import corpora
 from dpg.models import load, save
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory, run, downstream_settings, model_dir, articles):

@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 pytest.importorskip("lm_eval")
 
 
-pytestmark = pytest.mark.usefixtures("datasets_cache")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("datasets_cache")]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from dpg.generators.algorithm import OutOfTimeError
 from dpg.generators.run import run_generator
 from dpg.models import load
 
+pytestmark = pytest.mark.integration
+
 RUN = ("sixseven", "adam-T4", 0)
 
 

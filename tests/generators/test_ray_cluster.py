@@ -19,20 +19,25 @@ if "hostnames" in sys.argv:
     print("a1\\na2")
 elif "node" in sys.argv:
     print("NodeName=a2 NodeAddr=127.0.0.1 State=MIXED")
-elif not sys.argv[0].endswith("scontrol"):
-    import signal
-    signal.pause()
+else:
+    import signal, socket
+    for option in sys.argv:
+        if option.startswith("--port=") and {answers}:
+            head = socket.create_server(("127.0.0.1", int(option[7:])))
+    if {answers}:
+        signal.pause()
+    sys.exit("out of order")
 """
 
 
-@pytest.fixture
-def commands(tmp_path, monkeypatch):
+@pytest.fixture(params=[True])
+def commands(tmp_path, monkeypatch, request):
     """Stand-ins for ray, srun and scontrol; returns what they were called with."""
     log = tmp_path / "calls.jsonl"
     for name in ("ray", "srun", "scontrol"):
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(STAND_IN.format(python=sys.executable, log=str(log)))
+        path.write_text(STAND_IN.format(python=sys.executable, log=str(log), answers=request.param))
         path.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
 
@@ -82,6 +87,16 @@ def test_several_machines_without_a_cluster_are_an_error(tmp_path, commands):
     with (
         pytest.raises(DpgError, match=r"takes 2 machines.*Slurm job of 2 nodes.*RAY_ADDRESS"),
         joined(tmp_path, {}, nodes=2),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("commands", [False], indirect=True)
+def test_a_head_that_does_not_start_is_an_error_with_its_log(tmp_path, commands):
+    given = {**JOB, "PATH": os.environ["PATH"]}
+    with (
+        pytest.raises(DpgError, match=r"(?s)Ray did not start at 127\.0\.0\.1:.*out of order"),
+        joined(tmp_path, given, nodes=2),
     ):
         pass
 

@@ -16,6 +16,8 @@ from dpg.rewards import exchange
 from dpg.rewards.client import RewardClient, RewardServerError
 from dpg.rewards.protocol import RewardError, RolloutBatch
 
+pytestmark = pytest.mark.integration
+
 RUN = ("sixseven", "adam-T4", 0)
 
 

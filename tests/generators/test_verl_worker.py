@@ -186,6 +186,7 @@ def test_an_update_that_is_not_finite_ends_the_run(make, tmp_path):
     assert artifacts.read_json(tmp_path / "failure.json")["kind"] == "DpgError"
 
 
+@pytest.mark.integration
 def test_the_worker_needs_no_jax():
     code = (
         "import sys\nfor name in ('jax', 'optax', 'pydantic', 'yaml', 'fastapi', 'typer'): "

@@ -18,6 +18,8 @@ from dpg.rewards import exchange, server
 from dpg.rewards.client import RewardClient, RewardServerError
 from dpg.rewards.protocol import RewardError, Rewards, RolloutBatch
 
+pytestmark = pytest.mark.integration
+
 # A server whose reward is the sum of a rollout's tokens, and which notes every call it computes.
 SERVER = """
 import json, sys, time

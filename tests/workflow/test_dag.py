@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("snakemake")
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

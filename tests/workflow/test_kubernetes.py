@@ -15,6 +15,8 @@ import pytest
 
 pytest.importorskip("snakemake_executor_plugin_cluster_generic")
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "workflow" / "profiles" / "kubernetes"
 
