@@ -128,6 +128,25 @@ def make(
     return record
 
 
+def settle(name: str) -> None:
+    """Let the age of an environment's record say whether it is of its lock.
+
+    Snakemake goes by age, and a record that is there but older than the lock hides from it what
+    else has to be made: such a record is removed where it is of another lock, and made young where
+    it is of this one, as after a new checkout.
+    """
+    lock, record = LOCKS / f"{name}.txt", path_of(name) / RECORD
+    if not (lock.exists() and record.exists()):
+        return
+    if lock.stat().st_mtime <= record.stat().st_mtime:
+        return
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if artifacts.read_json(record).get("lock_sha256") == digest:
+        record.touch()
+    else:
+        record.unlink()
+
+
 def read_lock(lock: str | Path) -> dict[str, tuple[str, bool]]:
     """Package -> its line for pip, and whether it is installed without its dependencies.
 

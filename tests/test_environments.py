@@ -1,7 +1,9 @@
 """An environment is what its lock says, made once, and never left half-made."""
 
+import hashlib
 import io
 import json
+import os
 import subprocess
 import tarfile
 import zipfile
@@ -145,6 +147,23 @@ def test_the_locks_of_the_project_can_be_read(lock):
     if not lock.stem.endswith("-gpu"):
         assert not [name for name in pins if name.startswith(("nvidia", "cuda", "triton"))]
         assert pins.get("torch", ("torch==2.13.0", False))[0] == "torch==2.13.0"
+
+
+def test_a_records_age_says_whether_it_is_of_its_lock(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lock, record = Path("envs/one.txt"), Path(".environments/one/environment.json")
+    for path in (lock, record):
+        path.parent.mkdir(parents=True)
+    environments.settle("one")  # neither is there
+    lock.write_text("a==1\n")
+    record.write_text(json.dumps({"lock_sha256": hashlib.sha256(b"a==1\n").hexdigest()}))
+    os.utime(record, (0, 0))
+    environments.settle("one")
+    assert record.stat().st_mtime >= lock.stat().st_mtime
+    lock.write_text("a==2\n")
+    os.utime(record, (0, 0))
+    environments.settle("one")
+    assert not record.exists()
 
 
 def test_machines_with_gpus_have_locks_of_their_own():

@@ -103,8 +103,9 @@ def _other_nodes(environment: Mapping[str, str], nodes: int) -> list[str]:
             "nodes, as workflow/profiles/slurm does, or let RAY_ADDRESS name the host:port of a "
             "Ray cluster of as many"
         )
-    command = ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]
-    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    # SLURM_JOB_NODELIST is, in a step of the job, the list of the step's nodes.
+    listed = _field("NodeList", "job", environment["SLURM_JOB_ID"])
+    names = _scontrol("show", "hostnames", listed).split()
     if len(names) != nodes:
         raise DpgError(
             f"the run takes {nodes} machines (needs.nodes), and Slurm job "
@@ -115,15 +116,27 @@ def _other_nodes(environment: Mapping[str, str], nodes: int) -> list[str]:
 
 def _address_towards(node: str) -> str:
     """The address by which this machine is reached from another node; nothing is sent."""
-    command = ["scontrol", "--oneliner", "show", "node", node]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    there = re.search(r"\bNodeAddr=(\S+)", shown)
+    there = _field("NodeAddr", "node", node)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((there[1] if there else node, 9))
+            probe.connect((there, 9))
         except OSError as error:
-            raise DpgError(f"{node}, a node of the job, cannot be reached: {error}") from error
+            raise DpgError(f"{node} ({there}), a node of the job: {error}") from error
         return probe.getsockname()[0]
+
+
+def _field(name: str, *what: str) -> str:
+    """A field of what Slurm says about a job or a node."""
+    shown = _scontrol("--oneliner", "show", *what)
+    return re.search(rf"(?:^|\s){name}=(\S+)", shown)[1]
+
+
+def _scontrol(*arguments: str) -> str:
+    command = ["scontrol", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DpgError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _free_port(host: str) -> int:

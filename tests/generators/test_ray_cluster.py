@@ -9,14 +9,18 @@ import pytest
 from dpg.errors import DpgError
 from dpg.generators import ray_cluster
 
-JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "a[1-2]", "SLURMD_NODENAME": "a1"}
+JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "a1", "SLURMD_NODENAME": "a1"}
 
 STAND_IN = """#!{python}
 import json, os, sys
 with open({log!r}, "a") as log:
     print(json.dumps([sys.argv, dict(os.environ)]), file=log)
 if "hostnames" in sys.argv:
+    assert sys.argv[-1] == "a[1-2]"
     print("a1\\na2")
+elif "job" in sys.argv:
+    assert sys.argv[-1] == "7"
+    print("JobId=7 ReqNodeList=(null) NodeList=a[1-2] NumNodes=2")
 elif "node" in sys.argv:
     print("NodeName=a2 NodeAddr=127.0.0.1 State=MIXED")
 else:

@@ -60,6 +60,13 @@ def test_the_environment_of_an_engine_is_made_where_a_scale_has_that_engine(tmp_
     done = snakemake(run, "-n", *config, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert jobs(done.stdout)["environment"] == 1
+    # One that is of another lock is made anew, and hides nothing of the rest.
+    record = tmp_path / ".environments" / "verl" / "environment.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"lock_sha256": "of another"}')
+    os.utime(record, (0, 0))
+    counted = jobs(snakemake(run, "-n", *config, folder=tmp_path).stdout)
+    assert (counted["environment"], counted["generate"]) == (1, 1)
     run = run.replace("smoke-verl", "smoke")
     done = snakemake(run, "-n", "--configfile", "config/smoke.yaml", folder=tmp_path)
     assert "environment" not in jobs(done.stdout)

@@ -110,8 +110,10 @@ def corpus_environments():
 
 
 def environment_records(names):
-    folders = [environments.path_of(environments.for_gpus(n, scale.needs.gpus)) for n in names]
-    return [ancient(str(folder / environments.RECORD)) for folder in folders]
+    names = [environments.for_gpus(name, scale.needs.gpus) for name in names]
+    for name in names:
+        environments.settle(name)
+    return [ancient(str(environments.path_of(name) / environments.RECORD)) for name in names]
 
 
 def engine_settings():
