@@ -28,12 +28,12 @@ _JOB = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CONF", "SLURM_CLUSTER_NAME")
 
 @contextlib.contextmanager
 def joined(
-    ray: Path, environment: Mapping[str, str], folder: Path, *, nodes: int, gpus: int
+    python: Path, environment: Mapping[str, str], folder: Path, *, nodes: int, gpus: int
 ) -> Iterator[dict[str, str]]:
     """The trainer's environment; on several machines with the RAY_ADDRESS that it joins.
 
     Args:
-        ray: Ray's command, in verl's environment, at the same path on every machine.
+        python: of verl's environment, at the same path on every machine.
         environment: variables of Ray's processes and of the trainer.
         folder: for the log, `ray.log`; on a file system that all machines share.
         nodes: machines of the run.
@@ -49,8 +49,8 @@ def joined(
     others = _other_nodes(environment, nodes)
     host = _address_towards(others[0])
     address = f"{host}:{_free_port(host)}"
-    head = ray_command(ray, address, gpus, head=True)
-    rest = [*_srun(others, gpus), *ray_command(ray, address, gpus, head=False)]
+    head = ray_command(python, address, gpus, head=True)
+    rest = [*_srun(others, gpus), *ray_command(python, address, gpus, head=False)]
     variables = {k: v for k, v in environment.items() if not k.startswith("SLURM_") or k in _JOB}
     log = folder / "ray.log"
     with started("Ray", head, log, variables, folder) as process:
@@ -59,7 +59,7 @@ def joined(
             yield {**environment, "RAY_ADDRESS": address}
 
 
-def ray_command(ray: Path, address: str, gpus: int, *, head: bool) -> list[str]:
+def ray_command(python: Path, address: str, gpus: int, *, head: bool) -> list[str]:
     """Ray on one machine, until it is ended: the head of the cluster at host:port, or a part."""
     host, port = address.rsplit(":", 1)
     place = (
@@ -71,7 +71,8 @@ def ray_command(ray: Path, address: str, gpus: int, *, head: bool) -> list[str]:
         f"--{name.replace('_', '-')}={json.dumps(value)}"
         for name, value in verl_worker.machine_resources(gpus).items()
     ]
-    return [str(ray), "start", *place, *resources, "--disable-usage-stats", "--block"]
+    ray = [str(python), "-m", "ray.scripts.scripts"]
+    return [*ray, "start", *place, *resources, "--disable-usage-stats", "--block"]
 
 
 def _wait_for(head: Process, address: str) -> None:

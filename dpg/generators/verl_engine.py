@@ -294,9 +294,8 @@ def _trainer(python: Path, worker: Path, folder: Path, gpus: int, nodes: int) ->
     """verl's trainer, and Ray on the run's machines where there are several."""
     command = [str(python), "-m", "dpg.generators.verl_worker", str(worker)]
     plain = worker_environment(folder, gpus)
-    ray = python.with_name("ray")
     with (
-        ray_cluster.joined(ray, plain, folder, nodes=nodes, gpus=gpus) as environment,
+        ray_cluster.joined(python, plain, folder, nodes=nodes, gpus=gpus) as environment,
         started("verl", command, folder / "verl.log", environment, folder) as trainer,
     ):
         yield trainer

@@ -36,9 +36,9 @@ else:
 
 @pytest.fixture(params=[True])
 def commands(tmp_path, monkeypatch, request):
-    """Stand-ins for ray, srun and scontrol; returns what they were called with."""
+    """Stand-ins for Python, srun and scontrol; returns what they were called with."""
     log = tmp_path / "calls.jsonl"
-    for name in ("ray", "srun", "scontrol"):
+    for name in ("python", "srun", "scontrol"):
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(STAND_IN.format(python=sys.executable, log=str(log), answers=request.param))
@@ -53,8 +53,8 @@ def commands(tmp_path, monkeypatch, request):
 
 
 def joined(tmp_path, environment, nodes, gpus=0):
-    ray = tmp_path / "bin" / "ray"
-    return ray_cluster.joined(ray, environment, tmp_path, nodes=nodes, gpus=gpus)
+    python = tmp_path / "bin" / "python"
+    return ray_cluster.joined(python, environment, tmp_path, nodes=nodes, gpus=gpus)
 
 
 def test_one_machine_and_a_given_cluster_start_nothing(tmp_path, commands):
@@ -72,10 +72,11 @@ def test_the_head_is_here_and_the_rest_on_the_jobs_other_nodes(tmp_path, command
         address = found["RAY_ADDRESS"]
         assert {**given, "RAY_ADDRESS": address} == found
         assert address.startswith("127.0.0.1:")
-        wait_until(lambda: {("ray", "start"), ("srun", "--overlap")} <= commands().keys(), 60)
-    head, variables = commands()["ray", "start"]
+        wait_until(lambda: {("python", "-m"), ("srun", "--overlap")} <= commands().keys(), 60)
+    head, variables = commands()["python", "-m"]
     port = address.partition(":")[2]
-    assert head[2:5] == ["--head", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    assert head[1:4] == ["-m", "ray.scripts.scripts", "start"]
+    assert head[4:7] == ["--head", "--node-ip-address=127.0.0.1", f"--port={port}"]
     assert "--num-gpus=8" in head
     # Otherwise srun would take them for options of its own.
     assert "SLURM_NTASKS" not in variables
@@ -83,7 +84,7 @@ def test_the_head_is_here_and_the_rest_on_the_jobs_other_nodes(tmp_path, command
     assert variables["OMP_NUM_THREADS"] == "1"
     rest, _ = commands()["srun", "--overlap"]
     assert {"--nodelist=a2", "--nodes=1", "--ntasks=1", "--gpus-per-node=8"} <= set(rest)
-    assert rest[rest.index("start") - 1].endswith("/ray")
+    assert rest[rest.index("start") - 3].endswith("/python")
     assert f"--address={address}" in rest
 
 
