@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import secrets
 import socket
 import subprocess
 import time
@@ -51,6 +52,8 @@ def joined(
     address = f"{host}:{_free_port(host)}"
     head = ray_command(python, address, gpus, head=True)
     rest = [*_srun(others, gpus), *ray_command(python, address, gpus, head=False)]
+    # Whoever joins must know it: on a cluster's network others may reach the port.
+    environment = {**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     variables = {k: v for k, v in environment.items() if not k.startswith("SLURM_") or k in _JOB}
     log = folder / "ray.log"
     with started("Ray", head, log, variables, folder) as process:

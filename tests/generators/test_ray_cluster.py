@@ -70,7 +70,9 @@ def test_the_head_is_here_and_the_rest_on_the_jobs_other_nodes(tmp_path, command
     given = {**JOB, "PATH": os.environ["PATH"], "SLURM_NTASKS": "1", "OMP_NUM_THREADS": "1"}
     with joined(tmp_path, given, nodes=2, gpus=8) as found:
         address = found["RAY_ADDRESS"]
-        assert {**given, "RAY_ADDRESS": address} == found
+        token = found["RAY_AUTH_TOKEN"]
+        joins = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        assert {**given, **joins} == found
         assert address.startswith("127.0.0.1:")
         wait_until(lambda: {("python", "-m"), ("srun", "--overlap")} <= commands().keys(), 60)
     head, variables = commands()["python", "-m"]
@@ -82,7 +84,9 @@ def test_the_head_is_here_and_the_rest_on_the_jobs_other_nodes(tmp_path, command
     assert "SLURM_NTASKS" not in variables
     assert variables["SLURM_JOB_ID"] == "7"
     assert variables["OMP_NUM_THREADS"] == "1"
-    rest, _ = commands()["srun", "--overlap"]
+    rest, others = commands()["srun", "--overlap"]
+    assert variables["RAY_AUTH_TOKEN"] == others["RAY_AUTH_TOKEN"] == token
+    assert len(token) == 64
     assert {"--nodelist=a2", "--nodes=1", "--ntasks=1", "--gpus-per-node=8"} <= set(rest)
     assert rest[rest.index("start") - 3].endswith("/python")
     assert f"--address={address}" in rest
