@@ -452,6 +452,7 @@ def ask(endpoint, token, tmp_path, *repositories, offline="0"):
     return done.stdout.split()
 
 
+@pytest.mark.integration
 def test_what_the_hub_answers_is_told_apart(hub, tmp_path):
     pytest.importorskip("huggingface_hub")
     names = ("a/open", "a/gated", "a/missing", "a/broken")

@@ -386,6 +386,7 @@ def asking(server, tmp_path, **settings):
 
 
 @pytest.mark.slow
+@pytest.mark.integration
 def test_a_thousand_texts_through_trouble_each_paid_once(serve, tmp_path):
     """5 % delayed, 5 % 429 or 500 at first, one connection dropped; then a run without a call."""
     texts = [f"text {i} word{i % 7}" for i in range(1000)]

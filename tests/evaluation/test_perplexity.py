@@ -19,7 +19,7 @@ pytest.importorskip("lm_eval")
 SETTINGS = PerplexitySettings(batch_size=8, dtype="float32", add_bos=False, context=None)
 
 
-pytestmark = pytest.mark.usefixtures("datasets_cache")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("datasets_cache")]
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,7 @@ def test_no_two_variants_of_a_figure_look_alike(paper_runs):
 
 
 @pytest.mark.slow
+@pytest.mark.integration
 def test_build_writes_every_figure_and_table_from_all_runs(paper_runs, perplexities, tmp_path):
     everything = [path for group in paper_runs.values() for path in group]
     for name in figures.FIGURES + figures.TABLES:

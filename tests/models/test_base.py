@@ -10,6 +10,8 @@ from dpg.errors import DpgError
 from dpg.models import base, load
 from dpg.models import tokenizer as tokenizers
 
+pytestmark = pytest.mark.integration
+
 RECIPE = PretrainingSettings(
     vocab_size=260,
     steps=6,

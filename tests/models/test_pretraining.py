@@ -9,6 +9,8 @@ from dpg.errors import DpgError
 from dpg.models import LanguageModel, pretraining, tokenizer
 from dpg.models.gpt2 import Gpt2Config
 
+pytestmark = pytest.mark.integration
+
 TEXTS = {
     "en": [f"the {word} sat on the mat and saw the {word}" for word in ("cat", "dog", "old hen")],
     "es": ["el perro vio la casa", "la casa era roja y la vaca era blanca", "el gato duerme"],

@@ -12,6 +12,8 @@ from dpg.errors import DpgError
 from dpg.text import wikipedia
 from dpg.text.fetch import fetch_debian_packages, fetch_wheel, file_sha256
 
+pytestmark = pytest.mark.integration
+
 WHEEL = "tale-1.0-py3-none-any.whl"
 
 
