@@ -428,8 +428,9 @@ def start_ray(run: Run) -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init(runtime_env=environment)
         _wait_for_machines(run.nodes)
-    else:
-        ray.init(include_dashboard=False, runtime_env=environment, **machine_resources(run.gpus))
+    else:  # "local": another Ray on the machine is not joined
+        resources = machine_resources(run.gpus)
+        ray.init("local", include_dashboard=False, runtime_env=environment, **resources)
 
 
 def machine_resources(gpus: int) -> dict[str, Any]:
