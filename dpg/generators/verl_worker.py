@@ -341,7 +341,9 @@ def _set_up_hf_rollout(seed: int) -> None:
     """Let verl's rollout with transformers be right where it is not, and repeatable.
 
     It would sample every prompt n times, though the trainer has repeated the prompts; it has no
-    shortest length; and its random numbers would depend on all that was drawn before.
+    shortest length; its random numbers would depend on all that was drawn before; and it hands
+    `generate` the prompt's positions, the last of which transformers 4.55 then takes for every
+    token that it samples: text of another policy than the one that is trained, and worse.
     """
     from omegaconf import OmegaConf, open_dict
     from verl.workers.rollout import hf_rollout
@@ -361,6 +363,9 @@ def _set_up_hf_rollout(seed: int) -> None:
         began(self, module, config)
         # Sharded layers are put together by all processes at once: none may end before the others.
         module._is_fsdp_managed_module = True
+        # Without positions transformers counts them from the attention mask, sampled tokens too.
+        sampled = module.generate
+        module.generate = lambda *, position_ids, **given: sampled(**given)
 
     def generate(self, prompts):
         import torch

@@ -21,7 +21,8 @@ from dpg.errors import DpgError
 from dpg.generators import sampling, verl_config, verl_engine, verl_worker
 from dpg.generators.grpo import group_advantages, policy_loss
 from dpg.generators.validation import Prompts
-from dpg.models import load
+from dpg.models import LanguageModel, load, save
+from dpg.models.llama import LlamaConfig
 
 ENVIRONMENT = Path(os.environ.get("DPG_VERL_ENVIRONMENT", environments.path_of("verl"))).absolute()
 SCRIPT = Path(__file__).with_name("verl_script.py")
@@ -121,14 +122,21 @@ def test_the_log_is_put_together_in_the_order_of_events(study, tmp_path):
 # --- with verl -----------------------------------------------------------------------------------
 
 
-def by_verl(what, *arguments):
-    command = [str(ENVIRONMENT / "bin" / "python"), str(SCRIPT), what, *map(str, arguments)]
-    subprocess.run(command, check=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+@pytest.fixture
+def by_verl(tmp_path):
+    """Runs a function of the script in verl's environment, where our package is found as in a run."""
+    found = verl_engine.worker_environment(tmp_path / "worker", gpus=0)
+
+    def run(what, *arguments):
+        command = [str(ENVIRONMENT / "bin" / "python"), str(SCRIPT), what, *map(str, arguments)]
+        subprocess.run(command, check=True, timeout=600, env=found)
+
+    return run
 
 
 @needs_verl
 @pytest.mark.slow
-def test_advantages_and_loss_equal_verls_own(tmp_path):
+def test_advantages_and_loss_equal_verls_own(by_verl, tmp_path):
     rng = np.random.default_rng(0)
     N, R = 32, 12
     lengths = rng.integers(2, R + 1, N)
@@ -173,7 +181,33 @@ def test_advantages_and_loss_equal_verls_own(tmp_path):
 
 @needs_verl
 @pytest.mark.slow
-def test_the_papers_runs_pass_verls_own_checks(tmp_path):
+def test_rollouts_are_those_of_the_policy_that_is_trained(by_verl, tmp_path):
+    # Weights well above the usual, so that a token's position decides what follows it.
+    model = LanguageModel(LlamaConfig(64, 32, 2, 4, 2, 8, 64, 64, eos_id=0))
+    params = jax.tree.map(lambda x: 8 * x, model.init(jax.random.key(0)))
+    save(tmp_path / "model", model, params)
+    rng = np.random.default_rng(0)
+    P, R, N = 6, 12, 16
+    mask = np.arange(P) >= rng.integers(0, P, N)[:, None]
+    prompts = np.where(mask, rng.integers(1, 64, (N, P)), 0).astype(np.int32)
+    given = {"prompts": prompts, "mask": mask, "length": np.array(R)}
+    safetensors.numpy.save_file(given, tmp_path / "given.safetensors")
+    by_verl("sample", *(tmp_path / x for x in ("model", "given.safetensors", "found.safetensors")))
+    tokens = safetensors.numpy.load_file(tmp_path / "found.safetensors")["tokens"]
+    assert tokens.shape == (N, R)  # one answer a prompt: the trainer has repeated the prompts
+    before = np.cumsum(tokens == 0, 1) == 0  # verl computes in half precision: not a token's equal
+    both = np.concatenate([prompts, tokens], 1)
+    logits = model.logits(params, both, np.concatenate([mask, np.ones_like(before)], 1))
+    logits = np.array(logits)[:, P - 1 : -1]
+    logits[..., 0] = np.where(np.arange(R) < verl_config.MIN_TOKENS, -np.inf, logits[..., 0])
+    lost = logits.max(-1) - np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
+    assert np.ptp(logits[np.isfinite(logits)]) > 5
+    assert lost[before].max() < 0.2
+
+
+@needs_verl
+@pytest.mark.slow
+def test_the_papers_runs_pass_verls_own_checks(by_verl, tmp_path):
     paths = verl_config.Paths(*(tmp_path / name for name in ("m", "prompts", "val", "checks")))
     wanted = {
         run.path: verl_config.settings(run, paths, gpus=8)

@@ -69,5 +69,40 @@ def compose(source: str, result: str) -> None:
         json.dump(composed, file)
 
 
+def sample(model: str, source: str, result: str) -> None:
+    """What verl's rollout with transformers answers to left-padded prompts, greedily."""
+    import torch
+    from omegaconf import OmegaConf
+    from tensordict import TensorDict
+    from transformers import AutoModelForCausalLM
+    from verl import DataProto
+
+    from dpg.generators import verl_worker
+
+    verl_worker._lend_cpu()
+    verl_worker._set_up_hf_rollout(seed=0)
+    from verl.workers.rollout.hf_rollout import HFRollout
+
+    meeting = {"init_method": f"file://{result}.meeting", "rank": 0, "world_size": 1}
+    torch.distributed.init_process_group("gloo", **meeting)
+    given = {k: torch.from_numpy(v) for k, v in safetensors.numpy.load_file(source).items()}
+    prompts, mask = given["prompts"].long(), given["mask"].long()
+    batch = {
+        "input_ids": prompts,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+    }
+    data = DataProto(
+        batch=TensorDict(batch, batch_size=len(prompts)),
+        meta_info={"eos_token_id": 0, "pad_token_id": 0, "global_steps": 1},
+    )
+    settings = {"n": 4, "do_sample": False, "temperature": 1.0}
+    settings = OmegaConf.create(settings | {"response_length": int(given["length"])})
+    rollout = HFRollout(AutoModelForCausalLM.from_pretrained(model), settings)
+    answers = rollout.generate_sequences(data).batch["responses"]
+    tokens = np.ascontiguousarray(answers.numpy().astype(np.int32))
+    safetensors.numpy.save_file({"tokens": tokens}, result)
+
+
 if __name__ == "__main__":
-    {"parity": parity, "compose": compose}[sys.argv[1]](*sys.argv[2:])
+    {"parity": parity, "compose": compose, "sample": sample}[sys.argv[1]](*sys.argv[2:])
