@@ -124,7 +124,7 @@ def test_the_log_is_put_together_in_the_order_of_events(study, tmp_path):
 
 @pytest.fixture
 def by_verl(tmp_path):
-    """Runs a function of the script in verl's environment, where our package is found as in a run."""
+    """Runs a function of the script in verl's environment; our package is found as in a run."""
     found = verl_engine.worker_environment(tmp_path / "worker", gpus=0)
 
     def run(what, *arguments):
