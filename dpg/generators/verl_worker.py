@@ -365,7 +365,7 @@ def _set_up_hf_rollout(seed: int) -> None:
         module._is_fsdp_managed_module = True
         # Without positions transformers counts them from the attention mask, sampled tokens too.
         sampled = module.generate
-        module.generate = lambda *, position_ids, **given: sampled(**given)
+        module.generate = lambda *, position_ids=None, **given: sampled(**given)
 
     def generate(self, prompts):
         import torch
