@@ -25,7 +25,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help tiny smoke report test test-integration test-slow lint format lock clean clean-results
+.PHONY: help tiny smoke report test test-integration engines test-slow lint format lock clean clean-results
 # A recipe that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -62,6 +62,16 @@ test-integration: .venv/.ready ## the tests of several parts together: runs, ser
 
 test-slow: .venv/.ready ## the other tests: minutes each, some need a package registry
 	@$(PYTEST) -m "slow or network" $(ARGS)
+
+# Slurm only where packages may be installed without asking, in a container say.
+engines: .venv/.ready ## what the slow tests of verl, EasyDeL and Slurm need: else they are skipped
+	@$(BIN)/dpg environment verl
+	@$(BIN)/dpg environment easydel
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get && ! command -v slurmctld; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -qq && apt-get install -y -qq slurm-wlm munge || \
+		echo "no Slurm from Debian's packages: its tests are skipped" >&2; \
+	fi > /dev/null
 
 lint: .venv/.ready ## check style and the workflow
 	@$(BIN)/ruff check

@@ -475,7 +475,7 @@ class TestCi:
             assert "pytest left no report" in result.stdout
 
     @pytest.mark.parametrize(
-        "broken", ["", "lint", "test", "smoke", "test-integration", "test-slow", ".venv"]
+        "broken", ["", "lint", "test", "smoke", "test-integration", "engines", "test-slow", ".venv"]
     )
     def test_every_part_runs_and_any_failure_fails_the_whole(self, tmp_path, broken):
         """With commands that stand for the real ones, each with a report of one test."""
@@ -488,8 +488,8 @@ class TestCi:
         (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
         report = "<testsuite><testcase/></testsuite>"
         (tmp_path / "Makefile").write_text(
-            ".PHONY: .venv lint test smoke test-integration test-slow\n"
-            ".venv lint smoke test test-integration test-slow:\n"
+            ".PHONY: .venv lint test smoke test-integration engines test-slow\n"
+            ".venv lint smoke test test-integration engines test-slow:\n"
             "\t@echo ran $@ >> diary\n"
             "\t@for word in $(ARGS); do case $$word in --junitxml=*)"
             f" echo '{report}' > $${{word#--junitxml=}};; esac; done\n"
@@ -504,7 +504,8 @@ class TestCi:
             assert result.returncode != 0
             assert ran == [".venv"]
             return
-        assert ran == [".venv", "lint", "test", "smoke", "test-integration", "test-slow"]
+        parts = ["lint", "test", "smoke", "test-integration", "engines", "test-slow"]
+        assert ran == [".venv", *parts]
         assert (result.returncode != 0) == bool(broken), result.stderr
         assert result.stdout.splitlines()[-1] == "3 passed, 0 failed"
         failed = re.findall(r"^(\S+) +\d+ s +FAILED$", result.stdout, flags=re.MULTILINE)
