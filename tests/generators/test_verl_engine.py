@@ -26,13 +26,16 @@ from dpg.models.llama import LlamaConfig
 
 ENVIRONMENT = Path(os.environ.get("DPG_VERL_ENVIRONMENT", environments.path_of("verl"))).absolute()
 SCRIPT = Path(__file__).with_name("verl_script.py")
-
-needs_verl = pytest.mark.skipif(
-    not (ENVIRONMENT / "bin" / "python").exists(),
-    reason=f"{ENVIRONMENT} is not there: `dpg environment verl` makes it",
-)
-
 HAS_EASYDEL = environments.python_of("easydel").exists()
+
+
+def needs_verl(test):
+    """A slow test, of up to three runs with verl; one takes four minutes on a slow machine."""
+    missing = pytest.mark.skipif(
+        not (ENVIRONMENT / "bin" / "python").exists(),
+        reason=f"{ENVIRONMENT} is not there: `dpg environment verl` makes it",
+    )
+    return missing(pytest.mark.slow(pytest.mark.timeout(1800)(test)))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +135,6 @@ def by_verl(tmp_path):
 
 
 @needs_verl
-@pytest.mark.slow
 def test_advantages_and_loss_equal_verls_own(by_verl, tmp_path):
     rng = np.random.default_rng(0)
     N, R = 32, 12
@@ -177,7 +179,6 @@ def test_advantages_and_loss_equal_verls_own(by_verl, tmp_path):
 
 
 @needs_verl
-@pytest.mark.slow
 def test_rollouts_are_those_of_the_policy_that_is_trained(by_verl, tmp_path):
     # Weights well above the usual, so that a token's position decides what follows it.
     model = LanguageModel(LlamaConfig(64, 32, 2, 4, 2, 8, 64, 64, eos_id=0))
@@ -203,7 +204,6 @@ def test_rollouts_are_those_of_the_policy_that_is_trained(by_verl, tmp_path):
 
 
 @needs_verl
-@pytest.mark.slow
 def test_the_papers_runs_pass_verls_own_checks(by_verl, tmp_path):
     paths = verl_config.Paths(*(tmp_path / name for name in ("m", "prompts", "val", "checks")))
     wanted = {
@@ -232,7 +232,6 @@ def targets_in_easydel(world, study):
 
 
 @needs_verl
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "variant"), [("sixseven", "adam-T4"), ("lambada-es", "adam")]
 )
@@ -273,7 +272,6 @@ def test_two_steps_with_verl(world, study, tmp_path, experiment, variant):
 
 
 @needs_verl
-@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_numbers(world, study, tmp_path, wait_until):
     run = study.run("sixseven", "adam-T4", 0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -299,7 +297,6 @@ def test_a_killed_run_goes_on_to_the_same_numbers(world, study, tmp_path, wait_u
 
 
 @needs_verl
-@pytest.mark.slow
 def test_a_reward_server_that_is_killed_ends_the_run_with_its_log(world, study, tmp_path):
     # Steps take milliseconds and the engine looks twice a second: more of them, to be amid them.
     longer = world.root / "longer.yaml"

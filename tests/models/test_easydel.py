@@ -129,6 +129,7 @@ def run(*arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_logits_losses_and_metagradients_are_those_of_our_own_models(directories):
     report = run("compare", *directories.values())
     for name, found in report.items():
@@ -142,6 +143,7 @@ def test_logits_losses_and_metagradients_are_those_of_our_own_models(directories
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_what_is_not_mended_is_refused(directories):
     said = run("faults", directories["llama-untied"])
     assert set(said) == {"_keep_precision", "_spelled_out", "_FLOAT32"}
