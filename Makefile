@@ -12,7 +12,7 @@ PYTHON_IS_RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
-SNAKEMAKE := $(BIN)/snakemake --profile workflow/profiles/default --cores $(CORES)
+SNAKEMAKE := $(BIN)/snakemake --profile profiles/default --cores $(CORES)
 
 # The one place where the surroundings of every process are set. Inside a job Snakemake sets the
 # numbers of threads anew, from the rule's `threads`.
@@ -73,10 +73,13 @@ engines: .venv/.ready ## what the slow tests of verl, EasyDeL and Slurm need: el
 		echo "no Slurm from Debian's packages: its tests are skipped" >&2; \
 	fi > /dev/null
 
-lint: .venv/.ready ## check style and the workflow
+lint: .venv/.ready ## check style, types, spelling, the schema of config/ and the workflow
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/snakefmt --check Snakefile workflow
+	@$(BIN)/mypy
+	@$(BIN)/codespell
+	@$(BIN)/python -m dpg.config.schema --check
 	@$(BIN)/python .ci/workflow_lint.py $(SNAKEMAKE) --lint --configfile config/smoke.yaml
 
 format: .venv/.ready ## format the code and the workflow
@@ -85,7 +88,7 @@ format: .venv/.ready ## format the code and the workflow
 	@$(BIN)/snakefmt Snakefile workflow
 
 # GPU libraries are left out: they are PyTorch's own business, and only on Linux.
-LOCKED = $(PIP) list --format=freeze --exclude pip --exclude wheel --exclude dpg
+LOCKED = $(PIP) list --format=freeze --exclude pip --exclude wheel --exclude-editable
 
 lock: .venv/.ready ## write envs/core.txt anew from what .venv holds
 	@$(PIP) check
@@ -97,7 +100,7 @@ lock: .venv/.ready ## write envs/core.txt anew from what .venv holds
 	@echo "envs/core.txt: $$(grep -c '==' envs/core.txt) packages locked"
 
 clean: ## remove the environment and the tools' caches; results stay
-	@rm -rf .venv .pytest_cache .ruff_cache build dpg.egg-info
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 	@for folder in dpg tests; do \
 		[ ! -d $$folder ] || find $$folder -name __pycache__ -type d -prune -exec rm -rf {} +; \
 	done

@@ -36,7 +36,7 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        [figure_files(name) for name in plan.drawable(study)],
+        [[str(path) for path in outputs[name].files] for name in drawable(study)],
         rules.theorem_3_1.output,
         rules.claims.output,
         rules.report_pages.output,

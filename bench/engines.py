@@ -2,16 +2,16 @@
 
     make tiny ARGS="figure_2"        # the base models and texts, among others
     dpg environment verl
-    python bench/engines.py --seeds 0 1 2
+    python -m bench.engines --seeds 0 1 2
 
-The two engines sample with other random numbers, so a run of one is not a run of the other; what
-the target model learns should be the same within seeds. All settings are those of `adam-T8` in
-config/tiny.yaml but one: verl 0.5.0 has no falling learning rate, so both hold it at half of
+The two engines sample with different random numbers, so their runs differ; what the target model
+learns should be the same within seeds. All settings but one are those of `adam-T8` in
+config/tiny.yaml: verl 0.5.0 has no falling learning rate, so both engines hold it at half of
 tiny's, which is tiny's on average. Everything else is equal: base models, prompts and their order,
 batches, the objective, the optimizer, the reward code.
 
-Writes engines.{png,pdf,csv,md}. Finished runs are kept in --runs, and not made again; unfinished
-ones go on.
+Writes engines.{png,pdf,csv,md}. Finished runs are kept in --runs and are not repeated; unfinished
+runs are resumed.
 """
 
 from __future__ import annotations
@@ -20,24 +20,28 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
 
+from bench import RESULTS, ROOT, reports
 from dpg import artifacts
 from dpg.figures import style
+from dpg.run_folder import RunFolder
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).parent / "results"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 EXPERIMENT, VARIANT = "sixseven", "adam-T8"
-ENGINES = {
+ENGINES: dict[str, dict[str, Any]] = {
     "jax": {"color": style.BLUE},
     "verl": {"color": style.VERMILLION, "linestyle": (0, (4, 1.5))},
 }
 
 
 def scale_file(engine: str, seeds: list[int], folder: Path) -> Path:
-    """config/tiny.yaml with this engine and a rate that stays."""
+    """Write config/tiny.yaml with this engine and a constant learning rate."""
     settings = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
     generator = settings["experiments"][EXPERIMENT]["generator"]
     generator |= {"schedule": "constant", "learning_rate": generator["learning_rate"] / 2}
@@ -49,22 +53,22 @@ def scale_file(engine: str, seeds: list[int], folder: Path) -> Path:
     return path
 
 
-def train(config: Path, seed: int, out: Path) -> None:
-    """One run; in its own process, as the workflow has it."""
-    command = [sys.executable, "-m", "dpg", "generate", "-c", str(config), "--out", str(out)]
-    command += ["--experiment", EXPERIMENT, "--variant", VARIANT, "--seed", str(seed)]
-    subprocess.run(command, cwd=ROOT, check=True)
+def train(config: Path, seed: int, folder: RunFolder) -> None:
+    """Carry out one run in a process of its own, as the workflow does."""
+    command = [sys.executable, "-m", "dpg", "generate", "-c", str(config)]
+    command += ["--out", str(folder.path), "--experiment", EXPERIMENT, "--variant", VARIANT]
+    subprocess.run([*command, "--seed", str(seed)], cwd=ROOT, check=True)
 
 
-def curves(out: Path, engine: str, seed: int) -> pd.DataFrame:
-    """A row a validation: engine, seed, step, fraction of pixels right, metric."""
-    lines = [x for x in artifacts.read_lines(out / "metrics.jsonl") if x["phase"] == "validation"]
+def curves(folder: RunFolder, engine: str, seed: int) -> pd.DataFrame:
+    """One row per validation: step, fraction of pixels right, metric, engine, seed."""
+    lines = [x for x in artifacts.read_lines(folder.metrics) if x["phase"] == "validation"]
     table = pd.DataFrame(lines)[["step", "pixels_right", "metric"]]
     return table.assign(engine=engine, seed=seed)
 
 
 @style.styled
-def draw(frame: pd.DataFrame):
+def draw(frame: pd.DataFrame) -> Figure:
     """Both numbers over GRPO steps: the mean over seeds, and the band from least to greatest."""
     figure = style.new_figure(style.PAGE, 2.2)
     frame = frame.assign(pixels=100 * frame["pixels_right"])
@@ -80,11 +84,10 @@ def summary(frame: pd.DataFrame) -> str:
     """The last validation of every run, as a Markdown table."""
     last = frame[frame["step"] == frame["step"].max()].sort_values(["engine", "seed"])
     rows = [
-        f"| {row.engine} | {row.seed} | {row.pixels_right:.1%} | {row.metric:.4f} |"
-        for row in last.itertuples()
+        [str(row["engine"]), str(row["seed"]), f"{row['pixels_right']:.1%}", f"{row['metric']:.4f}"]
+        for row in last.to_dict("records")
     ]
-    head = ["| engine | seed | pixels right | metric |", "|---|---|---|---|"]
-    return "\n".join([*head, *rows]) + "\n"
+    return "\n".join(reports.table(["engine", "seed", "pixels right", "metric"], rows)) + "\n"
 
 
 def main() -> None:
@@ -100,14 +103,14 @@ def main() -> None:
     for engine in ENGINES:
         config = scale_file(engine, arguments.seeds, arguments.runs)
         for seed in arguments.seeds:
-            out = arguments.runs.absolute() / engine / f"seed{seed}"
-            if not (out / "run.json").exists():
-                train(config, seed, out)
-            tables.append(curves(out, engine, seed))
+            folder = RunFolder(arguments.runs.absolute() / engine / f"seed{seed}")
+            if not folder.is_finished:
+                train(config, seed, folder)
+            tables.append(curves(folder, engine, seed))
     frame = pd.concat(tables, ignore_index=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     style.save(draw(frame), frame, arguments.out / "engines")
-    (arguments.out / "engines.md").write_text(summary(frame))
+    reports.write_text(arguments.out / "engines.md", summary(frame))
     print(summary(frame))
 
 

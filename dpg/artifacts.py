@@ -1,4 +1,4 @@
-"""What a step leaves behind: files that are whole or absent, and a record of the run.
+"""What a step leaves behind: files that are whole or absent.
 
 Every output of the workflow is written beside its final name and renamed into place, so a process
 killed at any moment leaves either the old file or the new one. Four kinds of file cover all needs:
@@ -6,7 +6,7 @@ killed at any moment leaves either the old file or the new one. Four kinds of fi
 ===============  ===========================================  ==============
 file             written by                                   read by
 ===============  ===========================================  ==============
-`*.json`         `write_json`, `RunRecord`                    `read_json`
+`*.json`         `write_json`                                 `read_json`
 `*.jsonl`        `JsonLines` (appended, cut back on resume)   `read_lines`
 `*.parquet`      `write_table`                                `read_table`
 `*.safetensors`  `save_arrays`                                `load_arrays`
@@ -18,19 +18,12 @@ it is read.
 """
 
 import contextlib
-import hashlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import shutil
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +34,18 @@ import pyarrow.parquet as pq
 import safetensors
 import safetensors.numpy
 
-import dpg
 from dpg.errors import DpgError
 
 __all__ = [
     "ArtifactError",
     "JsonLines",
-    "RunRecord",
     "atomic_path",
-    "config_hash",
     "load_arrays",
-    "progress_folder",
+    "naming",
+    "plain",
     "read_json",
     "read_lines",
     "read_table",
-    "run_record",
     "save_arrays",
     "write_json",
     "write_table",
@@ -113,26 +103,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:
         _remove(partial)
         raise
-
-
-def progress_folder(folder: str | Path, settings: Mapping[str, Any]) -> Path:
-    """Open the folder in which a step under way keeps its state, such as checkpoints.
-
-    What lies there stays if it was made with the same settings; otherwise the folder is emptied.
-
-    Args:
-        folder: made if it is not there.
-        settings: everything that the state depends on, as JSON has it; kept as `settings.json`.
-
-    Returns:
-        `folder`.
-    """
-    folder = Path(folder)
-    named = folder / "settings.json"
-    if folder.exists() and (not named.exists() or read_json(named) != settings):
-        shutil.rmtree(folder)
-    write_json(named, settings)
-    return folder
 
 
 def _partial_prefix(path: Path) -> str:
@@ -200,9 +170,9 @@ def write_json(path: str | Path, value: Any) -> None:
     Raises:
         ArtifactError: a number that is not finite or a value of another type, named by its key.
     """
-    with _naming(path):
+    with naming(path):
         text = json.dumps(
-            _plain(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False
+            plain(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False
         )
     with atomic_path(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
@@ -234,15 +204,15 @@ def _read_text(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
-    """Put the file's name before an error of `_plain`, which knows the key alone."""
+def naming(path: str | Path) -> Iterator[None]:
+    """Put the file's name before an error of `plain`, which knows only the key."""
     try:
         yield
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error
 
 
-def _plain(value: Any, key: str = "") -> Any:
+def plain(value: Any, key: str = "") -> Any:
     """Return `value` in JSON's own types, or raise an error that names the key."""
     where = key or "the value"
     if isinstance(value, np.generic | np.ndarray):
@@ -251,11 +221,9 @@ def _plain(value: Any, key: str = "") -> Any:
         for name in value:
             if not isinstance(name, str):
                 raise ArtifactError(f"{where}: the key {name!r} is no string")
-        return {
-            name: _plain(item, f"{key}.{name}" if key else name) for name, item in value.items()
-        }
+        return {name: plain(item, f"{key}.{name}" if key else name) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{key}[{index}]") for index, item in enumerate(value)]
+        return [plain(item, f"{key}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ArtifactError(f"{where}: {value} is not finite, and JSON has no word for it")
@@ -346,8 +314,8 @@ class JsonLines:
             raise ArtifactError(f"{self.path}: a record needs an integer `step`, not {step!r}")
         if self._last_step is not None and step < self._last_step:
             raise ArtifactError(f"{self.path}: step {step} cannot follow step {self._last_step}")
-        with _naming(f"{self.path}, step {step}"):
-            line = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False)
+        with naming(f"{self.path}, step {step}"):
+            line = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
         self._file.write(line.encode("utf-8") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -505,176 +473,3 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
             f"{path}: not a whole safetensors file ({size} bytes: {error}); "
             "delete it to have it made again"
         ) from error
-
-
-# --- the record of a run ---------------------------------------------------------------------
-
-_PACKAGES = ("jax", "jaxlib", "numpy", "optax")
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the configuration's canonical JSON: sorted keys, no spaces, UTF-8.
-
-    Raises:
-        ArtifactError: a value that JSON does not have, named by its key.
-    """
-    canonical = json.dumps(
-        _plain(config),
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=False,
-        allow_nan=False,
-    )
-    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
-
-
-def without_nulls(value: Any) -> Any:
-    """The configuration without entries that are None or empty, at every depth of its tables."""
-    if isinstance(value, Mapping):
-        kept = {key: without_nulls(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if item is not None and item != {}}
-    if isinstance(value, list | tuple):
-        return [without_nulls(item) for item in value]
-    return value
-
-
-def run_record(config: Mapping[str, Any], seed: int | None, **more: Any) -> dict[str, Any]:
-    """Return what identifies a run: its configuration, its seed, the code and the machine.
-
-    Args:
-        config: the resolved configuration, in JSON's types.
-        seed: the run's seed; None for a step without randomness.
-        **more: further entries, `experiment="sixseven"` for instance; `device` replaces what JAX
-            says, for a step that computes with something else.
-
-    Returns:
-        A dict that `write_json` takes: `config`, `config_sha256`, `seed`, `dpg`, `git` (`commit`
-        and `dirty`, or None outside a checkout), `versions`, `platform`, `device` (`platform`,
-        `kind`, `count`, or None while JAX is not loaded), `cpus` (of the host), `started` (UTC,
-        ISO 8601), `finished` and `wall_seconds` (None until `RunRecord` fills them in).
-
-    Raises:
-        ArtifactError: an entry of `more` has the name of one of these.
-    """
-    record = {
-        "config": _plain(config),
-        "config_sha256": config_hash(config),
-        "seed": seed,
-        "dpg": dpg.__version__,
-        "git": _git(),
-        "versions": _versions(),
-        "platform": f"{platform.system()}-{platform.machine()}",
-        "cpus": os.cpu_count(),
-        "started": _now(),
-        "finished": None,
-        "wall_seconds": None,
-    }
-    taken = sorted(set(record) & set(more))
-    if taken:
-        raise ArtifactError(f"run record: {', '.join(taken)} cannot be set, it is found out")
-    record["device"] = more.pop("device") if "device" in more else _device()
-    return record | more
-
-
-class RunRecord:
-    """The `run.json` of a step: written whole when the step has ended well, and not otherwise.
-
-    Args:
-        path: the file, by custom `run.json` beside the step's other outputs.
-        config: as in `run_record`.
-        seed: as in `run_record`.
-        earlier_seconds: wall time before now, in seconds: of a resumed run's earlier stretches,
-            kept in its checkpoint. `started` lies so far back.
-        **more: as in `run_record`.
-
-    Attributes:
-        entries: the dict that will be written; a step adds its own results to it.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "run.json"
-        >>> with RunRecord(path, {"steps": 2}, seed=0) as record:
-        ...     record.entries["pixels_right"] = 42
-        >>> read_json(path)["pixels_right"]
-        42
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        config: Mapping[str, Any],
-        seed: int | None,
-        *,
-        earlier_seconds: float = 0.0,
-        **more: Any,
-    ):
-        self.path = Path(path)
-        self.entries = run_record(config, seed, **more)
-        self.entries["started"] = _now(earlier_seconds)
-        self._earlier_seconds = earlier_seconds
-        self._start = time.monotonic()
-
-    @property
-    def wall_seconds(self) -> float:
-        """Wall time until now, earlier stretches included, in seconds."""
-        return self._earlier_seconds + time.monotonic() - self._start
-
-    def __enter__(self) -> "RunRecord":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.entries["device"] = self.entries["device"] or _device()
-            self.entries["finished"] = _now()
-            self.entries["wall_seconds"] = round(self.wall_seconds, 3)
-            write_json(self.path, self.entries)
-
-
-def _now(earlier_seconds: float = 0.0) -> str:
-    """The time in UTC, or that of so many seconds ago."""
-    then = datetime.now(UTC) - timedelta(seconds=earlier_seconds)
-    return then.isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
-
-
-def _device() -> dict[str, Any] | None:
-    # A step that draws a figure must not take hold of an accelerator to describe it.
-    jax = sys.modules.get("jax")
-    if jax is None:
-        return None
-    devices = jax.devices()
-    return {
-        "platform": devices[0].platform,
-        "kind": devices[0].device_kind,
-        "count": len(devices),
-    }
-
-
-def _git() -> dict[str, Any] | None:
-    """Return the commit of the checkout that this code is in, and whether files differ from it."""
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
-
-    try:
-        # An installed package may lie inside a repository that is not its own.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return None
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -1,7 +1,7 @@
 """Environments beside the project's own: each made once, from its lock, where no other touches it.
 
 verl and EasyDeL pin versions that clash with the core's and with each other's, so each has a
-virtual environment of its own, `.environments/<name>`, with the packages of `envs/<name>.txt` and
+virtual environment of its own, `.environments/<name>-<digest of the lock>`, with the packages of `envs/<name>.txt` and
 no others. A line of a lock that ends with ``# no-deps`` is installed last and without what its
 package asks for: for a package whose own pins are wrong for the rest of the lock, or that is built
 against what is there. Machines with GPUs have locks of their own, `envs/<name>-gpu.txt`.
@@ -9,7 +9,6 @@ against what is there. Machines with GPUs have locks of their own, `envs/<name>-
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -21,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from dpg import artifacts
+from dpg.digests import of_file
 from dpg.errors import DpgError
+from dpg.quantities import in_bytes
 
 LOCKS = Path("envs")
 FOLDER = Path(".environments")
@@ -31,6 +32,7 @@ RECORD = "environment.json"
 """Written last, so an environment that has it is whole."""
 
 _PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;#]+)(?P<rest>.*)")
+_DIGITS = 12  # of the lock's digest in the folder's name
 _TAIL = 15  # lines of pip's output that an error shows
 
 
@@ -39,13 +41,27 @@ class LockError(DpgError):
 
 
 def for_gpus(name: str, gpus: int) -> str:
-    """The environment's name on machines with so many GPUs."""
+    """The environment's name on machines with this number of GPUs."""
     return f"{name}-gpu" if gpus else name
 
 
-def path_of(name: str) -> Path:
-    """The folder of an environment."""
-    return FOLDER / name
+def path_of(name: str, locks: Path = LOCKS, folder: Path = FOLDER) -> Path:
+    """The folder of an environment: its name, and the digest of its lock.
+
+    Raises:
+        LockError: there is no such lock.
+    """
+    lock = locks / f"{name}.txt"
+    _require(lock)
+    return folder / f"{name}-{of_file(lock)[:_DIGITS]}"
+
+
+def leftovers(name: str, locks: Path = LOCKS, folder: Path = FOLDER) -> list[Path]:
+    """Folders of an environment that are not used: of another lock, or named without a digest."""
+    current = path_of(name, locks, folder)
+    pattern = re.compile(rf"{re.escape(name)}(-[0-9a-f]{{{_DIGITS}}})?")
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in there if pattern.fullmatch(path.name) and path != current]
 
 
 def python_of(name: str) -> Path:
@@ -78,11 +94,11 @@ def make(
     """Make an environment from its lock; one that is whole and of this lock is left as it is.
 
     Args:
-        lock: a file with ``name==version`` a line.
+        lock: a file with one ``name==version`` per line.
         out: the folder. An environment cannot be moved, so it is made in its place: one that was
             cut off has no record, and is made anew.
         python: whose version the environment gets.
-        say: told what is done, a line each.
+        say: told what is done, one line at a time.
 
     Returns:
         Its record: `lock_sha256`, `python`, `packages`, `bytes` and `seconds`.
@@ -93,7 +109,7 @@ def make(
     """
     lock, out = Path(lock), Path(out)
     pins = read_lock(lock)
-    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    digest = of_file(lock)
     whole = out / RECORD
     if whole.is_file():
         record = artifacts.read_json(whole)
@@ -124,27 +140,8 @@ def make(
         "seconds": round(time.monotonic() - began),
     }
     artifacts.write_json(whole, record)
-    say(f"{out}: {record['bytes'] / 1e9:.1f} GB in {record['seconds']} s")
+    say(f"{out}: {in_bytes(record['bytes'])} in {record['seconds']} s")
     return record
-
-
-def settle(name: str) -> None:
-    """Let the age of an environment's record say whether it is of its lock.
-
-    Snakemake goes by age, and a record that is there but older than the lock hides from it what
-    else has to be made: such a record is removed where it is of another lock, and made young where
-    it is of this one, as after a new checkout.
-    """
-    lock, record = LOCKS / f"{name}.txt", path_of(name) / RECORD
-    if not (lock.exists() and record.exists()):
-        return
-    if lock.stat().st_mtime <= record.stat().st_mtime:
-        return
-    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
-    if artifacts.read_json(record).get("lock_sha256") == digest:
-        record.touch()
-    else:
-        record.unlink()
 
 
 def read_lock(lock: str | Path) -> dict[str, tuple[str, bool]]:
@@ -156,22 +153,35 @@ def read_lock(lock: str | Path) -> dict[str, tuple[str, bool]]:
         LockError: no such lock, a line that is no exact version, a package named twice.
     """
     lock = Path(lock)
-    if not lock.is_file():
-        there = sorted(path.stem for path in lock.parent.glob("*.txt") if path.stem != "core")
-        raise LockError(f"{lock}: no such lock; there are: {', '.join(there) or 'none'}")
+    _require(lock)
     pins: dict[str, tuple[str, bool]] = {}
     for number, line in enumerate(lock.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         pin = _PIN.fullmatch(line.strip())
         if pin is None:
-            raise LockError(f"{lock}, line {number}: want name==version, got '{line}'")
-        name = _plain(pin["name"])
+            raise LockError(f"{lock}, line {number}: expected name==version, got '{line}'")
+        name = plain_name(pin["name"])
         if name in pins:
             raise LockError(f"{lock}, line {number}: {name} stands there twice")
         requirement, _, comment = line.partition("#")
         pins[name] = (requirement.strip(), comment.strip() == "no-deps")
     return pins
+
+
+def locked_versions(lock: str | Path) -> dict[str, str]:
+    """Package -> the version that a lock names; errors as `read_lock`."""
+    return {name: _version(line) for name, (line, _) in read_lock(lock).items()}
+
+
+def _version(requirement: str) -> str:
+    return requirement.split("==")[1].split(";")[0].strip()
+
+
+def _require(lock: Path) -> None:
+    if not lock.is_file():
+        there = sorted(path.stem for path in lock.parent.glob("*.txt") if path.stem != "core")
+        raise LockError(f"{lock}: no such lock; there are: {', '.join(there) or 'none'}")
 
 
 def _install(python: Path, lines: list[str], lock: Path, alone: bool) -> None:
@@ -187,9 +197,9 @@ def _compare(python: Path, pins: dict[str, tuple[str, bool]], lock: Path) -> Non
     A local label, such as +cpu, says which build it is and is not compared.
     """
     listed = _pip(python, ["list", "--format=json"], f"{lock}: pip cannot list it")
-    there = {_plain(one["name"]): one["version"].split("+")[0] for one in json.loads(listed)}
+    there = {plain_name(one["name"]): one["version"].split("+")[0] for one in json.loads(listed)}
     for name, (line, _) in pins.items():
-        wanted = line.split("==")[1].split(";")[0].strip()
+        wanted = _version(line)
         skipped = ";" in line and name not in there  # its marker says: not on this machine
         if there.get(name) != wanted and not skipped:
             raise LockError(f"{lock}: {name} {wanted} is locked, {there.get(name)} came")
@@ -209,5 +219,6 @@ def _run(command: list[str], fault: str) -> str:
     return done.stdout.strip()
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A package's name as it is compared: lower case, hyphens."""
     return re.sub(r"[-_.]+", "-", name).lower()

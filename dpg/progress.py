@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 _EVERY = 10.0  # seconds between two lines of a log
 
 
-class Progress:
-    """A step's progress on standard error; use it in a `with` block.
-
-    Args:
-        title: said in front, such as "sixseven/adam-T8".
-        total: how many units of work there are.
-
-    Example:
-        >>> with Progress("pre-training", 100) as progress:
-        ...     progress(100, "loss 3.2")
-    """
+class _Bar:
+    """A bar on standard error, in a `with` block."""
 
     def __init__(self, title: str, total: int):
         self.title, self.total = title, total
@@ -28,9 +20,9 @@ class Progress:
         self._first: tuple[int, float] | None = None
         self._said = -_EVERY
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            self._bar = _bar()
+            self._bar = _terminal_bar()
             self._task = self._bar.add_task(self.title, total=self.total, numbers="")
             self._bar.start()
         return self
@@ -39,7 +31,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, done: int, numbers: str = "") -> None:
+    def show(self, done: int, numbers: str = "") -> None:
         """Say that `done` units are done, and what is worth watching."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, numbers=numbers)
@@ -64,7 +56,7 @@ class Progress:
         return f", about {seconds:.0f} s left"
 
 
-def _bar() -> Any:
+def _terminal_bar() -> Any:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -84,9 +76,34 @@ def _bar() -> Any:
     )
 
 
+class Progress(_Bar):
+    """A step's progress on standard error; use it in a `with` block.
+
+    Args:
+        title: said in front, such as "sixseven/adam-T8".
+        total: how many units of work there are.
+
+    Example:
+        >>> with Progress("pre-training", 100) as progress:
+        ...     progress(100, "loss 3.2")
+    """
+
+    def __call__(self, done: int, numbers: str = "") -> None:
+        """Say that `done` units are done, and what is worth watching."""
+        self.show(done, numbers)
+
+
+class StepBar(_Bar):
+    """The progress of a generator run: called with the steps done and a line of its log."""
+
+    def __call__(self, done: int, record: Mapping[str, Any]) -> None:
+        """Say that `done` steps are done, and the numbers of the record that are worth watching."""
+        self.show(done, watched(record))
+
+
 _WATCHED = ("metric", "pixels_right", "norm_difference", "exact", "soft", "target_loss_last")
 
 
-def watched(record: dict[str, Any]) -> str:
+def watched(record: Mapping[str, Any]) -> str:
     """The numbers of a generator's log line that are worth a look while it runs."""
     return "  ".join(f"{key} {record[key]:.4g}" for key in _WATCHED if key in record)

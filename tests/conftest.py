@@ -10,6 +10,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +22,35 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 _START = time.monotonic()
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "config" / "experiments.yaml"
+
+SCALE = """
+scale: test
+text:
+  articles: {source: folder, folder: articles, train: 40, validation: 40}
+  passages: {source: folder, folder: passages}
+prompt_style: prefix
+models:
+  llama-instruct: {source: folder, folder: llama}
+  gpt2: {source: folder, folder: gpt2}
+horizons: {long: 4, middle: 2, short: 1}
+defaults:
+  checkpoint_every: 2
+  generator:
+    grpo_steps: 5
+    prompt_tokens: 4
+    response_tokens: 6
+    mini_batch_prompts: 2
+    learning_rate: 1e-3
+  learner: {batch_size: 8, learning_rate: 1e-3}
+  validation: {every: 2, kept: 4}
+experiments:
+  sixseven: {variants: {adam-long: , adam-long-nogroups: , sgd-long: , naive-long: }}
+  norm: {variants: {adam-long: }}
+  lambada-es: {variants: {adam: }}
+  uuid: {variants: {adam: }}
+"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,3 +82,76 @@ def _forget_compiled_programs() -> Iterator[None]:
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """A function that waits for a condition, while a process lives where one is given."""
+
+    def wait(condition, seconds=300.0, process=None):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"not within {seconds:g} s"
+            assert process is None or process.poll() is None, "the process ended before"
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A whole study of random models and made-up words, small enough for seconds.
+
+    `root` is its folder, `study` its configuration, `inputs(run)` the files of a run.
+    """
+    import jax
+    import numpy as np
+    import pandas as pd
+
+    from dpg import artifacts, config
+    from dpg.generators.engine import RunInputs
+    from dpg.models import LanguageModel, save
+    from dpg.models import tokenizer as tokenizers
+    from dpg.models.gpt2 import Gpt2Config
+    from dpg.models.llama import LlamaConfig
+
+    root = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefghij"), 4)) for _ in range(100)]
+    texts = [" ".join(rng.choice(words, 20)) for _ in range(80)]
+    tokenizer = tokenizers.train(texts, vocab_size=300)
+    V = tokenizer.vocab_size
+    ends = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
+    shapes = {
+        "llama": LlamaConfig(V, 16, 1, 2, 1, intermediate_size=24, context=64, **ends),
+        "gpt2": Gpt2Config(V, 16, 1, 2, context=64, intermediate_size=32, **ends),
+    }
+    for seed, (name, shape) in enumerate(shapes.items()):
+        model = LanguageModel(shape)
+        save(root / name, model, model.init(jax.random.key(seed)), tokenizer)
+    articles = pd.DataFrame({"id": [f"a{i}" for i in range(80)], "title": "t", "text": texts})
+    articles = articles.assign(language="en", split=["train"] * 40 + ["validation"] * 40)
+    artifacts.write_table(root / "articles.parquet", articles)
+    passages = pd.DataFrame({"id": [f"p{i}" for i in range(12)], "text": texts[:12]})
+    passages = passages.assign(language="es", source="x", split="train")
+    artifacts.write_table(root / "passages.parquet", passages)
+    (root / "test.yaml").write_text(SCALE)
+    (root / "experiments.yaml").write_text(EXPERIMENTS.read_text())
+    study = config.load(root / "test.yaml")
+
+    def inputs(run):
+        target = "gpt2" if run.learner.model == "gpt2" else "llama"
+        return RunInputs(
+            generator=root / "llama",
+            target=root / target,
+            articles=root / "articles.parquet",
+            passages=root / "passages.parquet",
+        )
+
+    def options(run):
+        """The same as options of the command line."""
+        found = inputs(run)
+        names = ("generator", "target", "articles", "passages")
+        return [word for name in names for word in (f"--{name}", str(getattr(found, name)))]
+
+    return SimpleNamespace(root=root, study=study, inputs=inputs, options=options)

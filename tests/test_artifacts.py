@@ -1,13 +1,10 @@
 """Outputs survive kills, equal values give equal bytes, and damage is named."""
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from datetime import datetime
 from pathlib import Path
 
 import ml_dtypes
@@ -15,19 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import dpg
 from dpg import artifacts
 from dpg.artifacts import (
     ArtifactError,
     JsonLines,
-    RunRecord,
     atomic_path,
-    config_hash,
     load_arrays,
     read_json,
     read_lines,
     read_table,
-    run_record,
     save_arrays,
     write_json,
     write_table,
@@ -437,107 +430,3 @@ class TestArrays:
         with pytest.raises(ArtifactError, match=r"a\.safetensors: .*labels"):
             save_arrays(tmp_path / "a.safetensors", {"labels": array})
         assert names(tmp_path) == []
-
-
-class TestRunRecord:
-    def test_the_hash_is_that_of_the_canonical_json(self):
-        canonical = '{"a":[1,2.5],"b":{"ü":null}}'.encode()
-        assert (
-            config_hash({"b": {"ü": None}, "a": (1, np.float64(2.5))})
-            == hashlib.sha256(canonical).hexdigest()
-        )
-
-    def test_the_hash_depends_on_every_value(self):
-        assert config_hash({"a": {"b": 1}}) != config_hash({"a": {"b": 2}})
-
-    def test_the_record_says_what_ran_where(self):
-        record = run_record({"steps": 3}, 7, experiment="sixseven")
-        assert record["config"] == {"steps": 3}
-        assert record["config_sha256"] == config_hash({"steps": 3})
-        assert record["seed"] == 7
-        assert record["experiment"] == "sixseven"
-        assert record["dpg"] == dpg.__version__
-        assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
-        assert record["versions"]["numpy"] == np.__version__
-        assert record["cpus"] == os.cpu_count()
-
-    def test_the_device_is_what_jax_computes_on(self):
-        import jax
-
-        device = run_record({}, 0)["device"]
-        assert device["platform"] == jax.devices()[0].platform
-        assert device["count"] == len(jax.devices())
-        assert run_record({}, 0, device="none")["device"] == "none"
-
-    def test_what_is_found_out_cannot_be_set(self):
-        with pytest.raises(ArtifactError, match="git cannot be set"):
-            run_record({}, 0, git="x")
-
-    def test_git_is_none_outside_a_checkout_of_the_project(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(artifacts, "__file__", str(tmp_path / "dpg" / "artifacts.py"))
-        assert run_record({}, 0)["git"] is None
-
-    def test_git_tells_the_commit_and_whether_files_differ(self, tmp_path, monkeypatch):
-        def git(*arguments):
-            identity = ["-c", "user.name=n", "-c", "user.email=n@example.org"]
-            return subprocess.run(
-                ["git", *identity, *arguments],
-                cwd=tmp_path,
-                check=True,
-                capture_output=True,
-                text=True,
-            ).stdout.strip()
-
-        (tmp_path / "dpg").mkdir()
-        source = tmp_path / "dpg" / "artifacts.py"
-        source.write_text("1")
-        git("init", "-q")
-        git("add", ".")
-        git("commit", "-qm", "first")
-        monkeypatch.setattr(artifacts, "__file__", str(source))
-        commit = git("rev-parse", "HEAD")
-        assert run_record({}, 0)["git"] == {"commit": commit, "dirty": False}
-        source.write_text("2")
-        assert run_record({}, 0)["git"] == {"commit": commit, "dirty": True}
-
-    def test_it_is_written_when_the_step_ends_well(self, tmp_path):
-        path = tmp_path / "run.json"
-        with RunRecord(path, {"a": 1}, seed=3, earlier_seconds=10.0) as record:
-            record.entries["pixels_right"] = np.int64(42)
-            assert not path.exists()
-        written = read_json(path)
-        assert written["pixels_right"] == 42
-        taken = datetime.fromisoformat(written["finished"]) - datetime.fromisoformat(
-            written["started"]
-        )
-        assert 9 <= taken.total_seconds() < 20
-        assert 10.0 <= written["wall_seconds"] < 20.0
-        assert json.loads(path.read_text())["seed"] == 3
-
-    def test_it_is_not_written_when_the_step_fails(self, tmp_path):
-        with (
-            pytest.raises(RuntimeError, match="boom"),
-            RunRecord(tmp_path / "run.json", {}, seed=None),
-        ):
-            raise RuntimeError("boom")
-        assert names(tmp_path) == []
-
-
-def test_a_progress_folder_keeps_what_was_made_with_the_same_settings(tmp_path):
-    settings = {"rate": 0.1, "names": ["a"]}
-    folder = artifacts.progress_folder(tmp_path / "new" / "progress", settings)
-    (folder / "checkpoint").write_text("x")
-    assert artifacts.progress_folder(folder, settings) == folder
-    assert (folder / "checkpoint").exists()
-    artifacts.progress_folder(folder, settings | {"rate": 0.2})
-    assert [path.name for path in folder.iterdir()] == ["settings.json"]
-    (folder / "settings.json").unlink()
-    (folder / "checkpoint").write_text("of unknown settings")
-    artifacts.progress_folder(folder, settings)
-    assert [path.name for path in folder.iterdir()] == ["settings.json"]
-
-
-def test_a_null_setting_is_as_if_it_were_not_there():
-    old = {"a": 1, "b": [{"c": 0}], "d": {"e": False}}
-    new = {"a": 1, "b": [{"c": 0, "new": None}], "d": {"e": False, "new": {}}, "new": {"f": None}}
-    assert artifacts.without_nulls(new) == old == artifacts.without_nulls(old)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import dpg
 from dpg import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +22,7 @@ def called(monkeypatch, capsys):
         monkeypatch.setenv("COLUMNS", "120")
         monkeypatch.setattr(sys, "argv", ["dpg", *arguments])
         # It would give the tests that follow in this process another cache of programs.
-        monkeypatch.setattr(cli, "_start_jax", lambda: None)
+        monkeypatch.setattr(cli.process, "start_jax", lambda: None)
         with pytest.raises(SystemExit) as end:
             cli.main()
         return SimpleNamespace(returncode=end.value.code, **capsys.readouterr()._asdict())
@@ -51,7 +52,8 @@ def test_help_names_every_step():
 def test_the_help_of_every_command_says_what_it_does_and_shows_an_example():
     def commands(app, name):
         for command in app.registered_commands:
-            yield f"{name} {command.name or command.callback.__name__}", command.callback
+            own = command.name or command.callback.__name__.replace("_", "-")
+            yield f"{name} {own}", command.callback
         for group in app.registered_groups:
             yield from commands(group.typer_instance, f"{name} {group.name}")
 
@@ -86,6 +88,31 @@ def test_debug_shows_the_traceback():
     assert "ConfigError" in done.stderr
 
 
+def test_debug_works_behind_a_subcommand_and_is_in_the_help(called):
+    done = started("config", "check", "-c", "config/nowhere.yaml", "--debug")
+    assert "Traceback" in done.stderr
+    assert "--debug" in called("--help").out
+
+
+def test_another_environment_gets_the_whole_command_line(monkeypatch, tmp_path):
+    """A command that starts itself again passes everything on, --debug too."""
+    (tmp_path / "python").touch()
+    monkeypatch.setattr(cli.process.environments, "existing_python", lambda name: tmp_path)
+    monkeypatch.setattr(cli.process.environments, "for_gpus", lambda name, gpus: name)
+    arguments = ["dpg", "corpus", "rollouts", "-c", str(ROOT / "config" / "tiny.yaml"), "--debug"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    taken = []
+    monkeypatch.setattr(cli.process.os, "execve", lambda *given: taken.append(given))
+    study = cli.options.load(ROOT / "config" / "tiny.yaml")
+    cli.process.enter_environment("no_such_package", study, "why", instead="jax")
+    ((_, command, _),) = taken
+    assert command[1:] == ["-m", "dpg", *arguments[1:]]
+
+
+def test_the_version_is_printed(called):
+    assert called("--version").out.strip() == f"dpg {dpg.__version__}"
+
+
 def test_a_missing_model_names_the_directory(called, tmp_path):
     (tmp_path / "config").symlink_to(ROOT / "config")
     run = ("--experiment", "lambada-es", "--variant", "adam")
@@ -95,7 +122,7 @@ def test_a_missing_model_names_the_directory(called, tmp_path):
     assert "Traceback" not in done.err
 
 
-@pytest.mark.parametrize(("limit", "says"), [("soon", "want a number"), ("0m", "above zero")])
+@pytest.mark.parametrize(("limit", "says"), [("soon", "expected a number"), ("0m", "positive")])
 def test_a_time_limit_that_is_none_is_refused(called, limit, says):
     run = ("--experiment", "lambada-es", "--variant", "adam", "--until", limit)
     done = called("generate", "-c", "config/tiny.yaml", *run)
@@ -104,7 +131,8 @@ def test_a_time_limit_that_is_none_is_refused(called, limit, says):
 
 
 def test_an_engine_whose_environment_is_missing_is_refused_rather_than_replaced(called, tmp_path):
-    (tmp_path / "config").symlink_to(ROOT / "config")
+    for name in ("config", "envs"):
+        (tmp_path / name).symlink_to(ROOT / name)
     run = ("--experiment", "uuid", "--variant", "adam")
     done = called("generate", "-c", "config/paper.yaml", *run, folder=tmp_path)
     assert done.returncode == 2
@@ -119,7 +147,7 @@ def test_the_ledger_of_a_study_without_results_tests_nothing(called, tmp_path):
     lines = done.out.splitlines()
     assert len(lines) > 30
     assert all("not tested at this scale: " in line for line in lines)
-    kinds = {path.suffix for path in (tmp_path / "results" / "smoke" / "claims").iterdir()}
+    kinds = {path.suffix for path in (tmp_path / "results" / "smoke" / "claims").glob("claims.*")}
     assert kinds == {".json", ".md", ".html"}
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import subprocess
 import tarfile
 import zipfile
@@ -123,7 +122,7 @@ def test_a_package_that_does_not_fit_is_named_and_nothing_passes_for_whole(regis
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a==1\nb>=2\n", "line 2: want name==version, got 'b>=2'"),
+        ("a==1\nb>=2\n", "line 2: expected name==version, got 'b>=2'"),
         ("a_b==1\nA-b==1\n", "line 2: a-b stands there twice"),
     ],
 )
@@ -149,21 +148,31 @@ def test_the_locks_of_the_project_can_be_read(lock):
         assert pins.get("torch", ("torch==2.13.0", False))[0] == "torch==2.13.0"
 
 
-def test_a_records_age_says_whether_it_is_of_its_lock(tmp_path, monkeypatch):
+def test_an_environment_is_addressed_by_its_lock(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lock, record = Path("envs/one.txt"), Path(".environments/one/environment.json")
-    for path in (lock, record):
-        path.parent.mkdir(parents=True)
-    environments.settle("one")  # neither is there
+    lock = Path("envs/one.txt")
+    lock.parent.mkdir()
     lock.write_text("a==1\n")
-    record.write_text(json.dumps({"lock_sha256": hashlib.sha256(b"a==1\n").hexdigest()}))
-    os.utime(record, (0, 0))
-    environments.settle("one")
-    assert record.stat().st_mtime >= lock.stat().st_mtime
+    first = environments.path_of("one")
+    assert first.parent == Path(".environments")
+    assert first.name == f"one-{hashlib.sha256(b'a==1' + bytes([10])).hexdigest()[:12]}"
     lock.write_text("a==2\n")
-    os.utime(record, (0, 0))
-    environments.settle("one")
-    assert not record.exists()
+    assert environments.path_of("one") != first
+    with pytest.raises(LockError, match=r"two\.txt: no such lock; there are: one"):
+        environments.path_of("two")
+
+
+def test_folders_of_another_lock_or_of_the_naming_without_digests_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("envs").mkdir()
+    for name in ("verl", "verl-gpu"):
+        Path(f"envs/{name}.txt").write_text(f"{name}==1\n")
+    assert environments.leftovers("verl") == []
+    stale = [Path(".environments") / name for name in ("verl", "verl-0123456789ab")]
+    for path in (*stale, environments.path_of("verl"), environments.path_of("verl-gpu")):
+        path.mkdir(parents=True)
+    assert environments.leftovers("verl") == stale
+    assert environments.leftovers("verl-gpu") == []
 
 
 def test_machines_with_gpus_have_locks_of_their_own():

@@ -1,13 +1,11 @@
-"""The project as a whole: its versions, its lock, its layers, its commands, its words."""
+"""The project as a whole: its versions, its lock, its layers, its words."""
 
 import ast
 import graphlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -22,30 +20,38 @@ from packaging.utils import canonicalize_name
 import dpg
 
 ROOT = Path(__file__).resolve().parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 PINNED = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[0-9][A-Za-z0-9.]*)(?P<marker> ; .+)?")
 
 # Ground floor first. A part imports from the parts above it in this list and from itself.
 LAYERS = (
     "errors",
-    "config",
-    "artifacts",
-    "layout",
-    "environments",
-    "machine",
+    "quantities",
+    "hardware",
+    "processes",
     "progress",
+    "revisions",
+    "artifacts",
+    "digests",
+    "provenance",
+    "state",
+    "run_folder",
+    "environments",
     "webpage",
+    "config",
     "text",
     "models",
     "learner",
     "metrics",
+    "targets",
     "rewards",
     "generators",
+    "study",
     "evaluation",
     "figures",
     "claims",
     "theory",
-    "status",
     "report",
     "doctor",
     "cli",
@@ -108,13 +114,37 @@ def part(module: str) -> str | None:
 
 class TestVersion:
     def test_the_installed_package_is_this_one(self):
-        assert importlib.metadata.version("dpg") == dpg.__version__
+        assert importlib.metadata.version(PROJECT["name"]) == dpg.__version__
 
     def test_citation_and_changelog_speak_of_this_version(self):
         citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
         assert str(citation["version"]) == dpg.__version__
         assert citation["license"] == PROJECT["license"]
-        assert f"\n## {dpg.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+        changelog = (ROOT / "CHANGELOG.md").read_text()
+        day = citation.get("date-released", "unreleased")
+        assert f"\n## {dpg.__version__} ({day})\n" in changelog
+
+    def test_every_description_of_the_project_says_the_same(self):
+        citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+        archive = json.loads((ROOT / ".zenodo.json").read_text())
+        authors = [author["name"] for author in citation["authors"]]
+        assert [author["name"] for author in PROJECT["authors"]] == authors
+        assert [author["name"] for author in archive["creators"]] == authors
+        assert PROJECT["keywords"] == citation["keywords"] == archive["keywords"]
+        assert PROJECT["license"] == citation["license"] == archive["license"]
+        assert archive["title"] == citation["title"]
+        assert archive["description"] == citation["abstract"]
+
+    def test_every_file_of_the_package_is_installed(self):
+        data = PYPROJECT["tool"]["setuptools"]["package-data"]["dpg"]
+        left_out = [
+            path.relative_to(ROOT)
+            for path in tracked_files()
+            if path.is_relative_to(ROOT / "dpg")
+            and path.suffix != ".py"
+            and not any(path in (ROOT / "dpg").glob(pattern) for pattern in data)
+        ]
+        assert left_out == []
 
     def test_this_python_is_supported(self):
         requirement = Requirement(f"python{PROJECT['requires-python']}")
@@ -166,8 +196,7 @@ class TestLock:
 
     def test_the_build_backend_is_locked(self):
         # The project is installed without build isolation, from what the lock brings.
-        pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-        for line in pyproject["build-system"]["requires"]:
+        for line in PYPROJECT["build-system"]["requires"]:
             requirement = Requirement(line)
             assert requirement.specifier.contains(self.locked()[requirement.name])
 
@@ -220,7 +249,7 @@ class TestLayers:
             for module in MODULES
             if part(module) == "learner"
             for name, line in imported_names(module)
-            if name.startswith("dpg.") and part(name) not in {"learner", "errors"}
+            if name.startswith("dpg.") and part(name) not in {"learner", "errors", "quantities"}
         ]
         assert wrong == []
 
@@ -311,246 +340,6 @@ print(json.dumps(failures))
                 if not need.marker or need.marker.evaluate({"extra": ""})
             ]
         return names
-
-
-@pytest.mark.integration
-class TestMake:
-    TEXT = (ROOT / "Makefile").read_text()
-
-    def targets(self) -> set[str]:
-        return set(re.findall(r"^([a-z.][a-z.-]*):.*## ", self.TEXT, flags=re.MULTILINE))
-
-    @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "envs/core.txt"])
-    def test_the_documents_name_targets_that_exist(self, document):
-        text = (ROOT / document).read_text()
-        named = set(re.findall(r"(?:`|^ *|&& )make ([a-z.][a-z.-]*)", text, flags=re.MULTILINE))
-        assert named, f"{document} names no target"
-        assert named - self.targets() == set()
-
-    def test_the_readme_names_the_two_commands(self):
-        text = (ROOT / "README.md").read_text()
-        assert "make tiny" in text
-        assert "make test" in text
-
-    def make(self, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
-        return subprocess.run(
-            ["make", "--no-print-directory", *arguments],
-            cwd=directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    @pytest.fixture
-    def checkout(self, tmp_path):
-        """A folder with what the environment is made from, and a Python that only keeps a diary."""
-        if shutil.which("make") is None:
-            pytest.skip("no make on this machine")
-        (tmp_path / "envs").mkdir()
-        for name in ("Makefile", "envs/core.txt", "pyproject.toml"):
-            shutil.copy(ROOT / name, tmp_path / name)
-        self.python(tmp_path, right=True)
-        return tmp_path
-
-    def python(self, checkout: Path, *, right: bool) -> None:
-        path = checkout / "python"
-        path.write_text(
-            f"""#!/bin/sh
-case "$*" in
-    *version_info*) exit {0 if right else 1};;
-    --version) echo Python 3.9.1;;
-    "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python;;
-    *install*requirements*|*"install --quiet -r"*) echo install >> diary; test ! -e broken;;
-esac
-"""
-        )
-        path.chmod(0o755)
-
-    def installations(self, checkout: Path) -> int:
-        diary = checkout / "diary"
-        return diary.read_text().count("install") if diary.exists() else 0
-
-    def test_help_is_the_default_and_lists_every_target(self, checkout):
-        result = self.make(checkout)
-        assert result.returncode == 0
-        listed = {line.split()[0] for line in result.stdout.splitlines()[1:]}
-        assert listed == self.targets()
-        assert {"tiny", "smoke", "test", "test-slow", "lint", "clean"} <= listed
-
-    def test_the_environment_is_made_once(self, checkout):
-        for _ in range(2):
-            assert self.make(checkout, ".venv", "PYTHON=./python").returncode == 0
-        assert self.installations(checkout) == 1
-
-    def test_a_changed_lock_is_installed(self, checkout):
-        self.make(checkout, ".venv", "PYTHON=./python")
-        later = (checkout / ".venv" / ".ready").stat().st_mtime + 10
-        os.utime(checkout / "envs" / "core.txt", (later, later))
-        self.make(checkout, ".venv", "PYTHON=./python")
-        assert self.installations(checkout) == 2
-
-    def test_a_half_made_environment_is_made_again(self, checkout):
-        (checkout / "broken").touch()
-        assert self.make(checkout, ".venv", "PYTHON=./python").returncode != 0
-        assert not (checkout / ".venv" / ".ready").exists()
-        (checkout / ".venv" / "half").touch()
-        (checkout / "broken").unlink()
-        result = self.make(checkout, ".venv", "PYTHON=./python")
-        assert result.returncode == 0
-        assert "half-made" in result.stdout
-        assert not (checkout / ".venv" / "half").exists()
-        assert (checkout / ".venv" / ".ready").exists()
-
-    def test_another_python_is_refused_with_the_way_out(self, checkout):
-        self.python(checkout, right=False)
-        result = self.make(checkout, "test", "PYTHON=./python")
-        assert result.returncode != 0
-        assert "Python 3.11 to 3.13 is needed; ./python is Python 3.9.1." in result.stdout
-        assert re.search(r"make PYTHON=\S+ test", result.stdout)
-        assert not (checkout / ".venv").exists()
-
-    @pytest.mark.parametrize("scale", ["", "reference", "../x", ".", "tiny/runs"])
-    def test_results_go_only_when_their_scale_is_named(self, checkout, scale):
-        kept = checkout / "results" / "reference" / "tiny" / "a.csv"
-        kept.parent.mkdir(parents=True)
-        kept.touch()
-        assert self.make(checkout, "clean-results", f"SCALE={scale}").returncode != 0
-        assert self.make(checkout, "clean").returncode == 0
-        assert kept.exists()
-
-    def test_results_of_a_named_scale_go(self, checkout):
-        for scale in ("tiny", "smoke"):
-            (checkout / "results" / scale).mkdir(parents=True)
-        assert self.make(checkout, "clean-results", "SCALE=tiny").returncode == 0
-        assert [path.name for path in (checkout / "results").iterdir()] == ["smoke"]
-
-
-@pytest.mark.integration
-class TestCi:
-    def count(self, tmp_path: Path, *names: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, ROOT / ".ci" / "count.py", *names],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    @pytest.fixture
-    def report(self, tmp_path):
-        """Pytest's own report of one test of every outcome."""
-        (tmp_path / "test_outcomes.py").write_text(
-            "import pytest\n"
-            "def test_passes(): pass\n"
-            "@pytest.mark.parametrize('n', range(2))\n"
-            "def test_passes_twice(n): pass\n"
-            "def test_fails(): assert False\n"
-            "def test_error(absent_fixture): pass\n"
-            "def test_skips(): pytest.skip('no')\n"
-        )
-        subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=r.xml"],
-            cwd=tmp_path,
-            capture_output=True,
-            check=False,
-        )
-        return tmp_path / "r.xml"
-
-    def test_the_count_is_pytest_s(self, tmp_path, report):
-        result = self.count(tmp_path, "r.xml")
-        assert result.stdout == "3 passed, 2 failed, 1 skipped\n"
-        assert result.returncode == 1
-
-    def test_reports_are_added_up_and_the_later_may_be_missing(self, tmp_path, report):
-        assert self.count(tmp_path, "r.xml", "r.xml").stdout.startswith("6 passed, 4 failed")
-        assert self.count(tmp_path, "r.xml", "gone.xml").stdout.startswith("3 passed, 2 failed")
-
-    def test_a_first_report_that_is_missing_or_damaged_is_a_failure(self, tmp_path):
-        (tmp_path / "half.xml").write_text("<testsuites><testsuite>")
-        for name in ("half.xml", "gone.xml"):
-            result = self.count(tmp_path, name)
-            assert result.returncode == 1
-            assert "pytest left no report" in result.stdout
-
-    @pytest.mark.parametrize(
-        "broken", ["", "lint", "test", "smoke", "test-integration", "engines", "test-slow", ".venv"]
-    )
-    def test_every_part_runs_and_any_failure_fails_the_whole(self, tmp_path, broken):
-        """With commands that stand for the real ones, each with a report of one test."""
-        if shutil.which("make") is None:
-            pytest.skip("no make on this machine")
-        (tmp_path / ".ci").mkdir()
-        for name in ("run", "count.py"):
-            shutil.copy(ROOT / ".ci" / name, tmp_path / ".ci" / name)
-        (tmp_path / ".venv" / "bin").mkdir(parents=True)
-        (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
-        report = "<testsuite><testcase/></testsuite>"
-        (tmp_path / "Makefile").write_text(
-            ".PHONY: .venv lint test smoke test-integration engines test-slow\n"
-            ".venv lint smoke test test-integration engines test-slow:\n"
-            "\t@echo ran $@ >> diary\n"
-            "\t@for word in $(ARGS); do case $$word in --junitxml=*)"
-            f" echo '{report}' > $${{word#--junitxml=}};; esac; done\n"
-            f"\t@test $@ != '{broken}'\n"
-        )
-        plain = {k: v for k, v in os.environ.items() if k != "CI_LIMIT_SECONDS"}
-        result = subprocess.run(
-            [tmp_path / ".ci" / "run"], capture_output=True, text=True, check=False, env=plain
-        )
-        ran = (tmp_path / "diary").read_text().split()[1::2]
-        if broken == ".venv":  # without it nothing can run
-            assert result.returncode != 0
-            assert ran == [".venv"]
-            return
-        parts = ["lint", "test", "smoke", "test-integration", "engines", "test-slow"]
-        assert ran == [".venv", *parts]
-        assert (result.returncode != 0) == bool(broken), result.stderr
-        assert result.stdout.splitlines()[-1] == "3 passed, 0 failed"
-        failed = re.findall(r"^(\S+) +\d+ s +FAILED$", result.stdout, flags=re.MULTILINE)
-        assert failed == ([broken] if broken else [])
-
-    LINTS = (
-        "Lints for rule a (line 4, a.smk):\n"
-        "    * Specify a conda environment or container for each rule.:\n"
-        "      This way, the used software is documented.\n"
-        "{more}\n"
-    )
-
-    @pytest.mark.parametrize(
-        ("more", "status", "said"),
-        [
-            ("", 0, "0 findings"),
-            ("    * No log directive defined:\n      Without it ...", 1, "No log directive"),
-        ],
-    )
-    def test_only_justified_lints_are_set_aside(self, tmp_path, more, status, said):
-        (tmp_path / "out").write_text(self.LINTS.format(more=more))
-        result = self.lint("sh", "-c", f"cat '{tmp_path / 'out'}' >&2; exit 1")
-        assert result.returncode == status
-        assert said in result.stdout
-        assert "set aside 1 times: Specify a conda" in result.stdout
-
-    def test_a_linter_that_fails_without_a_finding_is_a_failure(self):
-        result = self.lint("sh", "-c", "echo NameError in line 3; exit 1")
-        assert result.returncode == 1
-        assert "NameError in line 3" in result.stdout
-
-    def lint(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, ROOT / ".ci" / "workflow_lint.py", *command],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def test_the_hosted_check_runs_the_same_script(self):
-        workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
-        job = workflow["jobs"]["check"]
-        assert ".ci/run" in [step.get("run") for step in job["steps"]]
-        assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
-        assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
 class TestWords:

@@ -5,10 +5,10 @@ verdict; `paper` is the list of claims; `page` writes the ledger. Importing this
 drawing library and no jax.
 """
 
-from dpg.claims.evidence import Results, Untested, inputs
+from dpg.claims.evidence import Results, Untested
 from dpg.claims.page import write
 from dpg.claims.paper import CLAIMS
-from dpg.claims.verdicts import Claim, Condition, Verdict, judge
+from dpg.claims.verdicts import Claim, Condition, Verdict, verdict_on
 
 __all__ = [
     "CLAIMS",
@@ -17,7 +17,6 @@ __all__ = [
     "Results",
     "Untested",
     "Verdict",
-    "inputs",
-    "judge",
+    "verdict_on",
     "write",
 ]

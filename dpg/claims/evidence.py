@@ -16,8 +16,10 @@ import pandas as pd
 from dpg import artifacts
 from dpg.config import Study
 from dpg.errors import DpgError
-from dpg.evaluation.sources import SOURCES
-from dpg.layout import Layout
+from dpg.run_folder import RunFolder
+from dpg.study.layout import Layout
+from dpg.study.runs import Run
+from dpg.study.sources import SOURCES
 from dpg.text.languages import TARGET_CODES
 
 MIN_VALIDATIONS = 4
@@ -101,10 +103,10 @@ class Results:
                 finite; a metric that never changed, so that nothing was trained or measured.
         """
         tables = []
-        for path in self._finished(experiment, variant):
-            table = self._validations(path, column)
-            _check(table["metric"], f"{path / 'metrics.jsonl'}: metric")
-            _check(table[column], f"{path / 'metrics.jsonl'}: {column}", may_be_constant=True)
+        for folder in self._finished(experiment, variant):
+            table = self._validations(folder, column)
+            _check(table["metric"], f"{folder.metrics}: metric")
+            _check(table[column], f"{folder.metrics}: {column}", may_be_constant=True)
             tables.append(table)
         return _curves(f"{experiment}/{variant}", tables, column)
 
@@ -119,26 +121,30 @@ class Results:
         experiment = f"lambada-{code}"
         self.curves(experiment, variant, "metric")
         tables = []
-        for path in self._finished(experiment, variant):
-            _there(path / "judged.parquet", "the judge has not read this run; run `dpg judge`")
-            table = figure_4.frame([path])
+        for folder in self._judged(experiment, variant):
+            table = figure_4.frame([folder.path])
             if table["rollouts"].min() < MIN_ROLLOUTS:
                 raise Untested(
-                    f"{path / 'judged.parquet'} has {table['rollouts'].min()} rollouts a "
+                    f"{folder.judged} has {table['rollouts'].min()} rollouts per "
                     f"validation; a fraction needs {MIN_ROLLOUTS}: raise validation.kept"
                 )
             for column in ("fraction", "entropy"):
-                _check(table[column], f"{path}: {column}", may_be_constant=True)
+                _check(table[column], f"{folder.path}: {column}", may_be_constant=True)
             tables.append(table)
         name = f"{experiment}/{variant}"
         return _curves(name, tables, "fraction"), _curves(name, tables, "entropy")
 
     def judged(self, experiment: str, variant: str) -> list[pd.DataFrame]:
         """Each seed's judged rollouts: step, row, article, prompt, response, tokens, judged."""
-        paths = self._finished(experiment, variant)
-        for path in paths:
-            _there(path / "judged.parquet", "the judge has not read this run; run `dpg judge`")
-        return [artifacts.read_table(path / "judged.parquet") for path in paths]
+        folders = self._judged(experiment, variant)
+        return [artifacts.read_table(folder.judged) for folder in folders]
+
+    def _judged(self, experiment: str, variant: str) -> list[RunFolder]:
+        """The folders of every seed, all of them judged."""
+        folders = self._finished(experiment, variant)
+        for folder in folders:
+            _there(folder.judged, "the judge has not read this run; run `dpg judge`")
+        return folders
 
     def table_1(self, target: str) -> pd.DataFrame:
         """Perplexities of one target model: [source, language], every cell finite and positive.
@@ -177,7 +183,7 @@ class Results:
             Untested: the table is missing, too short, not finite, or constant along a sweep.
         """
         path = self.layout.figures / "theorem_3_1.csv"
-        columns = ["sweep", "optimizer", "eta", "B", "T", "error", "cosine", "bound"]
+        columns = ["sweep", "optimizer", "eta", "B", "T", "error", "cosine", "bound", "ideal"]
         table = _csv(path, columns, "run `dpg theorem`")
         rows = table[table["optimizer"] == optimizer]
         for sweep in ("eta", "B", "T"):
@@ -191,51 +197,31 @@ class Results:
                 )
         return rows
 
-    def _finished(self, experiment: str, variant: str) -> list[Path]:
-        """The run directories of every seed."""
+    def _finished(self, experiment: str, variant: str) -> list[RunFolder]:
+        """The folders of every seed."""
         if not self.has(experiment, variant):
             raise Untested(f"{experiment}/{variant} is not part of it")
-        paths = [self.layout.run(experiment, variant, seed) for seed in self.seeds]
-        for path, seed in zip(paths, self.seeds, strict=True):
-            _there(path / "run.json", "the run is not finished")
-            _there(path / "metrics.jsonl", "the run left no log")
-            record = artifacts.read_json(path / "run.json")
+        folders = [self.layout.run(experiment, variant, seed) for seed in self.seeds]
+        for folder, seed in zip(folders, self.seeds, strict=True):
+            _there(folder.record, "the run is not finished")
+            _there(folder.metrics, "the run left no log")
+            record = artifacts.read_json(folder.record)
             found = tuple(record.get(key) for key in ("experiment", "variant", "seed"))
             if found != (experiment, variant, seed):
-                raise Untested(f"{path / 'run.json'} is of another run: {found}")
-        return paths
+                raise Untested(f"{folder.record} is of another run: {found}")
+        return folders
 
-    def _validations(self, path: Path, column: str) -> pd.DataFrame:
-        from dpg.figures.runs import Run
-
-        run = Run.open(path)
+    def _validations(self, folder: RunFolder, column: str) -> pd.DataFrame:
+        run = Run.open(folder.path)
         table = run.validations(*dict.fromkeys(["metric", column]))
-        asked = self.study.run(run.experiment, run.variant.name, run.seed).generator.grpo_steps
-        if table["step"].iloc[-1] != asked:
-            raise Untested(
-                f"{path / 'metrics.jsonl'} ends at step {table['step'].iloc[-1]} of {asked}"
-            )
+        wanted = self.study.run(run.experiment, run.variant.name, run.seed).generator.grpo_steps
+        if table["step"].iloc[-1] != wanted:
+            raise Untested(f"{folder.metrics} ends at step {table['step'].iloc[-1]} of {wanted}")
         if len(table) < MIN_VALIDATIONS:
             raise Untested(
-                f"{path / 'metrics.jsonl'} has {len(table)} validations; a curve needs "
-                f"{MIN_VALIDATIONS}"
+                f"{folder.metrics} has {len(table)} validations; a curve needs {MIN_VALIDATIONS}"
             )
         return table
-
-
-def inputs(study: Study, layout: Layout) -> list[Path]:
-    """The files that the claims of a study are checked against; the workflow makes them first."""
-    paths = [layout.figures / "theorem_3_1.csv"]
-    for run in study.runs:
-        folder = layout.run(run.experiment, run.variant, run.seed)
-        paths += [folder / "run.json", folder / "metrics.jsonl"]
-        if run.experiment.startswith("lambada-"):
-            paths.append(folder / "judged.parquet")
-    if any(run.experiment == "lambada-es" for run in study.runs):
-        paths += [layout.articles, layout.passages]
-        if study.downstream is not None:
-            paths.append(layout.figures / "table_1.csv")
-    return paths
 
 
 def _there(path: Path, otherwise: str) -> None:

@@ -121,7 +121,7 @@ class Verdict:
         return {**claim, **found, "conditions": [c.record() for c in self.conditions]}
 
 
-def judge(claim: Claim, results: Results) -> Verdict:
+def verdict_on(claim: Claim, results: Results) -> Verdict:
     """The verdict on one claim. Results that are damaged or missing never make it hold."""
     try:
         conditions = tuple(claim.check(results))

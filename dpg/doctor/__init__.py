@@ -1,9 +1,9 @@
 """`dpg doctor`: what a study needs and a machine lacks, how to mend it, and what it will cost."""
 
 from dpg.doctor.checks import MISSING, PROFILES, Finding, Profile, examine
+from dpg.doctor.console import costs, table
 from dpg.doctor.forecast import Estimate, estimate
 from dpg.doctor.probe import Machine
-from dpg.doctor.words import costs, table
 
 __all__ = [
     "MISSING",

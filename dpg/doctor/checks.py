@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +10,18 @@ from typing import Literal
 
 from dpg.config import Study
 from dpg.doctor import forecast, probe
-from dpg.doctor.probe import Machine, SlurmNode, plain_name
-from dpg.layout import Layout
+from dpg.doctor.probe import Machine, SlurmNode
+from dpg.environments import FOLDER, leftovers, locked_versions, path_of
+from dpg.study.layout import Layout
 
 OK, NOTE, MISSING = "ok", "note", "missing"
 
 Profile = Literal["default", "slurm", "kubernetes"]
-PROFILES: tuple[Profile, ...] = ("default", "slurm", "kubernetes")
+PROFILES: dict[str, Profile] = {
+    "default": "default",
+    "slurm": "slurm",
+    "kubernetes": "kubernetes",
+}
 
 PYTHON_FROM, PYTHON_BELOW = (3, 11), (3, 14)
 RAY_PORTS = {6379: "Ray's head", 8265: "Ray's dashboard"}
@@ -30,11 +34,8 @@ KUBERNETES_VARIABLES = {
     "DPG_KUBERNETES_IMAGE": "a container image with a Python like that of .venv",
     "DPG_KUBERNETES_CLAIM": "the persistent volume claim that holds this folder",
 }
-"""What workflow/profiles/kubernetes/submit.py must be told."""
-ENVIRONMENTS = Path(".environments")
-"""Where the workflow makes the environments of other engines."""
+"""What profiles/kubernetes/submit.py must be told."""
 
-_LOCKED = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)", re.M)
 _FEW = 4
 
 
@@ -62,7 +63,7 @@ def examine(
     *,
     profile: Profile = "default",
     locks: Path = Path("envs"),
-    environments: Path = ENVIRONMENTS,
+    environments: Path = FOLDER,
 ) -> list[Finding]:
     """Check everything that a study needs.
 
@@ -101,7 +102,7 @@ def _python(machine: Machine, locks: Path) -> Iterator[Finding]:
     yield Finding("Python", OK if right else MISSING, words, remedy)
     lock = locks / "core.txt"
     if lock.is_file():
-        yield _compared("packages", _locked(lock), machine.version, "make .venv")
+        yield _compared("packages", locked_versions(lock), machine.version, "make .venv")
 
 
 def _compared(name: str, locked: dict[str, str], version, remedy: str) -> Finding:
@@ -120,11 +121,6 @@ def _compared(name: str, locked: dict[str, str], version, remedy: str) -> Findin
         found = f"{len(other)} of {len(locked)} are of another version: {_few(other)}"
         return Finding(name, NOTE, found, f"{remedy}, for the versions that were tested")
     return Finding(name, OK, f"all {len(locked)} as locked")
-
-
-def _locked(lock: Path) -> dict[str, str]:
-    text = lock.read_text(encoding="utf-8")
-    return {plain_name(m["name"]): m["version"] for m in _LOCKED.finditer(text)}
 
 
 def _few(names: list[str]) -> str:
@@ -255,14 +251,17 @@ def _environments(
                 title, MISSING, f"{lock} is not there", f"a checkout that has envs/{name}.txt"
             )
             continue
-        there = machine.versions_in(environments / name)
+        place = path_of(name, locks, environments)
+        for old in leftovers(name, locks, environments):
+            yield Finding(title, NOTE, f"{old} is of another lock and not used", f"delete {old}")
+        there = machine.versions_in(place)
         if there is None:
             size = forecast.ENVIRONMENT_GB[name]
             found = f"not made yet; its rule makes it when it is first needed ({size:g} GB)"
             yield Finding(title, NOTE, found)
         else:
-            remedy = f"remove {environments / name}: its rule makes it anew"
-            yield _compared(title, _locked(lock), there.get, remedy)
+            remedy = f"remove {place}: its rule makes it anew"
+            yield _compared(title, locked_versions(lock), there.get, remedy)
 
 
 def _repositories(study: Study, layout: Layout) -> dict[tuple[str, str], bool]:

@@ -26,9 +26,8 @@ from dpg.config import (
 )
 from dpg.environments import for_gpus
 from dpg.evaluation import judge as judges
-from dpg.evaluation import sources
-from dpg.figures import plan
-from dpg.layout import Layout
+from dpg.study import outputs, sources
+from dpg.study.layout import Layout
 
 BFLOAT16, FLOAT32 = 989e12, 67e12
 """Peak operations a second of the paper's GPUs, H200 (an H100's are the same): tensor cores in
@@ -130,7 +129,7 @@ def estimate(study: Study, layout: Layout) -> Estimate:
     sizes = {name: parameters(model, layout.model(name)) for name, model in scale.models.items()}
     unknown = tuple(name for name, size in sizes.items() if size is None)
     known = {name: size or 0 for name, size in sizes.items()}
-    left = [run for run in study.runs if not _is_done(run, layout)]
+    left = [run for run in study.runs if not layout.run_of(run).is_finished]
     gpus = scale.needs.gpus
     judged = sum(validations(run) * run.validation.kept for run in _judged(study, layout))
     return Estimate(
@@ -317,15 +316,10 @@ def _working_state(run: RunConfig, study: Study, sizes: dict[str, int]) -> float
 # --- the judge ---------------------------------------------------------------------------------
 
 
-def _is_done(run: RunConfig, layout: Layout) -> bool:
-    return (layout.run(run.experiment, run.variant, run.seed) / "run.json").exists()
-
-
 def _judged(study: Study, layout: Layout) -> list[RunConfig]:
     """The runs whose rollouts are still to be classified."""
-    runs = plan.runs_of("figure_4", study.runs)
-    folders = {run.path: layout.run(run.experiment, run.variant, run.seed) for run in runs}
-    return [run for run in runs if not (folders[run.path] / "judged.parquet").exists()]
+    judged = outputs.Outputs(study, layout).group("judged")
+    return [output.run for output in judged if output.run and not output.is_there]
 
 
 def _judge_dollars(study: Study, texts: int) -> float | None:
@@ -334,7 +328,7 @@ def _judge_dollars(study: Study, texts: int) -> float | None:
         return 0.0
     if settings.model not in judges.PRICES:
         return None
-    judged = plan.runs_of("figure_4", study.runs)
+    judged = outputs.runs_of(outputs.JUDGED, study.runs)
     tokens = max((run.generator.response_tokens for run in judged), default=0)
     text = "x" * round(tokens * _CHARACTERS_A_TOKEN)
     with tempfile.TemporaryDirectory() as folder:  # an empty cache: every text is asked about

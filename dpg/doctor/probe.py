@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dpg import machine
+from dpg import hardware
+from dpg.environments import plain_name
 
 REACHED, REFUSED, ABSENT, UNREACHABLE, UNKNOWN = (
     "reached",
@@ -72,7 +73,7 @@ class Machine:
 
     def memory_gb(self) -> float:
         """The memory, in GB."""
-        return machine.physical_memory_gb()
+        return hardware.physical_memory_gb()
 
     def cpus(self) -> int:
         """The cores that this process may use."""
@@ -87,7 +88,7 @@ class Machine:
 
     def has_hub_token(self) -> bool:
         """Whether a Hugging Face token is set or saved."""
-        return machine.has_hub_token()
+        return hardware.has_hub_token()
 
     def variable(self, name: str) -> bool:
         """Whether an environment variable has a value; the value itself is never looked at."""
@@ -166,11 +167,6 @@ def _gpus(generic: str) -> int:
     """The number in `gpu:8`, `gpu:h100:8` or `gpu:h100:8(S:0-1)`; 0 of any other resource."""
     parts = generic.split("(", 1)[0].split(":")
     return int(parts[-1]) if parts[0] == "gpu" and parts[-1].isdigit() else 0
-
-
-def plain_name(package: str) -> str:
-    """A package's name as it is compared: lower case, hyphens."""
-    return package.lower().replace("_", "-").replace(".", "-")
 
 
 def _output(*command: str) -> str | None:

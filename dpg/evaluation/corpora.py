@@ -18,15 +18,14 @@ import pandas as pd
 
 from dpg import artifacts
 from dpg.config import CorpusSettings, RunConfig
+from dpg.digests import of_file, of_weights
 from dpg.errors import DpgError
-from dpg.evaluation.training import weights_hash
 from dpg.generators import sampling
-from dpg.generators.jax_engine import MIN_TOKENS
-from dpg.generators.run import encode
-from dpg.generators.validation import Prompts
+from dpg.generators.engine import MIN_TOKENS
+from dpg.generators.prompts import Prompts, encode
 from dpg.models import Tokenizer, decode, load
 from dpg.progress import Progress
-from dpg.text.fetch import file_sha256
+from dpg.provenance import RunRecord
 
 RECORD = "corpus.json"
 COLUMNS = ("source", "text", "tokens")
@@ -174,7 +173,12 @@ def write_corpus(
     """
     out, tokenizer = Path(out), _tokenizer(generator)
     table = artifacts.read_table(articles, ["id", "text", "split"])
-    prompts = encode(run, table[table.split == settings.prompts], tokenizer)
+    prompts = encode(
+        table[table.split == settings.prompts],
+        tokenizer,
+        style=run.prompt_style,
+        size=run.generator.prompt_tokens,
+    )
     if not len(prompts.articles):
         raise DpgError(f"{articles}: no article of split '{settings.prompts}' is long enough")
     # Of a shard's text; how many shards there are, and how many rows at a time, is no part of it.
@@ -182,15 +186,15 @@ def write_corpus(
         "corpus": settings.model_dump(mode="json", exclude={"tokens", "batch"}),
         "generator": run.generator.model_dump(include={"prompt_tokens", "response_tokens"}),
         "prompt_style": run.prompt_style,
-        "checkpoint": weights_hash(generator),
-        "articles": file_sha256(Path(articles)),
+        "checkpoint": of_weights(generator),
+        "articles": of_file(articles),
         "seed": seed,
     }
     _same_settings(out, config)
     engine = None
     written = 0
     with (
-        artifacts.RunRecord(out / RECORD, config, seed, kind="rollouts") as record,
+        RunRecord(out / RECORD, config, seed, step="rollouts", kind="rollouts") as record,
         Progress(f"corpus {out.parent.name}/{out.name}", settings.tokens) as bar,
     ):
         shards = []
@@ -287,7 +291,7 @@ def write_texts(
             ],
         }
     )
-    with artifacts.RunRecord(out / RECORD, config, None, kind="texts", **more) as record:
+    with RunRecord(out / RECORD, config, None, step="replay", kind="texts", **more) as record:
         path = out / "shard_00000.parquet"
         artifacts.write_table(path, table)
         record.entries |= _summary(out, [_described(path)])

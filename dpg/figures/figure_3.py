@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from dpg.figures.runs import Variant, select
 from dpg.figures.style import VERMILLION, new_figure, save, styled
+from dpg.study.runs import Variant, select
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

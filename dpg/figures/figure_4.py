@@ -11,8 +11,9 @@ import pandas as pd
 from dpg.errors import DpgError
 from dpg.evaluation.diversity import bigram_entropy
 from dpg.evaluation.judge import LANGUAGES
-from dpg.figures.runs import Run, Variant, line_styles, select
+from dpg.figures.legend import line_styles
 from dpg.figures.style import COLUMN, PAGE, curves, legend_below, new_figure, save, styled
+from dpg.study.runs import Run, Variant, select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
 def _measures(run: Run) -> pd.DataFrame:
     code = run.experiment.removeprefix("lambada-")
     if code not in LANGUAGES:
-        raise DpgError(f"{run.path}: the judge knows {', '.join(LANGUAGES)}, not {code!r}")
+        raise DpgError(f"{run.folder.path}: the judge knows {', '.join(LANGUAGES)}, not {code!r}")
     rows = [
         {
             "language": code,
@@ -54,7 +55,7 @@ def _measures(run: Run) -> pd.DataFrame:
             "fraction": float((table["judged"] == LANGUAGES[code]).mean()),
             "entropy": bigram_entropy(table["tokens"]),
         }
-        for step, table in run.rollouts("judged").groupby("step")
+        for step, table in run.judged().groupby("step")
     ]
     return pd.DataFrame(rows)
 

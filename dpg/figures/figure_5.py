@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from dpg.figures.runs import Variant, line_styles, select
+from dpg.figures.legend import line_styles
 from dpg.figures.style import PAGE, curves, legend_below, new_figure, save, styled
+from dpg.study.runs import Variant, select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,35 +13,34 @@ import pandas as pd
 
 from dpg import artifacts
 from dpg.errors import DpgError
-from dpg.figures.runs import Run, select
 from dpg.figures.style import save_csv, with_suffix
+from dpg.study.outputs import GENERATIONS
+from dpg.study.runs import Run, select
 
 
 @dataclass(frozen=True)
 class Table:
-    """Which run a table of Appendix D shows.
+    """What a table of Appendix D shows of its run.
 
     Attributes:
-        experiment, method: of the run.
         horizon: among the method's runs from the longest T down, 0 for the longest, 1 for the next.
         rows: as many generations as the paper shows.
         title: the paper's, with {steps} for T.
     """
 
-    experiment: str
-    method: str
     horizon: int
     rows: int
     title: str
 
 
 TABLES = {
-    "table_2": Table("sixseven", "adam", 0, 4, "67, Metagradients w Adam ({steps})"),
-    "table_3": Table("norm", "adam", 1, 4, "l2 Norm, Metagradients w Adam ({steps})"),
-    "table_4": Table("lambada-es", "adam", 0, 5, "LAMBADA ES, Metagradients w Adam"),
-    "table_5": Table("lambada-es", "fasttext", 0, 5, "LAMBADA ES, fasttext"),
-    "table_6": Table("uuid", "adam", 0, 8, "UUID, Metagradients w Adam"),
+    "table_2": Table(0, 4, "67, Metagradients w Adam ({steps})"),
+    "table_3": Table(1, 4, "l2 Norm, Metagradients w Adam ({steps})"),
+    "table_4": Table(0, 5, "LAMBADA ES, Metagradients w Adam"),
+    "table_5": Table(0, 5, "LAMBADA ES, fasttext"),
+    "table_6": Table(0, 8, "UUID, Metagradients w Adam"),
 }
+"""Which run each is of: `dpg.study.outputs.GENERATIONS`."""
 
 
 def choose(name: str, run_dirs: Sequence[str | Path]) -> Run:
@@ -52,15 +51,13 @@ def choose(name: str, run_dirs: Sequence[str | Path]) -> Run:
     """
     if name not in TABLES:
         raise DpgError(f"no table of generations is called {name!r}; there are {', '.join(TABLES)}")
-    table = TABLES[name]
+    table, (experiment, method) = TABLES[name], GENERATIONS[name]
     runs = select(
         run_dirs,
         lambda run: (
-            run.experiment == table.experiment
-            and run.variant.method == table.method
-            and not run.variant.extra
+            run.experiment == experiment and run.variant.method == method and not run.variant.extra
         ),
-        need=f"a run of {table.experiment}/{table.method}",
+        need=f"a run of {experiment}/{method}",
     )
     horizons = sorted({run.variant.steps or 0 for run in runs}, reverse=True)
     steps = horizons[min(table.horizon, len(horizons) - 1)]
@@ -85,7 +82,7 @@ def frame(run: Run, rows: int = 4) -> pd.DataFrame:
     table = table[table["row"] == table["row"].min()]
     if table.empty or table["article"].nunique() != 1:
         raise DpgError(
-            f"{run.path / 'validation.parquet'}: the first row should be one article at every "
+            f"{run.folder.rollouts}: the first row should be one article at every "
             f"step, but there are {table['article'].nunique()}"
         )
     steps = sorted(step for step in table["step"].unique() if step > 0) or [0]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dpg import artifacts
-from dpg.figures.runs import Variant
+from dpg.figures.legend import color_of
 from dpg.figures.style import GREY, PAGE, new_figure, save, styled
+from dpg.study.runs import Variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,11 +61,11 @@ def draw(frame: pd.DataFrame) -> Figure:
             variant = Variant.parse(str(name))
             axes.plot(
                 line["learning_rate"], line["metric"], "o-", ms=3,
-                color=variant.color, label=variant.title,
+                color=color_of(variant), label=variant.title,
             )  # fmt: skip
             best = line[line["chosen"]]
             axes.plot(
-                best["learning_rate"], best["metric"], "o", ms=8, mfc="none", mec=variant.color
+                best["learning_rate"], best["metric"], "o", ms=8, mfc="none", mec=color_of(variant)
             )
         axes.set(title=experiment, xscale="log", xlabel="learning rate of the target")
         axes.set_ylabel("metric, last validation")

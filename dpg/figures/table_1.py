@@ -10,9 +10,9 @@ import pandas as pd
 
 from dpg import artifacts
 from dpg.errors import DpgError
-from dpg.evaluation.sources import BEFORE, REPLAY, SFT, SOURCES, UNTUNED
 from dpg.figures.generations import escape_latex
 from dpg.figures.style import save_csv, with_suffix
+from dpg.study.sources import BEFORE, REPLAY, SFT, SOURCES, UNTUNED
 from dpg.text.languages import TARGET_CODES
 
 TITLES = {

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 from dpg import artifacts
 from dpg.config import RunConfig
-from dpg.generators.target import pattern_of
 from dpg.generators.validation import gather
 from dpg.models import LanguageModel, Tokenizer, save
+from dpg.provenance import RunRecord
+from dpg.run_folder import RunFolder
+from dpg.targets.metric import pattern_of
 
 
 def write_outputs(
     run: RunConfig,
-    out: Path,
-    progress: Path,
+    folder: RunFolder,
     *,
     model: LanguageModel,
     params: Any,
@@ -24,24 +24,25 @@ def write_outputs(
     seconds: float,
     **entries: Any,
 ) -> None:
-    """Write a finished run's outputs proper, ``run.json`` last, and clear its state away.
+    """Write a finished run's outputs, its record last, and clear its state away.
 
     Args:
         run: the resolved configuration.
-        out: the run directory.
-        progress: the run's state: its log ``metrics.jsonl`` and what `validation.keep` wrote.
+        folder: the run's; its state holds the log and what `validation.keep` wrote.
         model, params, tokenizer: the trained generator.
         seconds: of wall time that the run took in all.
-        **entries: further ones of the record.
+        **entries: further entries of the record.
     """
-    gather(progress, out, pattern_of(run.metric))
-    save(out / "generator", model, params, tokenizer)
-    with artifacts.atomic_path(out / "metrics.jsonl") as partial:
-        shutil.copyfile(progress / "metrics.jsonl", partial)
-    with artifacts.RunRecord(
-        out / "run.json",
+    state = folder.state
+    gather(state, folder, pattern_of(run.metric))
+    save(folder.generator, model, params, tokenizer)
+    with artifacts.atomic_path(folder.metrics) as partial:
+        shutil.copyfile(state.metrics, partial)
+    with RunRecord(
+        folder.record,
         run.model_dump(mode="json"),
         run.seed,
+        step="generate",
         earlier_seconds=seconds,
         scale=run.scale,
         experiment=run.experiment,
@@ -49,4 +50,4 @@ def write_outputs(
         **entries,
     ):
         pass
-    shutil.rmtree(progress)
+    shutil.rmtree(state.path)

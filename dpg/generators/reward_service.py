@@ -8,23 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from dpg.config import RunConfig
-from dpg.generators.run import build_judge, prompts
+from dpg.generators.engine import RunInputs
+from dpg.generators.prompts import prompts_of
+from dpg.generators.scorer import build_scorer
 from dpg.generators.validation import assess, keep
 from dpg.models import Tokenizer
 from dpg.rewards import exchange, server
 from dpg.rewards.protocol import RewardError, Rewards, RolloutBatch
+from dpg.run_folder import RunState
 
 
 def serve_run(
     run: RunConfig,
+    inputs: RunInputs,
     *,
-    generator: str | Path,
-    target: str | Path,
-    articles: str | Path,
-    passages: str | Path | None,
     connection: str | Path,
-    reward_model: str | Path | None = None,
-    out: str | Path | None = None,
+    state: RunState | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
     with_parent: bool = False,
@@ -34,31 +33,36 @@ def serve_run(
 
     Args:
         run: the resolved configuration.
-        generator: the generator's directory; of it the tokenizer alone is read.
-        target, articles, passages, reward_model: as for `dpg.generators.run.run_generator`.
+        inputs: what the run reads; of the generator only its tokenizer.
         connection: the file in which clients find the server.
-        out: folder in which each validation's rollouts and image are kept; None keeps none.
+        state: where each validation's rollouts and image are kept; None keeps none.
         host, port, with_parent, say: as for `dpg.rewards.server.serve`.
 
     Raises:
         DpgError: whatever loading the models and the tables says, or a port that is taken.
     """
-    tokenizer = Tokenizer.load(generator)
-    judge = build_judge(run, tokenizer, target=target, passages=passages, reward_model=reward_model)
-    asked = prompts(run, articles, tokenizer, "validation")
-    if not judge.examples.same:
+    tokenizer = Tokenizer.load(inputs.generator)
+    scorer = build_scorer(
+        run,
+        tokenizer,
+        target=inputs.target,
+        passages=inputs.passages,
+        reward_model=inputs.reward_model,
+    )
+    prompts = prompts_of(run, inputs.articles, tokenizer, "validation")
+    if not scorer.examples.same:
         say("generator and target have different tokenizers: rollouts are tokenised anew from text")
 
     def train(batch: RolloutBatch) -> Rewards:
         check_tokens(batch, tokenizer)
-        return judge.reward(batch)
+        return scorer.reward(batch)
 
     def validation(batch: RolloutBatch) -> Rewards:
         check_tokens(batch, tokenizer)
-        batch = in_order(batch, len(asked.articles))
-        outcome = assess(run, batch, tokenizer, asked, judge.examples, judge.target)
-        if out is not None:
-            keep(out, batch.step, outcome)
+        batch = in_order(batch, len(prompts.articles))
+        outcome = assess(run, batch, tokenizer, prompts, scorer)
+        if state is not None:
+            keep(state, batch.step, outcome)
         values = np.full(len(batch), outcome.record["metric"])
         return Rewards(values, batch.groups, outcome.record)
 
@@ -82,8 +86,8 @@ def body_limit(run: RunConfig) -> int:
 def check_tokens(batch: RolloutBatch, tokenizer: Tokenizer) -> None:
     """A RewardError where a response has a token that the generator's tokenizer does not know.
 
-    Models pad their vocabulary, and an embedding looked up beyond its end gives a number all the
-    same: a wrong reward without a word.
+    Models pad their vocabulary, and an embedding looked up beyond its end silently gives a number:
+    a wrong reward.
     """
     wrong = batch.mask & ((batch.tokens < 0) | (batch.tokens >= tokenizer.vocab_size))
     rows = np.flatnonzero(wrong.any(1))

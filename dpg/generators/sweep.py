@@ -2,7 +2,7 @@
 
 Section 4: SGD, the naive reward and whatever else needs it are tried at learning rates from 1e-6
 upwards by factors of 2, at most 14 of them, until the best by the final validation is found.
-"Until" is here: `patience` rates in a row that are worse than the best so far.
+"Until" means here: `patience` consecutive rates are worse than the best so far.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from typing import Any
 from dpg import artifacts
 from dpg.config import RunConfig, SweepSettings
 from dpg.errors import DpgError
-from dpg.generators.grpo import AdvantageError
+from dpg.generators.advantages import AdvantageError
+from dpg.generators.engine import RunInputs
+from dpg.generators.jax.engine import run_generator
 from dpg.learner.errors import NotFiniteError
+from dpg.progress import StepBar
 from dpg.rewards.protocol import RewardError
+from dpg.run_folder import RunFolder
 
-Train = Callable[[RunConfig, Path], None]
+Train = Callable[[RunConfig, RunFolder], None]
 
 DIVERGED = (NotFiniteError, RewardError, AdvantageError)
 """What a run raises whose target left the finite numbers; any other error ends the sweep."""
@@ -30,7 +34,18 @@ def rates(settings: SweepSettings) -> list[float]:
     return [settings.first * settings.factor**k for k in range(settings.most)]
 
 
-def sweep(run: RunConfig, settings: SweepSettings, train: Train, out: Path) -> dict[str, Any]:
+def sweep(run: RunConfig, settings: SweepSettings, inputs: RunInputs, out: Path) -> dict[str, Any]:
+    """Carry out `search` with the JAX engine, each run with a bar of its own."""
+
+    def train(one: RunConfig, folder: RunFolder) -> None:
+        title = f"{one.experiment}/{one.variant} at {one.learner.learning_rate:.3g}"
+        with StepBar(title, one.generator.grpo_steps) as bar:
+            run_generator(one, inputs, folder, on_step=bar)
+
+    return search(run, settings, train, out)
+
+
+def search(run: RunConfig, settings: SweepSettings, train: Train, out: Path) -> dict[str, Any]:
     """Train a generator at one rate after another and write ``sweep.json``.
 
     A rate whose run is finished in `out` is not trained again, so a killed sweep goes on. A rate at
@@ -39,7 +54,7 @@ def sweep(run: RunConfig, settings: SweepSettings, train: Train, out: Path) -> d
     Args:
         run: the run whose `learner.learning_rate` is looked for; its other values stay.
         settings: first rate, factor, how many, and the patience.
-        train: carries out a run into a folder, as `run_generator` does.
+        train: carries out a run into a folder.
         out: the sweep's folder.
 
     Returns:
@@ -48,8 +63,13 @@ def sweep(run: RunConfig, settings: SweepSettings, train: Train, out: Path) -> d
         validation, higher is better; None where the target diverged) and `error`.
 
     Raises:
-        DpgError: the target diverged at the very first rate.
+        DpgError: the run's rate is not swept, or the target diverged at the very first rate.
     """
+    if not run.rate_is_swept:
+        raise DpgError(
+            f"{run.experiment}/{run.variant}: only the rates of SGD and of the naive reward are "
+            "swept; choose such a variant"
+        )
     tried: list[dict[str, Any]] = []
     for rate in rates(settings):
         tried.append(_try(run, rate, train, out))
@@ -75,24 +95,25 @@ def sweep(run: RunConfig, settings: SweepSettings, train: Train, out: Path) -> d
 
 def _try(run: RunConfig, rate: float, train: Train, out: Path) -> dict[str, Any]:
     learner = run.learner.model_copy(update={"learning_rate": rate})
-    folder = out / f"rate-{rate:.6g}"
+    folder = RunFolder(out / f"rate-{rate:.6g}")
     one = run.model_copy(update={"learner": learner})
     if not _is_done(one, folder):
         try:
             train(one, folder)
         except DIVERGED as error:
             return {"learning_rate": rate, "metric": None, "error": str(error)}
-    lines = artifacts.read_lines(folder / "metrics.jsonl")
+    lines = artifacts.read_lines(folder.metrics)
     last = [line for line in lines if line["phase"] == "validation"][-1]
     metric = last["metric"] if math.isfinite(last["metric"]) else None
     error = None if metric is not None else "the last validation's metric is not finite"
     return {"learning_rate": rate, "metric": metric, "error": error}
 
 
-def _is_done(run: RunConfig, folder: Path) -> bool:
+def _is_done(run: RunConfig, folder: RunFolder) -> bool:
     """Whether the folder holds this very run, finished."""
-    file = folder / "run.json"
-    return file.exists() and artifacts.read_json(file)["config"] == run.model_dump(mode="json")
+    if not folder.is_finished:
+        return False
+    return artifacts.read_json(folder.record)["config"] == run.model_dump(mode="json")
 
 
 def _past_the_best(tried: list[dict[str, Any]], patience: int) -> bool:

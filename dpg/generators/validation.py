@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,30 +9,11 @@ import pandas as pd
 
 from dpg import artifacts
 from dpg.config import RunConfig, StringMetric
-from dpg.generators import sampling
-from dpg.generators.jax_engine import JaxGenerator
-from dpg.generators.target import Target
+from dpg.generators.prompts import Prompts
+from dpg.generators.scorer import Scorer
 from dpg.models import Tokenizer
-from dpg.rewards.examples import ExampleMaker
 from dpg.rewards.protocol import RolloutBatch
-
-
-class Prompts(NamedTuple):
-    """Encoded prompts.
-
-    Attributes:
-        tokens: int32 [N, P], padded on the left.
-        mask: bool [N, P].
-        articles: [N] str, ids of the articles.
-    """
-
-    tokens: np.ndarray
-    mask: np.ndarray
-    articles: list[str]
-
-    def take(self, index: np.ndarray) -> Prompts:
-        """The prompts at these places."""
-        return Prompts(self.tokens[index], self.mask[index], [self.articles[i] for i in index])
+from dpg.run_folder import RunFolder, RunState
 
 
 class Outcome(NamedTuple):
@@ -50,101 +30,70 @@ class Outcome(NamedTuple):
     image: np.ndarray | None
 
 
-def validate(
-    run: RunConfig,
-    step: int,
-    generator: JaxGenerator,
-    tokenizer: Tokenizer,
-    prompts: Prompts,
-    examples: ExampleMaker,
-    target: Target,
-) -> Outcome:
-    """Sample, train the target model, score it.
-
-    Args:
-        run: the configuration; ``run.validation_prompts`` prompts are answered.
-        step: GRPO steps done so far.
-        generator, tokenizer: the policy.
-        prompts: prompts that are never trained on.
-        examples: rollouts to training examples.
-        target: what is trained and scored.
-    """
-    # The same key at every validation: what changes between two of them is the generator.
-    rollouts = generator.rollout(
-        prompts.tokens,
-        prompts.mask,
-        sampling.key(run.seed, "validation"),
-        run.validation.temperature,
-    )
-    own = without_end(rollouts.tokens, rollouts.mask, tokenizer.eos_id)
-    batch = RolloutBatch(rollouts.tokens, own, np.arange(len(own)), step)
-    return assess(run, batch, tokenizer, prompts, examples, target)
-
-
 def assess(
     run: RunConfig,
     batch: RolloutBatch,
     tokenizer: Tokenizer,
     prompts: Prompts,
-    examples: ExampleMaker,
-    target: Target,
+    scorer: Scorer,
 ) -> Outcome:
     """Train the target model on the responses to the validation prompts, one each, and score it.
 
     Args:
-        run: the configuration.
-        batch: one response a prompt, in the prompts' order.
+        run: the resolved configuration.
+        batch: one response per prompt, in the prompts' order.
         tokenizer: the generator's.
-        prompts: what they answer.
-        examples: rollouts to training examples.
-        target: what is trained and scored.
+        prompts: what they answer; never trained on.
+        scorer: the target to train and score, and how rollouts become its examples.
     """
-    data = examples(batch)
+    data = scorer.examples(batch)
     steps = run.validation_steps
-    result = target.train({k: v.reshape(steps, -1, *v.shape[1:]) for k, v in data.items()})
-    record = target.score(result.params)
-    texts = examples.texts(batch)
+    result = scorer.target.train({k: v.reshape(steps, -1, *v.shape[1:]) for k, v in data.items()})
+    record = scorer.target.score(result.params)
+    texts = scorer.examples.texts(batch)
     if isinstance(run.metric, StringMetric):
-        shares = np.array([longest_shared(run.metric.text, text) for text in texts])
+        wanted = run.metric.text
+        shares = np.array([longest_shared(wanted, text) for text in texts])
         record["exact"] = float(np.mean(shares == 1.0))
         record["soft"] = float(np.mean(shares))
     record["response_length"] = float(batch.mask.sum(1).mean())
-    kept = range(run.validation.kept)
-    table = pd.DataFrame(
+    table = _kept_rollouts(batch, texts, tokenizer, prompts, run.validation.kept)
+    return Outcome(record, table, scorer.target.image(result.params))
+
+
+def _kept_rollouts(
+    batch: RolloutBatch, texts: list[str], tokenizer: Tokenizer, prompts: Prompts, kept: int
+) -> pd.DataFrame:
+    """The first `kept` rollouts as the table that the study reads."""
+    rows = range(kept)
+    return pd.DataFrame(
         {
-            "step": np.full(len(kept), batch.step),
-            "row": list(kept),
-            "article": prompts.articles[: len(kept)],
+            "step": np.full(kept, batch.step),
+            "row": list(rows),
+            "article": prompts.articles[:kept],
             "prompt": tokenizer.decode_batch(
-                [prompts.tokens[i][prompts.mask[i]].tolist() for i in kept]
+                [prompts.tokens[i][prompts.mask[i]].tolist() for i in rows]
             ),
-            "response": texts[: len(kept)],
-            "tokens": [batch.tokens[i][batch.mask[i]].tolist() for i in kept],
+            "response": texts[:kept],
+            "tokens": [batch.tokens[i][batch.mask[i]].tolist() for i in rows],
         }
     )
-    return Outcome(record, table, target.image(result.params))
 
 
-def keep(folder: str | Path, step: int, outcome: Outcome) -> None:
+def keep(state: RunState, step: int, outcome: Outcome) -> None:
     """Write a validation's rollouts and image; written again by a resumed run, to the same."""
-    folder = Path(folder)
-    artifacts.write_table(folder / f"validation-{step:06d}.parquet", outcome.rollouts)
+    artifacts.write_table(state.validation(step), outcome.rollouts)
     if outcome.image is not None:
-        artifacts.write_json(folder / f"image-{step:06d}.json", outcome.image.tolist())
+        artifacts.write_json(state.image(step), outcome.image.tolist())
 
 
-def gather(folder: str | Path, out: str | Path, pattern: np.ndarray | None) -> None:
-    """Put what `keep` wrote there together: validation.parquet and, of a pattern, pattern.json."""
-    folder, out = Path(folder), Path(out)
-    tables = [artifacts.read_table(path) for path in sorted(folder.glob("validation-*.parquet"))]
-    artifacts.write_table(out / "validation.parquet", pd.concat(tables, ignore_index=True))
+def gather(state: RunState, folder: RunFolder, pattern: np.ndarray | None) -> None:
+    """Put what `keep` wrote together as the run's rollouts and, of a pattern, its images."""
+    tables = [artifacts.read_table(path) for path in state.validations().values()]
+    artifacts.write_table(folder.rollouts, pd.concat(tables, ignore_index=True))
     if pattern is not None:
-        images = {
-            str(int(path.stem.removeprefix("image-"))): artifacts.read_json(path)
-            for path in sorted(folder.glob("image-*.json"))
-        }
-        shown = {"pattern": pattern.tolist(), "images": images}
-        artifacts.write_json(out / "pattern.json", shown)
+        images = {str(step): artifacts.read_json(path) for step, path in state.images().items()}
+        artifacts.write_json(folder.pattern, {"pattern": pattern.tolist(), "images": images})
 
 
 def without_end(tokens: np.ndarray, mask: np.ndarray, eos_id: int | None) -> np.ndarray:

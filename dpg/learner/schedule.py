@@ -33,6 +33,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dpg.learner.errors import LearnerError
+from dpg.quantities import in_bytes
 
 Kind = Literal["store", "load", "drop", "advance", "record", "replay", "reverse"]
 
@@ -165,7 +166,7 @@ class Schedule:
         lines = [
             f"{self.name}: {self.steps} steps",
             f"  keeps at most {self.states} states and {self.gradients} gradients"
-            + (f", {readable(size)} at once" if size else ""),
+            + (f", {in_bytes(size)} at once" if size else ""),
             f"  computes {self.trained} gradients ({self.trained / self.steps:.2f} a step), "
             f"replays {self.replayed} updates",
             f"  predicted time: {self.cost() / self.steps:.2f} of plain training",
@@ -183,15 +184,6 @@ def _runs(actions: tuple[Action, ...]) -> Iterator[str]:
             span = f"{first.step}" if first.step == last.step else f"{first.step}-{last.step}"
             yield f"{first.kind} {span}"
             start = i
-
-
-def readable(size: float) -> str:
-    """A number of bytes for people: 1,234 -> '1.2 kB'."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def repetitions(steps: int, states: int) -> int:
@@ -275,7 +267,7 @@ def plan(
     if memory < state_bytes:
         raise LearnerError(
             f"memory = {memory} bytes holds no state; the least is one state of parameters and "
-            f"optimizer state, {state_bytes} bytes ({readable(state_bytes)})"
+            f"optimizer state, {state_bytes} bytes ({in_bytes(state_bytes)})"
         )
     most = keep_all(steps)
     if most.peak_bytes(state_bytes, gradient_bytes) <= memory:
@@ -337,7 +329,7 @@ def _plan(steps: int, memory: int, state_bytes: int, gradient_bytes: int, costs:
                 states = 1 + max(0, spare) // state_bytes
                 yield from _stretch(start, n, states, record=k == 0, first_kept=True)
 
-    name = f"within {readable(memory)}"
+    name = f"within {in_bytes(memory)}"
     return Schedule.of(name, steps, walk())
 
 

@@ -14,21 +14,64 @@ from dpg.config import (
     HubModel,
     Model,
     PretrainingSettings,
+    ScaleFile,
     SmolLM2Model,
     TrainedModel,
 )
+from dpg.digests import of_file
 from dpg.errors import DpgError
 from dpg.models import LanguageModel, Tokenizer, load, save
 from dpg.models.gpt2 import Gpt2Config
 from dpg.models.llama import LlamaConfig
 from dpg.models.pretraining import pretrain
 from dpg.progress import Progress
-from dpg.text.fetch import fetch_wheel, file_sha256
+from dpg.state import beside, open_state
+from dpg.text.fetch import fetch_wheel
 
 LOSSES = "losses.jsonl"
 """The loss curve that a pre-trained model carries beside its weights."""
 
 _CHECKPOINT_EVERY = 200
+
+
+def recipe_of(scale: ScaleFile) -> PretrainingSettings:
+    """How a scale trains its tiny models.
+
+    Raises:
+        DpgError: it trains none.
+    """
+    if scale.pretraining is None:
+        raise DpgError(f"scale '{scale.scale}' has no section `pretraining`: it trains no model")
+    return scale.pretraining
+
+
+def model_named(scale: ScaleFile, name: str) -> Model:
+    """A model of the scale file.
+
+    Raises:
+        DpgError: there is none of this name; lists those there are.
+    """
+    if name not in scale.models:
+        raise DpgError(
+            f"scale '{scale.scale}', models: no '{name}'; there are: {', '.join(scale.models)}"
+        )
+    return scale.models[name]
+
+
+def trained_model(scale: ScaleFile, name: str) -> TrainedModel:
+    """A model of the scale file that the workflow trains.
+
+    Raises:
+        DpgError: there is no trained model of this name; lists those there are.
+    """
+    model = scale.models.get(name)
+    if not isinstance(model, TrainedModel):
+        here = [key for key, one in scale.models.items() if isinstance(one, TrainedModel)]
+        raise DpgError(
+            f"scale '{scale.scale}', models: no trained model '{name}'; there are: "
+            f"{', '.join(here)}"
+        )
+    return model
 
 
 def train(
@@ -51,14 +94,22 @@ def train(
         out: the model's directory; its checkpoints lie beside it until it is done.
     """
     out = Path(out)
-    words = Tokenizer.load(tokenizer)
+    own = Tokenizer.load(tokenizer)
     table = artifacts.read_table(corpus, ["text", "language"])
-    progress = _progress_folder(out, settings, recipe, corpus)
-    model = LanguageModel(architecture(settings, words, recipe.context))
+    state = open_state(
+        beside(out),
+        "pretrain",
+        {
+            "model": settings.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json"),
+            "corpus": of_file(corpus),
+        },
+    )
+    model = LanguageModel(architecture(settings, own, recipe.context))
     with Progress(f"pre-training {out.name}", recipe.steps) as bar:
         params, losses = pretrain(
             model,
-            words,
+            own,
             {code: part.text.tolist() for code, part in table.groupby("language")},
             mixture=dict(recipe.mixture),
             steps=recipe.steps,
@@ -67,28 +118,15 @@ def train(
             learning_rate=recipe.learning_rate,
             warmup=round(recipe.warmup * recipe.steps),
             seed=settings.seed,
-            checkpoint_dir=progress,
+            checkpoint_dir=state,
             checkpoint_every=_CHECKPOINT_EVERY,
             progress=lambda step, loss: bar(step, f"loss {loss:.3f}"),
         )
-    save(out, model, params, words)
+    save(out, model, params, own)
     with artifacts.atomic_path(out / LOSSES) as partial, artifacts.JsonLines(partial) as log:
         for row in losses:
             log.append(row)
-    shutil.rmtree(progress)
-
-
-def _progress_folder(
-    out: Path, settings: TrainedModel, recipe: PretrainingSettings, corpus: str | Path
-) -> Path:
-    """Where the checkpoints lie; emptied where they are of other settings or other texts."""
-    folder = out.with_name(f".{out.name}.progress")
-    inputs = {
-        "model": settings.model_dump(mode="json"),
-        "recipe": recipe.model_dump(mode="json"),
-        "corpus": file_sha256(Path(corpus)),
-    }
-    return artifacts.progress_folder(folder, inputs)
+    shutil.rmtree(state)
 
 
 def architecture(

@@ -12,9 +12,9 @@ from dpg import artifacts, webpage
 from dpg.config import Study
 from dpg.errors import DpgError
 from dpg.figures.generations import visible
-from dpg.figures.plan import duration
-from dpg.figures.runs import Run
-from dpg.layout import Layout
+from dpg.quantities import duration
+from dpg.study.layout import Layout
+from dpg.study.runs import Run
 
 PROMPTS = 3
 """Validation articles whose generations are shown; the first ones, not chosen ones."""
@@ -68,8 +68,8 @@ def finished(study: Study, layout: Layout) -> list[Run]:
     Raises:
         DpgError: none is finished.
     """
-    folders = (layout.run(run.experiment, run.variant, run.seed) for run in study.runs)
-    runs = [Run.open(folder) for folder in folders if (folder / "run.json").exists()]
+    folders = (layout.run_of(run) for run in study.runs)
+    runs = [Run.open(folder.path) for folder in folders if folder.is_finished]
     if not runs:
         raise DpgError(f"{layout.folder} has no finished generator run: nothing to report yet")
     return runs
@@ -91,8 +91,8 @@ def run_table(runs: Sequence[Run], logs: Path) -> pd.DataFrame:
 
 
 def _row(run: Run, logs: Path) -> dict[str, Any]:
-    record = artifacts.read_json(run.path / "run.json")
-    lines = artifacts.read_lines(run.path / "metrics.jsonl")
+    record = artifacts.read_json(run.folder.record)
+    lines = artifacts.read_lines(run.folder.metrics)
     last = [line for line in lines if line.get("phase") == "validation"][-1]
     row = {
         "experiment": run.experiment,
@@ -124,11 +124,11 @@ def provenance(study: Study, runs: Sequence[Run]) -> dict[str, Any]:
         scale, seeds, commits (of the code, with "+ changes" for a changed checkout), dpg,
         versions (package -> versions), platforms, devices, cpus, finished (first and last).
     """
-    records = [artifacts.read_json(run.path / "run.json") for run in runs]
+    records = [artifacts.read_json(run.folder.record) for run in runs]
     packages = records[0]["versions"]
     return {
         "scale": study.scale.scale,
-        "seeds": list(study.scale.seeds),
+        "seeds": study.all_seeds,
         "commits": _distinct(_commit(record["git"]) for record in records),
         "dpg": _distinct(record["dpg"] for record in records),
         "versions": {

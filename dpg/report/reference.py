@@ -16,10 +16,10 @@ import pydantic
 from dpg import artifacts
 from dpg.config import DownstreamSettings, RunConfig, ScaleFile, Study
 from dpg.errors import DpgError
-from dpg.figures import FIGURES, TABLES, plan
-from dpg.figures.runs import Run
-from dpg.layout import Layout
 from dpg.report import pages
+from dpg.study.layout import Layout
+from dpg.study.outputs import FIGURES, TABLES, run_times
+from dpg.study.runs import Run
 
 STUDY = "study.json"
 """The reference's record: configuration, provenance, run times by figure."""
@@ -53,7 +53,7 @@ def keep(study: Study, layout: Layout, out: Path) -> list[Path]:
         written.append(out / source.name)
     record = {
         "provenance": pages.provenance(study, runs),
-        "run_times": plan.run_times(study, layout),
+        "run_times": run_times(study, layout),
         "scale": study.scale.model_dump(mode="json", exclude={"experiments", "defaults"}),
         "downstream": study.downstream and study.downstream.model_dump(mode="json"),
         "runs": {_name(run): run.config for run in runs},
@@ -106,6 +106,22 @@ def outdated(study: Study, folder: Path) -> list[str]:
         else:
             lines += _differences(name, _read(RunConfig, config), present[name])
     return lines
+
+
+def require_current(study: Study, folder: Path) -> None:
+    """Raise a `DpgError` that lists the differences, unless a reference is of the present study."""
+    lines = outdated(study, folder)
+    if lines:
+        raise DpgError(
+            "\n".join(
+                [
+                    *lines,
+                    f"{folder} is of another configuration than {study.path}, in {len(lines)} "
+                    "places; run the study and keep it anew: dpg report keep -c "
+                    f"{study.path} --out {folder}",
+                ]
+            )
+        )
 
 
 def _read(model: type[pydantic.BaseModel], kept: dict[str, Any]) -> Any:

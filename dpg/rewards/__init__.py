@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dpg.rewards.protocol import Reward, RewardError, Rewards, RolloutBatch, training_sets
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from dpg.config import RunConfig
     from dpg.rewards.examples import ExampleMaker
+    from dpg.targets import Target
 
 __all__ = [
     "Reward",
@@ -20,14 +21,13 @@ __all__ = [
     "Rewards",
     "RolloutBatch",
     "build",
-    "train_passages",
     "training_sets",
 ]
 
 
 def build(
     run: RunConfig,
-    target: Any,
+    target: Target,
     examples: ExampleMaker,
     passages: pd.DataFrame | None = None,
     model: str | Path | None = None,
@@ -39,7 +39,7 @@ def build(
 
     Args:
         run: the resolved configuration.
-        target: the target model with its metric and learner (`dpg.generators.target.Target`).
+        target: the target model with its metric and learner (`dpg.targets.Target`).
         examples: rollouts to the target's training examples.
         passages: the benchmark's table, for the baselines that compare with it.
         model: folder of the packaged embedding or fastText model, where ``reward.model``
@@ -48,35 +48,29 @@ def build(
     Raises:
         RewardError: a baseline without a language, passages or a model.
     """
-    learner, group_size, kind = run.learner, run.generator.group_size, run.reward.kind
-    common = (examples, target.per_example_loss, target.metric, target.params, target.optimizer)
+    kind, group_size = run.reward.kind, run.generator.group_size
     if kind == "metagradient":
         from dpg.rewards.metagradient import MetagradientReward
 
         return MetagradientReward(
-            *common,
-            steps=learner.steps,
+            target,
+            examples,
             group_size=group_size,
             cross_group_batching=run.reward.cross_group_batching,
-            microbatch=target.settings.microbatch,
-            memory=learner.memory,
         )
     if kind == "naive":
         from dpg.rewards.naive import NaiveReward
 
-        return NaiveReward(
-            *common,
-            steps=learner.steps,
-            group_size=group_size,
-            microbatch=target.settings.microbatch,
-        )
+        return NaiveReward(target, examples, group_size=group_size)
     if kind == "custom":
         from dpg.metrics import from_dotted_path
 
         factory = from_dotted_path(run.reward.path, what="reward")
         return factory(run, target, examples, **run.reward.arguments)
+    from dpg.text.passages import train_passages
+
     language = getattr(run.metric, "language", None)
-    if language is None:
+    if not isinstance(language, str):
         raise RewardError(
             f"{run.experiment}/{run.variant}: reward '{kind}' compares with a language's "
             f"benchmark, and the metric '{run.metric.kind}' has no language"
@@ -102,18 +96,3 @@ def build(
     from dpg.rewards.embedding import EmbeddingReward
 
     return EmbeddingReward(examples.texts, train_passages(passages, language), model)
-
-
-def train_passages(passages: pd.DataFrame | None, language: str) -> list[str]:
-    """The benchmark's train passages in a language, in the table's order.
-
-    Raises:
-        RewardError: no table, or none in this language.
-    """
-    if passages is None:
-        raise RewardError("the table of benchmark passages is missing: give it with --passages")
-    ours = passages[(passages.language == language) & (passages.split == "train")]
-    if ours.empty:
-        there = ", ".join(sorted(passages.language.unique())) or "none"
-        raise RewardError(f"the benchmark has no train passages in '{language}'; it has: {there}")
-    return ours.text.tolist()

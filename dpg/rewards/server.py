@@ -13,7 +13,7 @@ told from a slow one.
 request                    answer
 =========================  ============================================================
 `GET /health`              200: that it is alive; needs no token
-`GET /progress`            200: what it computes, since when, and how many calls wait
+`GET /status`              200: what it computes, since when, and how many calls wait
 `POST /calls/<name>`       202: taken up (also if it was known); 4xx: says what is wrong
 `GET /calls/<name>?wait=`  200: the rewards; 202: not yet; 404: unknown; 422, 500: error
 =========================  ============================================================
@@ -23,6 +23,7 @@ import asyncio
 import collections
 import contextlib
 import errno
+import functools
 import hmac
 import os
 import queue
@@ -39,6 +40,7 @@ from typing import Any, NamedTuple
 
 import dpg
 from dpg.errors import DpgError
+from dpg.processes import when_parent_ends
 from dpg.rewards import exchange
 from dpg.rewards.protocol import Rewards, RolloutBatch
 
@@ -145,7 +147,7 @@ class Calls:
         with self._lock:
             return self._known.get(name)
 
-    def progress(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """What is computed, since when, how long the last of its kind took, and what waits."""
         with self._lock:
             now, call = time.monotonic(), self._current
@@ -216,9 +218,9 @@ def application(calls: Calls, token: str, body_limit: int) -> Any:
     async def health():
         return {"status": "ok", "dpg": dpg.__version__}
 
-    @app.get("/progress")
-    async def progress(request: fastapi.Request):
-        return stranger(request) or JSONResponse(calls.progress())
+    @app.get("/status")
+    async def status(request: fastapi.Request):
+        return stranger(request) or JSONResponse(calls.status())
 
     @app.post("/calls/{name}")
     async def submit(name: str, request: fastapi.Request):
@@ -244,7 +246,7 @@ def application(calls: Calls, token: str, body_limit: int) -> Any:
             return refuse(400, str(error))
         except DpgError as error:
             return refuse(422, str(error), "reward")
-        return JSONResponse({"name": taken.name, **calls.progress()}, 202)
+        return JSONResponse({"name": taken.name, **calls.status()}, 202)
 
     @app.get("/calls/{name}")
     async def answer(name: str, request: fastapi.Request, wait: float = 0.0):
@@ -257,7 +259,7 @@ def application(calls: Calls, token: str, body_limit: int) -> Any:
         limit = min(max(wait, 0.0), _LONGEST_WAIT)
         await asyncio.wait({asyncio.wrap_future(call.finished)}, timeout=limit)
         if not call.finished.done():
-            return JSONResponse(calls.progress(), 202)
+            return JSONResponse(calls.status(), 202)
         outcome = call.finished.result()
         if outcome.answer is not None:
             return Response(outcome.answer, media_type="application/octet-stream")
@@ -314,7 +316,7 @@ def serve(
         )
         server = uvicorn.Server(settings)
         if with_parent:
-            threading.Thread(target=_stop_with_parent, args=(server,), daemon=True).start()
+            when_parent_ends(functools.partial(setattr, server, "should_exit", True))
         port = listener.getsockname()[1]
         # Whoever connects from here on waits for the first answer, and is not refused.
         exchange.Connection(host, port, token, os.getpid(), body_limit).write(connection)
@@ -347,10 +349,3 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _exit(*_: object) -> None:
     raise SystemExit(128 + signal.SIGTERM)
-
-
-def _stop_with_parent(server: Any) -> None:
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    server.should_exit = True

@@ -8,7 +8,6 @@ the user's settings name. A file that is already there, or that the user laid in
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import platform
 import re
@@ -19,16 +18,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dpg.digests import of_file
 from dpg.errors import DpgError
 
 PROVIDED = Path("downloads")
 """Where a file that the user provides by hand is looked for first, seen from the working folder."""
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch_wheel(
@@ -190,7 +184,7 @@ def _last_lines(done: subprocess.CompletedProcess[str], count: int = 3) -> str:
 
 
 def _check(path: Path, expected: str, way_out: str) -> None:
-    actual = file_sha256(path)
+    actual = of_file(path)
     if actual != expected.lower():
         raise DpgError(
             f"{path.name} has the SHA-256 {actual}, but {expected.lower()} is expected: {way_out}"

@@ -75,7 +75,7 @@ def test_bad_input_is_named(arguments, says):
         ("replay: {source: wheel}", "replay: {source: weel}", ["downstream.*replay", "'wheel'"]),
         ("cpt: {learning_rate", "cpt: {lerning_rate", ["cpt.lerning_rate", "'learning_rate'"]),
         ("targets: [llama-base]", "targets: [lama]", ["downstream.targets", "'lama'"]),
-        ("microbatch: 16}", "microbatch: 5}", ["multiple of microbatch 5"]),
+        ("microbatch: 16}", "microbatch: 5}", ["multiple of microbatch = 5"]),
         ("corpus: {tokens: 4000", "corpus: {tokens: 400", ["less than the 3,600"]),
         ("  corpus: {", "  corpora: {", ["downstream.corpora: unknown key", "'corpus'"]),
     ],

@@ -9,7 +9,8 @@ import pytest
 
 from dpg import config
 from dpg.errors import DpgError
-from dpg.evaluation import corpora, downstream, perplexity, sources, training
+from dpg.evaluation import corpora, downstream, perplexity, training
+from dpg.study import sources
 
 pytest.importorskip("torch")
 pytest.importorskip("lm_eval")

@@ -21,7 +21,7 @@ from dpg.figures import (
     figure_7,
     style,
 )
-from dpg.figures.runs import Run, Variant, line_styles
+from dpg.study.runs import Run, Variant, line_styles
 
 
 def inside(figure):

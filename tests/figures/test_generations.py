@@ -6,7 +6,7 @@ import pytest
 from dpg import figures
 from dpg.errors import DpgError
 from dpg.figures import generations
-from dpg.figures.runs import Run
+from dpg.study.runs import Run
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from dpg.errors import DpgError
-from dpg.evaluation.sources import SOURCES
 from dpg.figures import table_1
+from dpg.study.sources import SOURCES
 from dpg.text.languages import TARGET_CODES
 
 

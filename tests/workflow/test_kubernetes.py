@@ -81,7 +81,7 @@ def study(tmp_path):
 
 def run(study, *targets):
     folder, environment = study
-    command = [sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/kubernetes"]
+    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/kubernetes"]
     return subprocess.run(
         [*command, "--seconds-between-status-checks", "1", "--latency-wait", "5", *targets],
         cwd=folder,

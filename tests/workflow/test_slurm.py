@@ -77,7 +77,7 @@ def by_slurm(study, *more):
     """Starts the study on Slurm."""
     return snakemake(
         study,
-        *("--profile", "workflow/profiles/slurm", "--jobs", "2"),
+        *("--profile", "profiles/slurm", "--jobs", "2"),
         # This Slurm keeps no accounts: no sacct, and no account to charge.
         *("--slurm-status-command", "squeue", "--slurm-no-account"),
         *("--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "20"),
@@ -164,9 +164,7 @@ def test_a_killed_job_is_sent_again_and_the_study_ends_as_on_one_machine(tmp_pat
 
     from_slurm = results(study)
     (study / RUN).rename(study / "from-slurm")
-    process = snakemake(
-        study, "--profile", "workflow/profiles/default", "--cores", "1", "--no-hooks"
-    )
+    process = snakemake(study, "--profile", "profiles/default", "--cores", "1", "--no-hooks")
     try:
         assert process.wait(timeout=1500) == 0, (study / "snakemake.log").read_text()[-3000:]
     finally:

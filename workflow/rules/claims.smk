@@ -1,26 +1,26 @@
 # What the paper says, checked: Theorem 3.1 by enumeration, and every claim over the results.
 
-from dpg.claims import inputs as claim_inputs
-
 
 rule theorem_3_1:
     output:
         image=report(
-            str(layout.figures / "theorem_3_1.png"),
+            str(layout.figures / f"{THEOREM}.png"),
             caption="../report/theorem_3_1.rst",
             category="Figures",
         ),
-        vector=str(layout.figures / "theorem_3_1.pdf"),
-        numbers=str(layout.figures / "theorem_3_1.csv"),
+        vector=str(layout.figures / f"{THEOREM}.pdf"),
+        numbers=str(layout.figures / f"{THEOREM}.csv"),
     log:
         f"{LOGS}/theorem_3_1.log",
+    params:
+        settings=settings("theorem"),
     shell:
         "dpg theorem --out $(dirname {output.numbers}) > {log} 2>&1"
 
 
 rule claims:
     input:
-        [str(path) for path in claim_inputs(study, layout)],
+        [str(path) for path in outputs["claims"].inputs],
     output:
         page=report(
             str(layout.claims / "claims.html"),
@@ -32,6 +32,6 @@ rule claims:
     log:
         f"{LOGS}/claims.log",
     params:
-        settings=settings(scale),
+        settings=settings("claims", scale),
     shell:
         "dpg claims --out $(dirname {output.record}) > {log} 2>&1"

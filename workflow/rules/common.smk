@@ -3,13 +3,15 @@
 import sys
 from pathlib import Path
 
-from dpg import environments, machine
-from dpg.artifacts import config_hash, without_nulls
+from dpg import environments
 from dpg.config import EXPERIMENTS_FILE, load
+from dpg.digests import of_settings, without_nulls
+from dpg.doctor import requirements
 from dpg.errors import DpgError
-from dpg.evaluation import sources
-from dpg.figures import FIGURES, TABLES, plan
-from dpg.layout import Layout
+from dpg.revisions import in_digest
+from dpg.study import sources
+from dpg.study.layout import Layout
+from dpg.study.outputs import FIGURES, TABLES, THEOREM, Outputs, drawable, run_times
 from dpg.text.wikipedia import WHEEL_FILENAME
 
 # Snakemake merges every --configfile and --config into one dictionary, in which a key of one scale
@@ -17,22 +19,26 @@ from dpg.text.wikipedia import WHEEL_FILENAME
 if len(workflow.configfiles) > 1:
     raise WorkflowError("Give one --configfile: a scale is one file, and two are never merged.")
 CONFIG = Path(workflow.configfiles[0] if workflow.configfiles else "config/paper.yaml")
+if workflow.config_settings.config:
+    raise WorkflowError(
+        f"--config is not used: found {', '.join(workflow.config_settings.config)}. Copy {CONFIG}, "
+        "change the copy, and give it with --configfile (for more seeds: make tiny SEEDS=3)."
+    )
 try:
     study = load(CONFIG)
 except DpgError as error:
     raise WorkflowError(str(error)) from None
-if workflow.configfiles and set(config) - set(study.scale.model_fields_set):
-    raise WorkflowError(f"--config is not used: copy {CONFIG}, change the copy, and give that.")
 
 scale = study.scale
 layout = Layout(scale.scale)
+outputs = Outputs(study, layout)
 runs = {(run.experiment, run.variant, run.seed): run for run in study.runs}
 
 TRAINED = [name for name, model in scale.models.items() if model.source == "trained"]
 FETCHED = [name for name, model in scale.models.items() if model.source != "trained"]
 LOGS = str(layout.folder / "logs")
 SOURCES = str(layout.sources)
-RUN = str(layout.run("{experiment}", "{variant}", "{seed}"))
+RUN = layout.run("{experiment}", "{variant}", "{seed}")
 
 # Commands are those of the environment that runs Snakemake, and all read this study's file. NPROC
 # is what JAX takes for the number of cores: it gets as many as Snakemake gives the job threads.
@@ -66,14 +72,14 @@ wildcard_constraints:
     group=one_of(sources.groups(study.runs)),
 
 
-def settings(*parts):
+def settings(step, *parts):
     """A digest of what a job depends on; it runs again when this changes, and only then.
 
-    A setting that is null or empty counts as absent, so that a new one, which no file sets yet,
-    does not outdate what was made before it.
+    The step's revision is part of it. A setting that is null or empty counts as absent, so that a
+    new one, which no file sets yet, does not outdate what was made before it.
     """
     plain = [p.model_dump(mode="json") if hasattr(p, "model_dump") else p for p in parts]
-    return config_hash({"settings": without_nulls(plain)})
+    return of_settings({"settings": without_nulls(plain), **in_digest(step)})
 
 
 def run_of(wildcards):
@@ -83,10 +89,6 @@ def run_of(wildcards):
 def run_of_sweep(wildcards):
     """The run whose rate is looked for, as it is configured."""
     return runs[wildcards.experiment, wildcards.variant, scale.seeds[0]]
-
-
-def figure_files(name):
-    return [str(layout.figures / f"{name}.{suffix}") for suffix in plan.suffixes(name)]
 
 
 def packaged_reward_model(wildcards):
@@ -111,8 +113,7 @@ def corpus_environments():
 
 def environment_records(names):
     names = [environments.for_gpus(name, scale.needs.gpus) for name in names]
-    for name in names:
-        environments.settle(name)
+    # Their folders carry the digest of their lock, so age says nothing about them.
     return [ancient(str(environments.path_of(name) / environments.RECORD)) for name in names]
 
 
@@ -126,29 +127,20 @@ def option(name, value):
     return f"{name} {value}" if value else ""
 
 
-def folder_of(run):
-    return layout.run(run.experiment, run.variant, run.seed)
-
-
-def figure_runs(name):
-    """What the command that draws a figure is given."""
-    if name == plan.DOWNSTREAM:
-        return perplexities()
-    return [folder_of(run) for run in plan.runs_of(name, study.runs)]
-
-
 def figure_inputs(name):
-    """What a figure is drawn from: its runs' logs, and the judge's tables where it shows them."""
-    if name == plan.DOWNSTREAM:
-        return perplexities()
-    files = ["run.json", "metrics.jsonl"] + ["judged.parquet"] * plan.needs_judge(name)
-    return [folder / file for folder in figure_runs(name) for file in files]
+    """What a figure is drawn from; nothing where the study lacks its runs."""
+    return [str(path) for path in outputs[name].inputs] if name in outputs else []
 
 
-def downstream_settings(*keys):
+def figure_arguments(name):
+    """What the command that draws a figure is given."""
+    return [str(path) for path in outputs[name].arguments] if name in outputs else []
+
+
+def downstream_settings(step, *keys):
     """A digest of these sections or values of the downstream settings."""
     parts = [getattr(study.downstream, key) for key in keys]
-    return settings(*parts)
+    return settings(step, *parts)
 
 
 def one_gpu():
@@ -164,7 +156,7 @@ def untuned_generator():
 def language_generator(wildcards):
     """A trained generator of Table 1, of the study's first seed."""
     names = (wildcards.experiment, wildcards.variant)
-    return layout.run(*names, sources.language_runs(study.runs)[0].seed) / "generator"
+    return layout.run(*names, sources.language_runs(study.runs)[0].seed).generator
 
 
 def group_corpora(wildcards):
@@ -181,17 +173,11 @@ def trained_groups(wildcards):
     return paths + [folders[group] / "sft.json" for group in groups if group != sources.COMMON]
 
 
-def perplexities():
-    if study.downstream is None:
-        return []
-    return [layout.perplexity(target) for target in study.downstream.targets]
-
-
 def check_machine():
     """Stop before the first job, with one message, where the machine cannot carry the scale."""
     scales = sorted(set(Path("config").glob("*.yaml")) - {EXPERIMENTS_FILE})
     try:
-        machine.require(study, scales, elsewhere=workflow.non_local_exec)
+        requirements.require(study, scales, elsewhere=workflow.non_local_exec)
     except DpgError as error:
         raise WorkflowError(str(error)) from None
 
@@ -217,7 +203,7 @@ localrules:
 
 
 # What captions say. No job has it as a parameter, since a run time must not outdate a figure.
-config |= {"scale": scale.scale, "seeds": scale.seeds, "run_times": plan.run_times(study, layout)}
+config |= {"scale": scale.scale, "seeds": study.all_seeds, "run_times": run_times(study, layout)}
 
 
 onstart:

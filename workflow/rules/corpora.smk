@@ -13,7 +13,7 @@ rule replay:
     benchmark:
         f"{LOGS}/corpora/replay.tsv"
     params:
-        settings=settings(study.downstream.replay, study.downstream.cpt.tokens),
+        settings=settings("replay", study.downstream.replay, study.downstream.cpt.tokens),
         wheel=lambda wildcards, input: option("--wheel", input.wheel),
         out=lambda wildcards, output: Path(output[0]).parent,
     shell:
@@ -35,7 +35,7 @@ rule untuned_corpus:
     resources:
         gpu=one_gpu(),
     params:
-        settings=downstream_settings("corpus", "seed"),
+        settings=downstream_settings("rollouts", "corpus", "seed"),
         out=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "dpg corpus rollouts --generator {input.generator} --articles {input.articles} "
@@ -56,7 +56,7 @@ rule generator_corpus:
     resources:
         gpu=one_gpu(),
     params:
-        settings=downstream_settings("corpus", "seed"),
+        settings=downstream_settings("rollouts", "corpus", "seed"),
         out=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "dpg corpus rollouts --experiment {wildcards.experiment} --variant {wildcards.variant} "

@@ -40,7 +40,7 @@ rule articles:
     log:
         f"{LOGS}/articles.log",
     params:
-        settings=settings(scale.text.articles, scale.text.split_seed),
+        settings=settings("articles", scale.text.articles, scale.text.split_seed),
         wheel=lambda wildcards, input: option("--wheel", input),
     shell:
         "dpg text articles {params.wheel} --out {output} > {log} 2>&1"
@@ -54,7 +54,7 @@ rule passages:
     log:
         f"{LOGS}/passages.log",
     params:
-        settings=settings(scale.text.passages, scale.text.split_seed),
+        settings=settings("passages", scale.text.passages, scale.text.split_seed),
         campaigns=lambda wildcards, input: option("--campaigns", input),
     shell:
         "dpg text passages {params.campaigns} --out {output} > {log} 2>&1"
@@ -69,6 +69,8 @@ rule corpus:
         str(layout.corpus),
     log:
         f"{LOGS}/corpus.log",
+    params:
+        settings=settings("corpus"),
     shell:
         "dpg text corpus {input.campaigns} --articles {input.articles} "
         "--passages {input.passages} --out {output} > {log} 2>&1"

@@ -1,14 +1,16 @@
 # Environments of other engines: each made once, from its lock, and used by the rules that need it.
+# Its folder carries the digest of the lock: another lock is another environment.
 
 
 rule environment:
     input:
-        f"{environments.LOCKS}/{{environment}}.txt",
+        ancient(f"{environments.LOCKS}/{{environment}}.txt"),
     output:
-        f"{environments.FOLDER}/{{environment}}/{environments.RECORD}",
+        f"{environments.FOLDER}/{{environment}}-{{digest}}/{environments.RECORD}",
     log:
-        f"{environments.FOLDER}/logs/{{environment}}.log",
+        f"{environments.FOLDER}/logs/{{environment}}-{{digest}}.log",
     wildcard_constraints:
         environment=r"[a-z-]+",
+        digest=r"[0-9a-f]{12}",
     shell:
-        "dpg environment {wildcards.environment} --lock {input} > {log} 2>&1"
+        "dpg environment {wildcards.environment} --lock {input} --out $(dirname {output}) > {log} 2>&1"

@@ -5,11 +5,11 @@ rule judge:
     input:
         rules.generate.output.rollouts,
     output:
-        f"{RUN}/judged.parquet",
+        str(RUN.judged),
     log:
         f"{LOGS}/judge/{{experiment}}-{{variant}}-{{seed}}.log",
     params:
-        settings=settings(scale.judge),
+        settings=settings("judge", scale.judge),
     shell:
         "dpg judge --run $(dirname {input}) --out {output} > {log} 2>&1"
 
@@ -22,6 +22,7 @@ rule perplexity_tasks:
     log:
         f"{LOGS}/perplexity_tasks.log",
     params:
+        settings=settings("perplexity_tasks"),
         languages=sources.languages(study.runs),
     shell:
         "dpg perplexity tasks --passages {input} --out {output} > {log} 2>&1"

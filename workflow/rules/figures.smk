@@ -21,7 +21,8 @@ for figure in FIGURES:
         localrule: True
         params:
             name=figure,
-            runs=figure_runs(figure),
+            settings=settings("figures"),
+            runs=figure_arguments(figure),
         shell:
             "dpg figure {params.name} {params.runs} "
             "--out $(dirname {output.numbers}) > {log} 2>&1"
@@ -47,7 +48,8 @@ for table in TABLES:
         localrule: True
         params:
             name=table,
-            runs=figure_runs(table),
+            settings=settings("figures"),
+            runs=figure_arguments(table),
         shell:
             "dpg figure {params.name} {params.runs} "
             "--out $(dirname {output.numbers}) > {log} 2>&1"

@@ -1,4 +1,4 @@
-# Generator runs: Algorithm 1, one job a run. A killed job goes on from its last checkpoint.
+# Generator runs: Algorithm 1, one job per run. A killed job goes on from its last checkpoint.
 
 
 rule generate:
@@ -10,10 +10,10 @@ rule generate:
         reward_model=packaged_reward_model,
         environments=engine_environments,
     output:
-        metrics=f"{RUN}/metrics.jsonl",
-        rollouts=f"{RUN}/validation.parquet",
-        generator=directory(f"{RUN}/generator"),
-        record=f"{RUN}/run.json",
+        metrics=str(RUN.metrics),
+        rollouts=str(RUN.rollouts),
+        generator=directory(str(RUN.generator)),
+        record=str(RUN.record),
     log:
         f"{LOGS}/generate/{{experiment}}-{{variant}}-{{seed}}.log",
     benchmark:
@@ -23,7 +23,7 @@ rule generate:
         nodes=scale.needs.nodes,
         mem=f"{scale.needs.memory_gb:g}GB",
     params:
-        settings=lambda wildcards: settings(run_of(wildcards), *engine_settings()),
+        settings=lambda wildcards: settings("generate", run_of(wildcards), *engine_settings()),
         out=lambda wildcards, output: Path(output.record).parent,
         reward_model=lambda wildcards, input: option("--reward-model", input.reward_model),
     shell:

@@ -9,7 +9,7 @@ rule tokenizer:
     log:
         f"{LOGS}/tokenizer.log",
     params:
-        settings=settings(scale.pretraining and scale.pretraining.vocab_size),
+        settings=settings("tokenizer", scale.pretraining and scale.pretraining.vocab_size),
     shell:
         "dpg model tokenizer {input} --out {output} > {log} 2>&1"
 
@@ -27,7 +27,9 @@ rule pretrain:
     wildcard_constraints:
         model=one_of(TRAINED),
     params:
-        settings=lambda wildcards: settings(scale.models[wildcards.model], scale.pretraining),
+        settings=lambda wildcards: settings(
+            "pretrain", scale.models[wildcards.model], scale.pretraining
+        ),
     shell:
         "dpg model train {wildcards.model} {input.corpus} {input.tokenizer} "
         "--out {output} > {log} 2>&1"
@@ -47,6 +49,6 @@ rule fetch_model:
     wildcard_constraints:
         model=one_of(FETCHED),
     params:
-        settings=lambda wildcards: settings(scale.models[wildcards.model]),
+        settings=lambda wildcards: settings("fetch_model", scale.models[wildcards.model]),
     shell:
         "dpg model fetch {wildcards.model} --out {output} > {log} 2>&1"

@@ -3,7 +3,7 @@
 
 rule report_pages:
     input:
-        [folder_of(run) / name for run in study.runs for name in ("run.json", "validation.parquet")],
+        [str(path) for path in outputs["report"].inputs],
     output:
         generations=report(
             str(layout.report / "generations.html"),
@@ -19,6 +19,6 @@ rule report_pages:
     log:
         f"{LOGS}/report.log",
     params:
-        settings=settings(scale),
+        settings=settings("report", scale),
     shell:
         "dpg report pages --out $(dirname {output.runs}) > {log} 2>&1"

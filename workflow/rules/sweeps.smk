@@ -19,7 +19,7 @@ rule sweep:
         nodes=1,
         mem=f"{scale.needs.memory_gb:g}GB",
     params:
-        settings=lambda wildcards: settings(run_of_sweep(wildcards), scale.sweep),
+        settings=lambda wildcards: settings("sweep", run_of_sweep(wildcards), scale.sweep),
         seed=scale.seeds[0],
         out=lambda wildcards, output: Path(output[0]).parent,
     shell:

@@ -17,7 +17,7 @@ rule continue_pretraining:
     resources:
         gpu=one_gpu(),
     params:
-        settings=downstream_settings("cpt", "seed"),
+        settings=downstream_settings("continue_pretraining", "cpt", "seed"),
         out=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "dpg train cpt --target {wildcards.target} --group {wildcards.group} "
@@ -38,7 +38,7 @@ rule fine_tune:
     resources:
         gpu=one_gpu(),
     params:
-        settings=downstream_settings("sft", "perplexity", "seed"),
+        settings=downstream_settings("fine_tune", "sft", "perplexity", "seed"),
         out=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "dpg train sft --target {wildcards.target} --language {wildcards.group} "
@@ -59,7 +59,7 @@ rule perplexity:
     resources:
         gpu=one_gpu(),
     params:
-        settings=downstream_settings("perplexity"),
+        settings=downstream_settings("perplexity", "perplexity"),
     shell:
         "dpg perplexity measure --target {wildcards.target} --tasks {input.tasks} "
         "--out {output} > {log} 2>&1"

@@ -1,0 +1,20 @@
+"""Benchmarks of the learner, of a GRPO step, of a GPU and of the engines.
+
+Start each from the repository's root:
+
+    python -m bench.metagradient    time and memory of the metagradient, beside other methods
+    python -m bench.grpo_step       time of one GRPO step, part by part
+    python -m bench.gpu             checks and times on one GPU
+    python -m bench.engines         the JAX engine beside verl
+
+`--help` explains what each one measures. `adam`, `machine`, `problem`, `processes`, `products`,
+`reports`, `stand_ins` and `timing` are shared by the four and import none of them.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The repository."""
+
+RESULTS = ROOT / "bench" / "results"
+"""The numbers that the documentation quotes."""

@@ -1,0 +1,119 @@
+"""A run with random weights: its generator, target and reward, each made when it is needed."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from bench import products, stand_ins
+from bench.gpu.shapes import shape_of
+from bench.products import Product
+from dpg import rewards, targets
+from dpg.config import RunConfig
+from dpg.generators.jax.policy import JaxGenerator
+from dpg.models.decode import Rollouts
+from dpg.rewards.protocol import Reward, RolloutBatch
+
+REWARD_PASSAGE = 128
+"""Tokens of a benchmark passage where the metric takes it whole."""
+
+
+class Case:
+    """A run with random weights.
+
+    Args:
+        run: the resolved configuration.
+        small: small shapes.
+
+    Attributes:
+        model: the generator's model.
+        learner: the target's model.
+        tokenizer: of both.
+    """
+
+    def __init__(self, run: RunConfig, small: bool):
+        self.run, self.small = run, small
+        self.model = shape_of(run.generator.model, small)
+        self.learner = shape_of(run.learner.model, small)
+        vocabulary = min(self.model.config.vocab_size, self.learner.config.vocab_size)
+        self.tokenizer = stand_ins.tokenizer(vocabulary)
+
+    def examples(self, batch: RolloutBatch) -> dict[str, np.ndarray]:
+        """Rollouts as the target's examples, begin-of-text first: `tokens` and `mask` [N, L]."""
+        length = self.run.generator.response_tokens + 1
+        return stand_ins.as_examples(self.tokenizer, length, batch)
+
+    @functools.cached_property
+    def passages(self) -> pd.DataFrame | None:
+        """The benchmark's, where the metric reads one."""
+        length = 24 if self.small else REWARD_PASSAGE
+        return stand_ins.passages(self.run, self.tokenizer.vocab_size, length)
+
+    @functools.cached_property
+    def target(self) -> targets.Target:
+        """The target; what is "auto" is chosen here."""
+        params = self.learner.init(jax.random.key(1))
+        return targets.build(self.run, self.learner, params, self.tokenizer, self.passages)
+
+    @functools.cached_property
+    def weights(self) -> Any:
+        """The shapes of the generator's parameters."""
+        return jax.eval_shape(self.model.init, jax.random.key(0))
+
+    def products(self, part: str) -> list[Product]:
+        """The matrix products that a part cannot avoid."""
+        if part == "reward":
+            return products.of_reward(self.run, self.target)
+        return products.of_generator(self.padded, self.model)[part]
+
+    def generator(self) -> JaxGenerator:
+        """The policy, as a run makes it."""
+        params = self.model.init(jax.random.key(0))
+        return JaxGenerator(self.model, params, self.run.generator, self.tokenizer.eos_id)
+
+    def prompts(self) -> tuple[np.ndarray, np.ndarray]:
+        """A step's prompts, a quarter to three quarters of P long, padded on the left.
+
+        Returns:
+            int32 [U, P], and the mask bool [U, P].
+        """
+        U, P = self.run.prompts_per_step, self.run.generator.prompt_tokens
+        rng = np.random.default_rng(0)
+        ids = rng.integers(2, self.tokenizer.vocab_size, (U, P)).astype(np.int32)
+        lengths = rng.integers(P // 4, 3 * P // 4 + 1, U)
+        lengths[0] = 3 * P // 4
+        return ids, np.arange(P) >= P - lengths[:, None]
+
+    @property
+    def padded(self) -> RunConfig:
+        """The run with `prompt_tokens` as short as the engine makes these prompts."""
+        settings = self.run.generator
+        P, multiple = settings.prompt_tokens, settings.prompt_multiple
+        if multiple is not None:
+            P = min(-(-(3 * P // 4) // multiple) * multiple, P)
+        settings = settings.model_copy(update={"prompt_tokens": P})
+        return self.run.model_copy(update={"generator": settings})
+
+    def rollouts(self) -> Rollouts:
+        """A step's rollouts as sampling would give them, without the sampling."""
+        shape = self.run.rollouts_per_step, self.run.generator.response_tokens
+        ids = np.random.default_rng(2).integers(2, self.tokenizer.vocab_size, shape)
+        logprobs = np.full(shape, -math.log(self.model.config.vocab_size), np.float32)
+        arrays: tuple[Any, ...] = ids.astype(np.int32), np.ones(shape, bool), logprobs
+        return Rollouts(*arrays)
+
+    def batch(self) -> RolloutBatch:
+        """The same rollouts as the reward is given them."""
+        rollouts, G = self.rollouts(), self.run.generator.group_size
+        tokens, mask = np.asarray(rollouts.tokens), np.asarray(rollouts.mask)
+        return RolloutBatch(tokens, mask, np.arange(len(tokens)) // G, 0)
+
+    def reward(self) -> Reward:
+        """The run's reward."""
+        examples: Any = self.examples
+        return rewards.build(self.run, self.target, examples, self.passages, None)

@@ -1,0 +1,64 @@
+"""What each part must compute and move at least, counted from the shapes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from bench.gpu.case import Case
+
+# Forward passes that a training step and the adjoints cost (docs/metagradients.md).
+STEP, ADJOINT, FIRST, ONLY = 3, 8, 3, 5
+
+
+def passes(T: int) -> int:
+    """Forward passes that training for T steps and its metagradient cost."""
+    return ONLY if T == 1 else STEP * T + ADJOINT * (T - 1) + FIRST
+
+
+def counted(case: Case, part: str) -> dict[str, int]:
+    """The floating-point operations and the bytes that a part cannot avoid."""
+    flop = sum(product.flops for product in case.products(part))
+    return {"flop": flop, "bytes": BYTES[part](case)}
+
+
+def rollout_bytes(case: Case) -> int:
+    """Weights once per position, a prompt's cache once per group, a response's own cache once."""
+    c, settings = case.model.config, case.padded.generator
+    size = 2 if settings.rollout_dtype == "bfloat16" else 4
+    token = 2 * c.layers * c.kv_heads * c.head_size * size  # a key and a value in every layer
+    N, P, R = case.run.rollouts_per_step, settings.prompt_tokens, settings.response_tokens
+    own = N * R * (R + 1) // 2 * token  # read once by every later token, written once
+    shared = N // settings.group_size * P * R * token
+    return R * size * elements(case.weights) + own + shared
+
+
+def update_bytes(case: Case) -> int:
+    """Per mini-batch: weights read twice, its gradient written, AdamW's 4 trees read, 3 written."""
+    settings = case.run.generator
+    batches = settings.epochs * case.run.prompts_per_step // settings.mini_batch_prompts
+    return 4 * elements(case.weights) * batches * (2 + 1 + 4 + 3)
+
+
+def reward_bytes(case: Case) -> int:
+    """Trees of the parameters' size that training, the optimizer's adjoint and the rest must move.
+
+    A step: 3 for its gradient and, with Adam, 4 read and 3 written by the update. Its adjoint reads
+    the same 4 and the 3 adjoints and writes 3 and the direction; the Hessian's product reads
+    weights and direction twice and adds one tree to another.
+    """
+    T, states = case.run.learner.steps, 2 if case.run.learner.optimizer == "adam" else 0
+    step = 3 + (2 + states) + (1 + states)
+    pull = (2 + states) + (1 + states) + (1 + states) + 1
+    trees = T * (step + pull) + (T - 1) * (4 + 3) + 2
+    return 4 * elements(case.target.params) * trees
+
+
+BYTES = {"rollout": rollout_bytes, "update": update_bytes, "reward": reward_bytes}
+
+
+def elements(tree: Any) -> int:
+    """The number of numbers in a tree of arrays, or of their shapes."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))

@@ -1,0 +1,188 @@
+"""How long a metagradient takes and how much memory, beside plain training and other methods.
+
+    python -m bench.metagradient --quick                   T = 1 and 8, a few minutes
+    python -m bench.metagradient --out bench/results       all of it, an hour or two on 2 cores
+    python -m bench.metagradient --models gpt2 --steps 8 --batch 8 --length 64 --budgets 6e9
+
+A second call with the same --out adds its rows to those measured on this machine before.
+
+Every measurement is a process of its own. In it plain training and the method take turns, so a
+ratio is of one process, one machine and one moment; PyTorch methods are compared with PyTorch's
+own plain training. Memory is told twice: `temporary`, what the method asks for beyond its inputs
+(XLA's own figure for its programs, and what is kept between them), and `resident`, by how much the
+process grew while it ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import dpg
+from bench import machine, processes, reports
+from bench.metagradient.figure import draw
+from bench.metagradient.models import SIZES, state_bytes
+from bench.metagradient.table import line, table
+from bench.metagradient.task import METHODS, OURS, Task, is_installed, key_of
+from dpg import artifacts
+
+Row = dict[str, Any]
+"""A task's fields beside what was measured, or beside the `error` that ended it."""
+
+
+def arguments_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="T = 1 and 8, no sweep of budgets")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 96])
+    parser.add_argument("--models", nargs="+", choices=SIZES, default=["0.93M"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: all installed")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--length", type=int, default=32)
+    parser.add_argument(
+        "--budgets", type=float, nargs="+", help="bytes; default: a sweep at T = 32"
+    )
+    parser.add_argument(
+        "--microbatch", type=int, default=0,
+        help="examples at a time, in plain training too; methods that cannot do this are left out "
+        "(default: whole batches)",
+    )  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=5, help="long measurements have fewer")
+    parser.add_argument("--out", type=Path, help="folder for metagradient.{json,md,png}")
+    return parser
+
+
+def main() -> None:
+    arguments = arguments_parser().parse_args()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        references: dict[tuple[Any, ...], np.ndarray] = {}
+        for task in tasks(arguments):
+            row = measure(task, Path(scratch))
+            compare(row, Path(scratch), references)
+            rows.append(row)
+            print(line(row), flush=True)
+            if arguments.out:
+                keep(arguments.out, rows)
+    print("\n" + table({"machine": machine_facts(), "rows": rows}))
+
+
+def tasks(arguments: argparse.Namespace) -> list[Task]:
+    """What to measure, in the order of the table."""
+    methods = chosen_methods(arguments)
+    sizes = {name: getattr(arguments, name) for name in ("batch", "length", "microbatch")}
+    found = []
+    steps = [1, 8] if arguments.quick else arguments.steps
+    for model, T, method in itertools.product(arguments.models, steps, methods):
+        repeats = max(1, min(arguments.repeats, 40 // T))
+        given = arguments.budgets if method == "dpg-budget" and arguments.budgets else [0]
+        found += [Task(method, model, T, **sizes, budget=int(b), repeats=repeats) for b in given]
+    if not (arguments.quick or arguments.methods or arguments.budgets):
+        found += extra_tasks(arguments.models[0], methods, sizes)
+    return found
+
+
+def chosen_methods(arguments: argparse.Namespace) -> list[str]:
+    """The methods of --methods, or all that are installed and that --microbatch allows."""
+    default = [method for method in METHODS if method != "kary" and is_installed(method)]
+    chosen = arguments.methods or default
+    return [method for method in chosen if method in OURS or not arguments.microbatch]
+
+
+def extra_tasks(model: str, methods: list[str], sizes: Mapping[str, int]) -> list[Task]:
+    """A sweep of budgets at T = 32, the k-ary tree beside it, a smaller model and GPT-2."""
+    state = state_bytes(model, sizes["length"])
+    return [
+        *(
+            Task("dpg-budget", model, 32, **sizes, budget=states * state, repeats=1)
+            for states in (2, 4, 8, 16)
+        ),
+        Task("kary", model, 32, **sizes, repeats=1),
+        *(Task(method, "0.14M", 8, **sizes) for method in methods),
+        Task("dpg-budget", "gpt2", 8, batch=8, length=64, budget=5_000_000_000, repeats=1),
+    ]
+
+
+def measure(task: Task, scratch: Path) -> Row:
+    """Measure one task in a process of its own; a task that fails is a row that says why."""
+    spec = asdict(task)
+    # Large pages for the programs' memory: without them a quarter of a step is page faults.
+    environment = os.environ | {
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    given = spec | {"gradient": str(gradient_file(spec, scratch))}
+    return spec | processes.ask("bench.metagradient.worker", given, environment=environment)
+
+
+def gradient_file(row: Mapping[str, Any], scratch: Path) -> Path:
+    """The file that a task's process leaves its metagradient in."""
+    return scratch / ("-".join(map(str, key_of(row))) + ".npy")
+
+
+def compare(row: Row, scratch: Path, references: dict[tuple[Any, ...], np.ndarray]) -> None:
+    """Add a method's largest difference from this library's result, relative to its largest.
+
+    This library comes first in every case (model, T, batch, length), and `references` keeps its
+    result for the other methods.
+    """
+    path = gradient_file(row, scratch)
+    if not path.exists():
+        return
+    case = tuple(row[name] for name in ("model", "steps", "batch", "length"))
+    result = np.load(path)
+    if not np.isfinite(result).all():
+        row["error"] = "the metagradient is not finite"
+        return
+    if row["method"] == "dpg":
+        references[case] = result
+    reference = references.get(case)
+    if reference is not None:
+        row["difference"] = float(np.abs(result - reference).max() / np.abs(reference).max())
+
+
+def keep(folder: Path, rows: list[Row]) -> None:
+    """Write the rows, and those of earlier calls on this machine that were not measured again."""
+    path = folder / "metagradient.json"
+    before = artifacts.read_json(path) if path.exists() else {"machine": None, "rows": []}
+    measured = [key_of(row) for row in rows]
+    if before["machine"] == machine_facts():
+        rows = rows + [row for row in before["rows"] if key_of(row) not in measured]
+    content: dict[str, Any] = {"machine": machine_facts(), "rows": sorted(rows, key=place)}
+    reports.write(folder, "metagradient", content, table(content))
+    draw(content["rows"], folder / "metagradient.png")
+
+
+def place(row: Row) -> tuple[Any, ...]:
+    """Where a row stands in the table."""
+    model, method = [*SIZES].index(row["model"]), [*METHODS].index(row["method"])
+    return model, row["batch"], row["steps"], method, row["budget"], row["microbatch"]
+
+
+def machine_facts() -> dict[str, Any]:
+    """What a time depends on, beside the sizes: rows of different machines are not mixed."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "backend": jax.default_backend(),
+        "cores": machine.cores(),
+        "processor": platform.processor() or platform.machine(),
+        "dpg": dpg.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+if __name__ == "__main__":
+    main()

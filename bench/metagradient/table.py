@@ -1,0 +1,67 @@
+"""The measured rows, as lines while they come and as a table in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench import reports
+from bench.metagradient.task import METHODS
+
+COLUMNS = (
+    "model", "batch", "T", "method", "plain", "time", "ratio", "least", "temporary", "resident",
+    "difference",
+)  # fmt: skip
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """One row for the terminal."""
+    name = f"{row['method']:16}" + (f" {reports.megabytes(row['budget'])}" if row["budget"] else "")
+    name += f" by {row['microbatch']}" if row["microbatch"] else ""
+    head = f"{row['model']:>6}  T={row['steps']:<3} {name:26}"
+    if "error" in row:
+        return f"{head} {row['error']}"
+    share = f"{row['share_of_peak']:.0%} of peak" if row.get("share_of_peak") else ""
+    ratio = row["seconds"] / row["plain_seconds"]
+    return (
+        f"{head} {row['seconds']:8.2f} s  {ratio:5.2f}x plain, least {row['least_ratio']:5.2f}x  "
+        f"temporary {reports.megabytes(row['temporary_bytes']):>11}  "
+        f"resident {reports.megabytes(row['resident_bytes']):>11}  {share}"
+    )
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """The machine and the rows as Markdown."""
+    where = content["machine"]
+    head = (
+        f"{where['backend']}, {where['cores']} cores, jax {where['jax']}, "
+        f"Python {where['python']}. Times are medians of turns with plain training in one process, "
+        "`ratio` is of these, `least` of the least times: what other programs of the machine add "
+        "is in the first and hardly in the second."
+    )
+    lines = reports.table(COLUMNS, map(_cells, content["rows"]))
+    return "\n".join([head, "", *lines]) + "\n"
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    size = f"{row['batch']} x {row['length']}"
+    first = [row["model"], size, str(row["steps"]), _method(row)]
+    if "error" in row:
+        return [*first, row["error"], *[""] * (len(COLUMNS) - len(first) - 1)]
+    return [
+        *first,
+        f"{row['plain_seconds']:.2f} s",
+        f"{row['seconds']:.2f} s",
+        f"{row['seconds'] / row['plain_seconds']:.2f}x",
+        f"{row['least_ratio']:.2f}x",
+        reports.megabytes(row["temporary_bytes"]),
+        reports.megabytes(row["resident_bytes"]),
+        f"{row['difference']:.0e}" if row.get("difference") else "",
+    ]
+
+
+def _method(row: Mapping[str, Any]) -> str:
+    name = METHODS[row["method"]]
+    name += f", {reports.megabytes(row['budget'])}" if row["budget"] else ""
+    name += ", one state" if row["method"] == "dpg-budget" and not row["budget"] else ""
+    return name + (f", {row['microbatch']} examples at a time" if row["microbatch"] else "")

@@ -1,0 +1,66 @@
+"""One measurement: a method of taking the metagradient, and the sizes of the training."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+JAX_METHODS = {
+    "dpg": "this library, all states kept",
+    "dpg-budget": "this library, within a budget",
+    "kary": "this library's engine on the k-ary tree of Engstrom et al. (k = 2)",
+    "scan": "jax.grad through lax.scan",
+    "scan-checkpoint": "the same with jax.checkpoint a step",
+    "equinox": "equinox's checkpointed scan",
+}
+TORCH_METHODS = {
+    "torch": "PyTorch autograd, unrolled",
+    "torchopt": "torchopt's functional AdamW, unrolled",
+    "bergson": "bergson's MAGIC, some states on disk, the tied head written out",
+}
+METHODS = JAX_METHODS | TORCH_METHODS
+"""Every method, with the words of the table. This library comes first."""
+
+OURS = ("dpg", "dpg-budget", "kary")
+"""The methods that can take some examples of a batch at a time."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement.
+
+    Attributes:
+        method: one of METHODS.
+        model: one of `models.SIZES`.
+        steps, batch, length: T, examples per step, tokens per example.
+        budget: bytes for stored states (dpg-budget); 0 stands for the least, one state.
+        microbatch: examples at a time inside a step; 0 takes all.
+        repeats: turns of plain training and the method.
+    """
+
+    method: str
+    model: str
+    steps: int
+    batch: int
+    length: int
+    budget: int = 0
+    microbatch: int = 0
+    repeats: int = 5
+
+    @property
+    def framework(self) -> Literal["torch", "jax"]:
+        """The method's framework."""
+        return "torch" if self.method in TORCH_METHODS else "jax"
+
+
+def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a row or a task's fields measure: all of a task but the number of repeats."""
+    return tuple(row[field.name] for field in fields(Task) if field.name != "repeats")
+
+
+def is_installed(method: str) -> bool:
+    """Whether the library that a method needs is there; most methods need none."""
+    needs = {"equinox", "torch", "torchopt", "bergson"}
+    return method not in needs or importlib.util.find_spec(method) is not None

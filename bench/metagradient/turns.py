@@ -1,0 +1,37 @@
+"""A method and plain training, timed in turns in one process."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import machine, timing
+
+
+def compare(
+    plain: timing.Work, method: Callable[[], Any], repeats: int, gradient: Path
+) -> dict[str, float | int]:
+    """Times of plain training and of the method, and by how many bytes the process grew.
+
+    Args:
+        plain: plain training.
+        method: returns the metagradient [T, B].
+        repeats: turns.
+        gradient: the file that the metagradient goes to, float64.
+    """
+    timing.spent(plain)
+    before = machine.resident_bytes()
+    with machine.ResidentPeak() as peak:
+        np.save(gradient, np.asarray(method(), np.float64))
+        times = timing.in_turns({"plain": plain, "method": method}, repeats)
+    plain_times, method_times = ([t.wall for t in times[name]] for name in ("plain", "method"))
+    return {
+        "plain_seconds": statistics.median(plain_times),
+        "seconds": statistics.median(method_times),
+        "least_ratio": min(method_times) / min(plain_times),
+        "resident_bytes": max(0, peak.bytes - before),
+    }

@@ -1,0 +1,64 @@
+"""One process per measurement: a task goes in as JSON, and its numbers come out as JSON.
+
+A measurement then has its own peak of memory, and one that runs out of memory ends no other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bench import ROOT
+
+_LONGEST = 200  # characters of an error that a table shows
+
+
+def ask(
+    module: str,
+    task: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str],
+    timeout: float | None = None,
+) -> dict[str, Any]:
+    """Carry out a task in a process of its own.
+
+    Args:
+        module: run with `python -m`; it calls `answer`.
+        task: what JSON can hold.
+        environment: all variables of the process. The repository is added to its PYTHONPATH.
+        timeout: seconds after which the process is killed.
+
+    Returns:
+        The process's answer; or `error`, which says why there is none.
+    """
+    path = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, json.dumps(task)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**environment, "PYTHONPATH": path},
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": "stopped at the time limit"}
+    if done.returncode:
+        return {"error": reason(done.stderr, done.returncode)}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Carry out the task that this process was started with, and print the numbers."""
+    print(json.dumps(work(json.loads(sys.argv[1]))))
+
+
+def reason(stderr: str, status: int) -> str:
+    """Why a process failed: the last line that it wrote, or plainly that memory ran out."""
+    if "RESOURCE_EXHAUSTED" in stderr or "Out of memory" in stderr:
+        return "out of memory"
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    return lines[-1].strip()[:_LONGEST] if lines else f"no error message, exit status {status}"

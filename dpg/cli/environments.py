@@ -1,0 +1,33 @@
+"""`dpg environment`: make the environment of another engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def environment(
+    name: Annotated[str, typer.Argument(help="verl, or another that envs/ has a lock of.")],
+    lock: Annotated[Path | None, typer.Option(help="Default: envs/NAME.txt")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Default: below .environments")
+    ] = None,
+) -> None:
+    """Make another engine's environment from its lock, once.
+
+    **Example:** `dpg environment verl`
+    """
+    from dpg import environments
+
+    environments.make(
+        lock or environments.LOCKS / f"{name}.txt",
+        out or environments.path_of(name),
+        say=typer.echo,
+    )
+    for path in environments.leftovers(name):
+        typer.echo(f"{path} is of another lock, or of an older naming, and is not used: delete it")
+
+
+COMMANDS = (environment,)

@@ -1,0 +1,157 @@
+"""`dpg generate`, `dpg reward-server`, `dpg sweep`: Algorithm 1 and what it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpg.cli import process
+from dpg.cli.options import (
+    Config,
+    Experiment,
+    ModelFolder,
+    OptionalOut,
+    RewardModel,
+    Seed,
+    Table,
+    Variant,
+    inputs_of,
+    seconds_of,
+    study_of,
+)
+
+
+def generate(
+    config: Config,
+    experiment: Experiment,
+    variant: Variant,
+    seed: Seed = 0,
+    generator: ModelFolder = None,
+    target: ModelFolder = None,
+    articles: Table = None,
+    passages: Table = None,
+    reward_model: RewardModel = None,
+    until: Annotated[
+        str | None, typer.Option(help="Stop cleanly within this time, such as 9m or 2h.")
+    ] = None,
+    verl: Annotated[
+        Path | None, typer.Option(help="verl's environment; default: what the workflow makes.")
+    ] = None,
+    out: OptionalOut = None,
+) -> None:
+    """Train a generator with the Dataset Policy Gradient (Algorithm 1).
+
+    Killed or stopped at its time limit, the same command goes on from the last checkpoint and ends
+    with the same numbers. At the time limit it leaves with status 75 instead of 0.
+
+    **Example:** `dpg generate -c config/tiny.yaml --experiment lambada-es --variant adam`
+    """
+    study, layout = study_of(config)
+    run = study.run(experiment, variant, seed)
+    seconds = None if until is None else seconds_of(until)
+    if study.scale.engine == "jax":  # another engine's target lives in its reward server
+        process.enter_targets_environment(study, run)
+    process.start_jax()
+    from dpg.generators.run import engine_of
+    from dpg.progress import StepBar
+    from dpg.run_folder import RunFolder
+
+    inputs = inputs_of(
+        run,
+        generator=generator,
+        target=target,
+        articles=articles,
+        passages=passages,
+        reward_model=reward_model,
+    )
+    folder = RunFolder(out) if out else layout.run_of(run)
+    with StepBar(f"{experiment}/{variant}", run.generator.grpo_steps) as bar:
+        engine_of(study, verl)(run, inputs, folder, seconds=seconds, on_step=bar)
+
+
+def reward_server(
+    config: Config,
+    experiment: Experiment,
+    variant: Variant,
+    connection: Annotated[
+        Path, typer.Option(help="File for clients: host, port, token. Gone when the server stops.")
+    ],
+    seed: Seed = 0,
+    generator: ModelFolder = None,
+    target: ModelFolder = None,
+    articles: Table = None,
+    passages: Table = None,
+    reward_model: RewardModel = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder for validations' rollouts; default: none.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes one that is free.")] = 0,
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="Stop when the starting process is gone.")
+    ] = False,
+) -> None:
+    """Serve a run's rewards to an engine in another environment, over HTTP on loopback.
+
+    **Example:** `dpg reward-server -c config/tiny.yaml --experiment sixseven --variant adam-T8
+    --connection rewards.json`
+    """
+    study, _ = study_of(config)
+    run = study.run(experiment, variant, seed)
+    process.enter_targets_environment(study, run)
+    process.start_jax()
+    from dpg.generators.reward_service import serve_run
+    from dpg.run_folder import RunFolder
+
+    inputs = inputs_of(
+        run,
+        generator=generator,
+        target=target,
+        articles=articles,
+        passages=passages,
+        reward_model=reward_model,
+    )
+    serve_run(
+        run,
+        inputs,
+        connection=connection,
+        state=RunFolder(out).state if out else None,
+        host=host,
+        port=port,
+        with_parent=with_parent,
+        say=lambda line: typer.echo(line, err=True),
+    )
+
+
+def sweep(
+    config: Config,
+    experiment: Annotated[str, typer.Option(help="Such as norm.")],
+    variant: Annotated[str, typer.Option(help="SGD's or the naive reward's, such as sgd-T8.")],
+    seed: Seed = 0,
+    out: OptionalOut = None,
+) -> None:
+    """Find a target's learning rate: one generator run per rate, from `sweep.first` upwards.
+
+    Each rate is the one before times `sweep.factor`. The sweep stops after `sweep.patience`
+    consecutive rates that end with a worse validation than the best. Rates already tried are not
+    tried again.
+
+    **Example:** `dpg sweep -c config/tiny.yaml --experiment norm --variant sgd-T8`
+    """
+    study, layout = study_of(config)
+    run = study.run(experiment, variant, seed)
+    process.enter_targets_environment(study, run)
+    process.start_jax()
+    from dpg.generators import sweep as sweeps
+
+    record = sweeps.sweep(
+        run, study.scale.sweep, inputs_of(run), out or layout.sweep(experiment, variant)
+    )
+    for entry in record["tried"]:
+        typer.echo(f"{entry['learning_rate']:.3g}: {entry['metric'] or entry['error']}")
+    typer.echo(f"chosen: {record['chosen']:.3g}; configured: {record['configured']:.3g}")
+
+
+COMMANDS = (generate, reward_server, sweep)

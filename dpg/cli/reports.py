@@ -1,0 +1,81 @@
+"""`dpg claims` and `dpg report`: the ledger, the report's pages, results kept small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpg.cli.options import Config, OptionalOut, Out, group, study_of
+from dpg.config import load
+
+report_app = group("Pages of the report; results kept small.")
+GROUPS = {"report": report_app}
+
+
+def claims(config: Config, out: OptionalOut = None) -> None:
+    """Check every claim of the paper over the results: JSON, Markdown and a page.
+
+    A claim that a study does not test, or whose results are not there, is said to be not tested.
+
+    **Example:** `dpg claims -c config/tiny.yaml --out claims`
+    """
+    from dpg import claims as ledger
+    from dpg.provenance import stamp
+
+    results = ledger.Results(load(config))
+    verdicts = [ledger.verdict_on(claim, results) for claim in ledger.CLAIMS]
+    for verdict in verdicts:
+        typer.echo(f"{verdict.claim.name}: {verdict.line}")
+    scale = results.study.scale.scale
+    folder = out or results.layout.claims
+    paths = ledger.write(verdicts, folder, scale=scale, seeds=results.seeds)
+    stamp(paths[-1], "claims")
+
+
+@report_app.command()
+def pages(config: Config, out: OptionalOut = None) -> None:
+    """Write the report's own pages: generations side by side, provenance, one line per run.
+
+    **Example:** `dpg report pages -c config/tiny.yaml --out report`
+    """
+    from dpg.provenance import stamp
+    from dpg.report import pages
+
+    study, layout = study_of(config)
+    paths = pages.build(study, layout, out or layout.report)
+    stamp(paths[-1], "report")
+    for path in paths:
+        typer.echo(path)
+
+
+@report_app.command()
+def keep(config: Config, out: Out) -> None:
+    """Keep a finished study small: figures, tables, claims, pages and its configuration.
+
+    **Example:** `dpg report keep -c config/tiny.yaml --out results/reference/tiny`
+    """
+    from dpg.report import reference
+
+    study, layout = study_of(config)
+    for path in reference.keep(study, layout, out):
+        typer.echo(path)
+
+
+@report_app.command()
+def check(
+    config: Config,
+    reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],
+) -> None:
+    """Say whether kept results are still of the present configuration; exit status 1 if not.
+
+    **Example:** `dpg report check results/reference/tiny -c config/tiny.yaml`
+    """
+    from dpg.report import reference as references
+
+    references.require_current(load(config), reference)
+    typer.echo(f"{reference} is of the present {config}")
+
+
+COMMANDS = (claims,)

@@ -1,0 +1,239 @@
+"""The scale file laid over ``experiments.yaml``: each run's values, each with its source."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dpg.config.base import ConfigError, Tree
+from dpg.config.downstream import DownstreamSettings
+from dpg.config.experiments import Experiment, ExperimentsFile, Variant
+from dpg.config.explain import checked, nearest
+from dpg.config.run import RunConfig
+from dpg.config.scale import ExperimentOverrides, HorizonName, ScaleFile, VariantOverrides
+
+# Dotted key -> where its value is from.
+Sources = dict[str, str]
+
+# Values under these keys are replaced as a whole.
+_WHOLE = {"arguments"}
+# A section whose key of this name changes starts afresh: the other keys belong to the old kind.
+_KINDS = {"metric": "kind", "replay": "source"}
+
+
+class Layers:
+    """Nested settings laid over each other, each leaf with the source of the value that won.
+
+    Args:
+        whole: the source of what no layer has.
+    """
+
+    def __init__(self, whole: str):
+        self.whole = whole
+        self.values: Tree = {}
+        self.sources: Sources = {}
+
+    def add(self, layer: Tree, source: str, cited: Mapping[str, str] | None = None) -> None:
+        """Lay one more layer over the others.
+
+        Args:
+            layer: nested settings; leaves replace those below, other keys stay.
+            source: where its values are from.
+            cited: dotted key -> source of the values that are from elsewhere.
+        """
+        self._add(self.values, layer, source, cited or {}, ())
+
+    def _add(
+        self,
+        into: Tree,
+        layer: Tree,
+        source: str,
+        cited: Mapping[str, str],
+        at: tuple[str, ...],
+    ) -> None:
+        for key, value in layer.items():
+            path = (*at, key)
+            if isinstance(value, dict) and key not in _WHOLE:
+                if not isinstance(into.get(key), dict) or _is_another_kind(key, into[key], value):
+                    self._forget_sources(path)
+                    into[key] = {}
+                self._add(into[key], value, source, cited, path)
+            else:
+                self._forget_sources(path)
+                into[key] = value
+                dotted = ".".join(map(str, path))
+                self.sources[dotted] = cited.get(dotted, source)
+
+    def _forget_sources(self, path: tuple[str, ...]) -> None:
+        """Take away the source of a key and of all that is below it."""
+        dotted = ".".join(map(str, path))
+        for name in [n for n in self.sources if n == dotted or n.startswith(dotted + ".")]:
+            del self.sources[name]
+
+    def value(self, *keys: str) -> Any:
+        """The value under these keys; None where there is none."""
+        found: Any = self.values
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
+    def where_is(self, dotted: str) -> str:
+        """The source of a key, else of what was laid last above or below it, else of the whole."""
+        # Sources are in the order in which they were laid.
+        for name, source in reversed(self.sources.items()) if dotted else ():
+            if name == dotted or name.startswith(dotted + ".") or dotted.startswith(name + "."):
+                return source
+        return self.whole
+
+
+def _is_another_kind(section: str, below: Tree, above: Tree) -> bool:
+    kind = _KINDS.get(section)
+    return kind is not None and above.get(kind) not in (None, below.get(kind))
+
+
+class Files(NamedTuple):
+    """Both files of a study, checked, with their paths."""
+
+    path: Path
+    scale: ScaleFile
+    paper_path: Path
+    paper: ExperimentsFile
+
+    def needs_model(self, name: str, role: str) -> None:
+        """Raise a `ConfigError` where the scale has no model of this name."""
+        models = self.scale.models
+        if name not in models:
+            raise ConfigError(
+                f"{self.path}: models: '{name}', {role}, is not there{nearest(name, models)}; "
+                f"there are: {', '.join(models)}"
+            )
+
+
+class Resolver:
+    """Merges the two files into `RunConfig` objects, and remembers where each value is from.
+
+    Raises:
+        ConfigError: the scale file names an experiment or a variant that there is not.
+    """
+
+    def __init__(self, files: Files):
+        self.files = files
+        for name, overrides in files.scale.experiments.items():
+            self._needs(name, files.paper.experiments, ("experiments", name), "experiment")
+            variants = files.paper.experiments[name].variants
+            for key in (overrides and overrides.variants) or {}:
+                self._needs(key, variants, ("experiments", name, "variants", key), "variant")
+
+    def _needs(self, name: str, known: Mapping[str, Any], at: tuple[str, ...], noun: str) -> None:
+        if name not in known:
+            raise ConfigError(
+                f"{self.files.path}: {'.'.join(at)}: no such {noun}{nearest(name, known)}; "
+                f"{self.files.paper_path} has: {', '.join(known)}"
+            )
+
+    def experiment_names(self) -> list[str]:
+        """The experiments to run: those that the scale file names, or all where it names none."""
+        chosen = self.files.scale.experiments
+        return [n for n in self.files.paper.experiments if not chosen or n in chosen]
+
+    def variant_names(self, name: str) -> list[str]:
+        """The variants to run: those that the scale file lists, or all of the paper's."""
+        chosen = self._of_scale(name).variants
+        variants = self.files.paper.experiments[name].variants
+        return [key for key in variants if chosen is None or key in chosen]
+
+    def seeds(self, name: str, key: str) -> list[int]:
+        """The seeds of a variant: its own, or else the scale's."""
+        own = self._of_scale_variant(name, key).seeds
+        return self.files.scale.seeds if own is None else own
+
+    def _of_scale(self, name: str) -> ExperimentOverrides:
+        return self.files.scale.experiments.get(name) or ExperimentOverrides()
+
+    def _of_scale_variant(self, name: str, key: str) -> VariantOverrides:
+        return (self._of_scale(name).variants or {}).get(key) or VariantOverrides()
+
+    def resolve(self, name: str, key: str, seed: int) -> tuple[RunConfig, Sources]:
+        """One run, and where each of its values is from.
+
+        Args:
+            name: of the experiment.
+            key: of the variant in ``experiments.yaml``.
+            seed: of the run.
+
+        Raises:
+            ConfigError: a value that is missing or wrong, or a model that the scale has not.
+        """
+        scale = self.files.scale
+        experiment = self.files.paper.experiments[name]
+        variant = experiment.variants[key] or Variant()
+        layers = self._layers(name, key, experiment, variant)
+        variant_name = key
+        if variant.horizon is not None:
+            steps = scale.horizons.steps(variant.horizon)
+            variant_name = key.replace(variant.horizon, f"T{steps}", 1)
+            self._add_horizon(layers, variant.horizon)
+        if layers.value("validation", "steps") is None:
+            longest = scale.horizons.long if variant.horizon else layers.value("learner", "steps")
+            layers.add({"validation": {"steps": longest}}, "the longest T")
+        values = {
+            "scale": scale.scale,
+            "experiment": name,
+            "variant": variant_name,
+            "title": name if experiment.title is None else experiment.title,
+            "section": experiment.section,
+            "seed": seed,
+            "prompt_style": scale.prompt_style,
+            **layers.values,
+        }
+        run = checked(RunConfig, values, layers.where_is, subject=f"{name}/{variant_name}")
+        self.files.needs_model(run.generator.model, f"the generator model of '{name}'")
+        self.files.needs_model(run.learner.model, f"the learner model of '{name}'")
+        return run, layers.sources
+
+    def _layers(self, name: str, key: str, experiment: Experiment, variant: Variant) -> Layers:
+        """What both files say of a variant, from the most general to the most special."""
+        path, scale, paper_path, paper = self.files
+        own = experiment.source or str(paper_path)
+        layers = Layers(whole=str(path))
+        layers.add(paper.defaults.layer(), str(paper_path), paper.sources)
+        layers.add(experiment.layer(), own, experiment.sources)
+        layers.add(variant.layer(), variant.source or own, variant.sources)
+        for overrides in (scale.defaults, self._of_scale(name), self._of_scale_variant(name, key)):
+            layers.add(overrides.layer(), str(path))
+        return layers
+
+    def _add_horizon(self, layers: Layers, horizon: HorizonName) -> None:
+        """Set T, and give a shorter T more GRPO steps: M x T is constant.
+
+        So is the number of examples between two validations.
+        """
+        horizons = self.files.scale.horizons
+        steps = horizons.steps(horizon)
+        layers.add({"learner": {"steps": steps}}, f"{self.files.path}: horizons.{horizon}")
+        ratio = horizons.long // steps
+        for section, leaf in (("generator", "grpo_steps"), ("validation", "every")):
+            value = layers.value(section, leaf)
+            if isinstance(value, int) and ratio > 1:
+                source = layers.sources.get(f"{section}.{leaf}", "")
+                scaled = {section: {leaf: value * ratio}}
+                layers.add(scaled, f"{source}, x {ratio} (M x T constant)")
+
+
+def resolve_downstream(files: Files) -> tuple[DownstreamSettings | None, Sources]:
+    """The settings of Table 1 and where each is from; None where the scale has no such section.
+
+    Raises:
+        ConfigError: a value that is missing or wrong, or a target that the scale has not.
+    """
+    path, scale, paper_path, paper = files
+    if scale.downstream is None:
+        return None, {}
+    base = dict(paper.downstream or {})
+    cited = base.pop("sources", {})
+    layers = Layers(whole=str(path))
+    layers.add(base, str(paper_path), cited)
+    layers.add(scale.downstream, str(path))
+    settings = checked(DownstreamSettings, layers.values, layers.where_is, below=("downstream",))
+    for target in settings.targets:
+        files.needs_model(target, "a target of downstream.targets")
+    return settings, layers.sources

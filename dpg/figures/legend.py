@@ -1,0 +1,39 @@
+"""Colours and line styles of variants: colour says the method, dashes say T."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dpg.figures import style
+from dpg.study.runs import Variant
+
+COLORS = {
+    "adam": style.BLUE,
+    "sgd": style.VERMILLION,
+    "naive": style.GREEN,
+    "embedding": style.ORANGE,
+    "levenshtein": style.PURPLE,
+    "fasttext": style.SKY,
+}
+"""Method -> colour; any other method is grey."""
+
+_EXTRA = {"nogroups": style.PURPLE, "redo": style.SKY}  # the two extra runs of Adam
+_DASHES = ["-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2))]
+
+
+def color_of(variant: Variant) -> str:
+    """The colour of a variant's line."""
+    return _EXTRA.get(variant.extra) or COLORS.get(variant.method, style.GREY)
+
+
+def line_styles(variants: Sequence[Variant]) -> dict[str, dict[str, Any]]:
+    """Return label -> colour and dashes, in the order of legends; the longest T is solid."""
+    horizons = sorted({variant.steps or 0 for variant in variants}, reverse=True)
+    return {
+        variant.label: {
+            "color": color_of(variant),
+            "linestyle": _DASHES[min(horizons.index(variant.steps or 0), len(_DASHES) - 1)],
+        }
+        for variant in sorted(set(variants), key=lambda variant: variant.order)
+    }

@@ -1,0 +1,84 @@
+"""What every engine is: something that trains a generator from files and leaves a run folder.
+
+This module imports neither JAX nor pydantic, since the processes of other engines read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dpg.errors import DpgError
+
+if TYPE_CHECKING:
+    from dpg.config import RunConfig
+    from dpg.run_folder import RunFolder
+
+MIN_TOKENS = 2
+"""The fewest tokens of a response. An empty response, or a single token that nothing precedes,
+leaves the target model nothing to predict and would end the run."""
+
+OnStep = Callable[[int, Mapping[str, Any]], None]
+"""Called after each training step and validation with the steps done and the line of the log."""
+
+
+def ignore(done: int, record: Mapping[str, Any]) -> None:
+    """An `OnStep` that does nothing."""
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """The files that a run reads.
+
+    Attributes:
+        generator, target: Hugging Face directories of the two models.
+        articles: table of Wikipedia articles (id, title, text, language, split).
+        passages: the benchmark's table; only a language metric or a baseline needs it.
+        reward_model: the packaged embedding or fastText model of a baseline.
+    """
+
+    generator: Path
+    target: Path
+    articles: Path
+    passages: Path | None = None
+    reward_model: Path | None = None
+
+
+class Engine(Protocol):
+    """Trains the generator of a run."""
+
+    def __call__(
+        self,
+        run: RunConfig,
+        inputs: RunInputs,
+        folder: RunFolder,
+        *,
+        seconds: float | None = None,
+        on_step: OnStep = ignore,
+    ) -> None:
+        """Carry out a run and write its folder; an unfinished run there is continued.
+
+        Args:
+            run: the resolved configuration.
+            inputs: what the run reads.
+            folder: where its outputs go.
+            seconds: stop cleanly after this time, and go on when called again.
+            on_step: called after each step.
+
+        Raises:
+            DpgError: whatever ended the run; names the step.
+            OutOfTimeError: the time limit came first; everything done so far is kept.
+        """
+        ...
+
+
+class OutOfTimeError(DpgError):
+    """The time limit came first. The run's state is kept; the same command goes on from it."""
+
+    exit_status = 75  # "temporary failure": whoever called may call again
+
+
+class ShortTimeError(OutOfTimeError):
+    """The time limit is shorter than a step. One was done all the same, and is kept."""

@@ -1,0 +1,52 @@
+"""The JAX engine: loads what a run names and carries out Algorithm 1 in this process."""
+
+from __future__ import annotations
+
+import time
+
+from dpg.config import RunConfig
+from dpg.generators.engine import OnStep, RunInputs, ignore
+from dpg.generators.jax.algorithm import train_generator
+from dpg.generators.prompts import check_prompting, prompts_of
+from dpg.generators.scorer import build_scorer, load_model
+from dpg.run_folder import RunFolder
+from dpg.targets import memory
+
+
+@memory.exhaustion_named()
+def run_generator(
+    run: RunConfig,
+    inputs: RunInputs,
+    folder: RunFolder,
+    *,
+    seconds: float | None = None,
+    on_step: OnStep = ignore,
+) -> None:
+    """Carry out one run of the study; a `dpg.generators.engine.Engine`.
+
+    Raises:
+        DpgError: a model without a tokenizer, or that cannot be prompted as the run says; too few
+            articles; or whatever `train_generator` says.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    model, params, tokenizer = load_model(inputs.generator)
+    check_prompting(run.generator, run.prompt_style, inputs.generator, model, tokenizer)
+    scorer = build_scorer(
+        run,
+        tokenizer,
+        target=inputs.target,
+        passages=inputs.passages,
+        reward_model=inputs.reward_model,
+    )
+    train_generator(
+        run,
+        model=model,
+        params=params,
+        tokenizer=tokenizer,
+        scorer=scorer,
+        prompts=prompts_of(run, inputs.articles, tokenizer, "train"),
+        validation_prompts=prompts_of(run, inputs.articles, tokenizer, "validation"),
+        folder=folder,
+        deadline=deadline,
+        on_step=on_step,
+    )

@@ -1,0 +1,80 @@
+"""What scores a generator's rollouts, whichever engine trains it: target, examples and reward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dpg import artifacts, rewards, targets
+from dpg.config import RunConfig
+from dpg.errors import DpgError
+from dpg.models import Tokenizer, load
+from dpg.rewards import Reward
+from dpg.rewards.examples import ExampleMaker
+from dpg.targets import Target
+
+
+class Scorer(NamedTuple):
+    """A run's target, how rollouts become its examples, and the reward.
+
+    Attributes:
+        target: trained and scored at every validation.
+        examples: rollouts to training examples.
+        reward: what scores training rollouts.
+    """
+
+    target: Target
+    examples: ExampleMaker
+    reward: Reward
+
+
+def build_scorer(
+    run: RunConfig,
+    tokenizer: Tokenizer,
+    *,
+    target: str | Path,
+    passages: str | Path | None,
+    reward_model: str | Path | None = None,
+) -> Scorer:
+    """Load the target model and make the run's reward.
+
+    Args:
+        run: the resolved configuration.
+        tokenizer: the generator's.
+        target, passages, reward_model: as in `dpg.generators.engine.RunInputs`.
+
+    Raises:
+        DpgError: a model without a tokenizer, examples longer than its context, or what building
+            the target and the reward says.
+    """
+    model, params, own = load_model(target, run.learner.implementation)
+    length = run.generator.response_tokens + own.add_bos
+    if length > model.config.context:
+        raise DpgError(
+            f"{target}: generator.response_tokens = {run.generator.response_tokens:,} make "
+            f"examples of {length:,} tokens, the target model has {model.config.context:,} "
+            "positions: lower the one, or take a target model of a longer context"
+        )
+    benchmark = None if passages is None else artifacts.read_table(passages)
+    goal = targets.build(run, model, params, own, benchmark)
+    examples = ExampleMaker(tokenizer, own, length)
+    return Scorer(goal, examples, rewards.build(run, goal, examples, benchmark, reward_model))
+
+
+def load_model(
+    directory: str | Path, implementation: str | None = None
+) -> tuple[Any, Any, Tokenizer]:
+    """A model, its parameters and its tokenizer, natively or through EasyDeL.
+
+    Raises:
+        DpgError: the directory has no tokenizer, or cannot be loaded.
+    """
+    if implementation == "easydel":
+        from dpg.models import easydel
+
+        model, params, tokenizer = easydel.load(directory)
+    else:
+        model, params, tokenizer = load(directory)
+    if tokenizer is None:
+        raise DpgError(f"{directory}: a model without tokenizer.json; a run needs its tokenizer")
+    return model, params, tokenizer

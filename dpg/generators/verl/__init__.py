@@ -1,0 +1,1 @@
+"""The verl engine: verl's trainer in an environment of its own, rewards from a server in ours."""

@@ -1,0 +1,128 @@
+"""verl's reward manager: a step's rollouts in, the advantages of all of them out.
+
+verl normalises rewards within the groups that its `uid` names, with an epsilon of 1e-6 that a
+metagradient of 1e-9 would vanish in. It is therefore given our own advantages, of float64, and with
+them the groups that they are of: normalising them again changes them by one part in a million.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dpg import artifacts
+from dpg.generators.advantages import group_advantages
+from dpg.generators.verl.run import Run, record_failure
+from dpg.rewards.client import RewardClient
+from dpg.rewards.protocol import Rewards, RolloutBatch
+
+
+class Done:
+    """How many training steps this process knows to be done; a validation is named after it."""
+
+    steps: int | None = None
+
+
+class RewardManager:
+    """verl's reward manager: a step's rollouts in, the advantages of all of them out.
+
+    An exception ends the run: verl would print the first one, ask again, and go on with whatever
+    the second call gave, so that the second call raises the first one's exception.
+
+    Args:
+        tokenizer, num_examine, compute_score, reward_fn_key: what verl passes; not used.
+    """
+
+    def __init__(self, tokenizer=None, num_examine=0, compute_score=None, reward_fn_key=""):
+        self.run = Run.read()
+        self.client = RewardClient(self.run.connection)
+        self.failure: Exception | None = None
+
+    def __call__(self, data: Any, return_dict: bool = False) -> Any:
+        """A float tensor [N, R] with the advantage at each response's last token, and the groups.
+
+        Raises:
+            DpgError: what the reward or its server said; names the step.
+        """
+        if self.failure is not None:
+            raise self.failure
+        try:
+            advantages, groups = self._answer(data)
+        except Exception as error:
+            self.failure = error
+            record_failure(self.run, error)
+            raise
+        tensor = at_last_token(data.batch["responses"], response_mask(data), advantages)
+        if not return_dict:
+            return tensor
+        return {"reward_tensor": tensor, "reward_extra_info": {"uid": [str(g) for g in groups]}}
+
+    def _answer(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
+        validation = bool(data.meta_info.get("validate", False))
+        places = data.non_tensor_batch["place"].astype(np.int64)
+        order = np.argsort(places, kind="stable")  # verl may have put rows elsewhere
+        if validation:
+            step = self.run.checkpoint() if Done.steps is None else Done.steps
+            groups = places[order]
+        else:
+            step = int(places.min()) // self.run.prompts_per_step
+            groups = places[order] - step * self.run.prompts_per_step
+        batch = rollouts(data, order, groups, step, self.run.eos_id)
+        if validation:
+            found = self._validation(batch)
+        else:
+            found = self._training(batch)
+            Done.steps = step + 1
+        back = np.argsort(order)
+        return found[0][back], found[1][back]
+
+    def _training(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray]:
+        rewards = self.client(batch)
+        advantages = group_advantages(rewards.values, rewards.groups, self.run.advantage_eps)
+        record = step_record(rewards, advantages, batch)
+        artifacts.write_json(self.run.files.numbers("reward", batch.step), record)
+        return advantages, rewards.groups
+
+    def _validation(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray]:
+        rewards = self.client.validate(batch)
+        path = self.run.files.numbers("validation", batch.step)
+        artifacts.write_json(path, rewards.log)
+        return rewards.values, rewards.groups
+
+
+def rollouts(
+    data: Any, order: np.ndarray, groups: np.ndarray, step: int, eos_id: int | None
+) -> RolloutBatch:
+    """verl's batch as ours: rows in `order`, the end-of-text no part of a response."""
+    tokens = data.batch["responses"].numpy()[order].astype(np.int32)
+    mask = response_mask(data).numpy()[order].astype(bool)
+    if eos_id is not None:
+        mask &= tokens != eos_id
+    return RolloutBatch(tokens, mask, groups, step)
+
+
+def response_mask(data: Any) -> Any:
+    """The responses' part of verl's attention mask, [N, R]; the end-of-text is in it."""
+    return data.batch["attention_mask"][:, -data.batch["responses"].shape[1] :]
+
+
+def at_last_token(responses: Any, mask: Any, values: np.ndarray) -> Any:
+    """A float32 tensor [N, R] that is zero but for each row's value at its last token."""
+    import torch
+
+    tensor = torch.zeros(responses.shape, dtype=torch.float32)
+    last = mask.sum(-1).long() - 1
+    tensor[torch.arange(len(last)), last] = torch.from_numpy(values).float()
+    return tensor
+
+
+def step_record(rewards: Rewards, advantages: np.ndarray, batch: RolloutBatch) -> dict[str, float]:
+    """A training step's numbers as far as its rewards give them."""
+    return {
+        **rewards.log,
+        "reward_mean": float(rewards.values.mean()),
+        "reward_std": float(rewards.values.std()),
+        "informative": float(np.mean(advantages != 0)),
+        "response_length": float(batch.mask.sum(1).mean()),
+    }

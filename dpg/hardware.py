@@ -1,0 +1,27 @@
+"""What this machine has: GPUs, memory, a token of the hub. Looks, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+
+def gpu_count() -> int:
+    """How many NVIDIA GPUs the driver lists; 0 where there is no driver."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def physical_memory_gb() -> float:
+    """The machine's memory in GB (10^9 bytes)."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def has_hub_token() -> bool:
+    """Whether a Hugging Face token is set or saved."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    return bool(os.environ.get("HF_TOKEN")) or (home / "token").is_file()

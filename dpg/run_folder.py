@@ -1,0 +1,172 @@
+"""The folder of a generator run: this module alone knows the names of its files.
+
+Engines write a run through `RunFolder`, and the study reads it through `RunFolder`:
+
+====================  ==========================================================================
+`run.json`            the record, written last: a folder that has it is a finished run
+`metrics.jsonl`       one line per training step and per validation
+`validation.parquet`  rollouts of every validation
+`judged.parquet`      the same with the language of each, from the judge
+`pattern.json`        pattern metrics: the pattern, and the decoded image of each validation
+`generator/`          the trained generator, a Hugging Face directory
+`state/`              while the run is under way: its log, checkpoints and validations so far
+====================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpg.errors import DpgError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run.
+
+    Args:
+        path: ``results/<scale>/runs/<experiment>/<variant>/seed<k>``, or any other folder.
+    """
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """The run's record."""
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The log: JSON lines with `step` and `phase` ("train" or "validation")."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """Every validation's rollouts: step, row, article, prompt, response, tokens."""
+        return self.path / "validation.parquet"
+
+    @property
+    def judged(self) -> Path:
+        """The rollouts with a column `judged`."""
+        return self.path / "judged.parquet"
+
+    @property
+    def pattern(self) -> Path:
+        """The pattern and the decoded images of a pattern metric."""
+        return self.path / "pattern.json"
+
+    @property
+    def generator(self) -> Path:
+        """The trained generator."""
+        return self.path / "generator"
+
+    @property
+    def state(self) -> RunState:
+        """What is kept while the run is under way."""
+        return RunState(self.path / "state")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has its record."""
+        return self.record.exists()
+
+    def require_finished(self) -> None:
+        """Raise a `DpgError` that says what to run, unless the run is finished."""
+        if not self.is_finished:
+            raise DpgError(
+                f"{self.path} is not a finished run: it has no {self.record.name}; "
+                "run `dpg generate`"
+            )
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """What every finished run has, the record last."""
+        return (self.metrics, self.rollouts, self.generator, self.record)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The paths of a run under way, `<run>/state`; both engines use the first five.
+
+    Args:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        """The log so far."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The JAX engine's last checkpoint."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def seconds(self) -> Path:
+        """Wall time spent so far, in seconds, where the checkpoint does not hold it."""
+        return self.path / "seconds.json"
+
+    @property
+    def failure(self) -> Path:
+        """What ended another process of the run: `kind`, `message`, `traceback`."""
+        return self.path / "failure.json"
+
+    def validation(self, step: int) -> Path:
+        """The rollouts of one validation."""
+        return self.path / f"validation-{step:06d}.parquet"
+
+    def image(self, step: int) -> Path:
+        """The decoded image of one validation."""
+        return self.path / f"image-{step:06d}.json"
+
+    def validations(self) -> dict[int, Path]:
+        """Step -> rollouts, of every validation so far."""
+        return _by_step(self.path.glob("validation-*.parquet"))
+
+    def images(self) -> dict[int, Path]:
+        """Step -> decoded image, of every validation so far."""
+        return _by_step(self.path.glob("image-*.json"))
+
+    # --- of an engine whose trainer and reward server are processes of their own
+
+    @property
+    def worker(self) -> Path:
+        """What the trainer's process is told."""
+        return self.path / "worker.json"
+
+    @property
+    def connection(self) -> Path:
+        """Where the reward server listens."""
+        return self.path / "reward_server.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The trainer's own checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def prompts(self) -> Path:
+        """Training prompts in the order of their use."""
+        return self.path / "prompts.safetensors"
+
+    @property
+    def validation_prompts(self) -> Path:
+        """Prompts of the validations."""
+        return self.path / "validation_prompts.safetensors"
+
+    def numbers(self, kind: str, step: int) -> Path:
+        """The numbers of a step; `kind` is "reward", "update" or "validation"."""
+        return self.path / "steps" / f"{kind}-{step:06d}.json"
+
+    def log(self, process: str) -> Path:
+        """What another process prints."""
+        return self.path / f"{process}.log"
+
+
+def _by_step(paths: Iterable[Path]) -> dict[int, Path]:
+    return {int(path.stem.rsplit("-", 1)[1]): path for path in sorted(paths)}

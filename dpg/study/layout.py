@@ -1,0 +1,114 @@
+"""Where the workflow keeps what it makes: one function per kind of file, all below ``results/``.
+
+The Snakemake rules and the command line's defaults both ask here, so a command typed by hand finds
+what the workflow made, and the other way round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpg.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from dpg.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one scale.
+
+    Args:
+        scale: the scale's name.
+        root: the folder of all results.
+    """
+
+    scale: str
+    root: Path = Path("results")
+
+    @property
+    def sources(self) -> Path:
+        """Downloads, shared by all scales."""
+        return self.root / "sources"
+
+    @property
+    def folder(self) -> Path:
+        """Everything of this scale."""
+        return self.root / self.scale
+
+    @property
+    def articles(self) -> Path:
+        """The table of Wikipedia articles: id, title, text, language, split."""
+        return self.folder / "text" / "articles.parquet"
+
+    @property
+    def passages(self) -> Path:
+        """The benchmark's table: id, language, text, source, split."""
+        return self.folder / "text" / "passages.parquet"
+
+    @property
+    def corpus(self) -> Path:
+        """The pre-training text of the tiny models: id, text, language, source."""
+        return self.folder / "text" / "corpus.parquet"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer of the tiny models."""
+        return self.folder / "models" / "tokenizer"
+
+    def model(self, name: str) -> Path:
+        """A model as a Hugging Face directory."""
+        return self.folder / "models" / name
+
+    def run(self, experiment: str, variant: str, seed: int | str) -> RunFolder:
+        """A generator run."""
+        return RunFolder(self.folder / "runs" / experiment / variant / f"seed{seed}")
+
+    def run_of(self, run: RunConfig) -> RunFolder:
+        """A generator run, by its configuration."""
+        return self.run(run.experiment, run.variant, run.seed)
+
+    def sweep(self, experiment: str, variant: str) -> Path:
+        """The learning rates tried for a variant: sweep.json, and one run per rate."""
+        return self.folder / "sweeps" / experiment / variant
+
+    def text_corpus(self, *names: str) -> Path:
+        """A corpus for continued pre-training: `replay`, `untuned`, or a run's experiment and
+        variant; its record is `corpus.json`, written last.
+        """
+        return self.folder / "downstream" / "corpora" / Path(*names)
+
+    @property
+    def tasks(self) -> Path:
+        """The benchmark's validation and test splits as lm-eval tasks."""
+        return self.folder / "downstream" / "tasks"
+
+    def trained(self, target: str, group: str) -> Path:
+        """The models trained from a target for a language, or `common` to all."""
+        return self.folder / "downstream" / "models" / target / group
+
+    def perplexity(self, target: str) -> Path:
+        """The perplexities of every model trained from a target: Table 1's half."""
+        return self.folder / "downstream" / "perplexity" / f"{target}.json"
+
+    @property
+    def judge_cache(self) -> Path:
+        """Answers of a judge that is paid, so that no text is paid for twice."""
+        return self.folder / "judge_cache.jsonl"
+
+    @property
+    def figures(self) -> Path:
+        """Figures and tables."""
+        return self.folder / "figures"
+
+    @property
+    def claims(self) -> Path:
+        """The ledger of the paper's claims: claims.json, claims.md and claims.html."""
+        return self.folder / "claims"
+
+    @property
+    def report(self) -> Path:
+        """The report's own pages: generations.html, provenance.html and runs.csv."""
+        return self.folder / "report"

@@ -1,0 +1,231 @@
+"""One manifest of all that a study makes: its names, files and inputs.
+
+The workflow's rules, `dpg status`, `dpg doctor`, the report and the ledger of claims all ask here.
+Importing this module loads no drawing library and no JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpg import artifacts
+from dpg.config import RunConfig, Study
+from dpg.errors import DpgError
+from dpg.quantities import duration
+from dpg.study import sources
+from dpg.study.layout import Layout
+
+FIGURES = tuple(f"figure_{number}" for number in range(1, 8))
+TABLES = tuple(f"table_{number}" for number in range(1, 7))
+
+JUDGED = "figure_4"
+"""The figure that shows in which language the rollouts are."""
+
+DOWNSTREAM = "table_1"
+"""The table that is drawn from perplexities rather than from runs."""
+
+THEOREM = "theorem_3_1"
+
+GENERATIONS = {
+    "table_2": ("sixseven", "adam"),
+    "table_3": ("norm", "adam"),
+    "table_4": ("lambada-es", "adam"),
+    "table_5": ("lambada-es", "fasttext"),
+    "table_6": ("uuid", "adam"),
+}
+"""Table of generations -> experiment and method of the run that it shows (Appendix D)."""
+
+_EXPERIMENTS = {
+    "figure_1": ("qr",),
+    "figure_2": ("sixseven", "norm"),
+    "figure_3": ("sixseven",),
+    "figure_4": ("lambada-de", "lambada-es", "lambada-fr", "lambada-it"),
+    "figure_5": ("uuid",),
+}
+# The diagrams of the two ways of batching: drawn from no run.
+_DIAGRAMS = ("figure_6", "figure_7")
+
+
+@dataclass(frozen=True)
+class Output:
+    """One thing that the workflow makes.
+
+    Attributes:
+        name: such as "figure_2", "sixseven/adam-T8/seed0" or "articles"; unique in its study.
+        group: outputs of one kind: "texts", "models", an experiment, "judged", "perplexities",
+            "figures", "tables", "ledger", "report".
+        step: the step that makes it, one of `dpg.revisions.HISTORY`.
+        files: its files; the last one is written last.
+        inputs: files that must be there first, where a rule asks for them here.
+        arguments: what the command that draws a figure or table is given.
+        run: the configuration, of a generator run.
+        stamped: the path that says which code made it (`dpg.provenance.made_by`); None takes the
+            last of `files`.
+    """
+
+    name: str
+    group: str
+    step: str
+    files: tuple[Path, ...]
+    inputs: tuple[Path, ...] = ()
+    arguments: tuple[Path, ...] = ()
+    run: RunConfig | None = None
+    stamped: Path | None = None
+
+    @property
+    def maker(self) -> Path:
+        """The path that says which code made it."""
+        return self.stamped or self.files[-1]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether all of its files are."""
+        return all(path.exists() for path in self.files)
+
+
+class Outputs:
+    """The outputs of a study, in the order in which they are made.
+
+    Args:
+        study: what there should be.
+        layout: where it lies.
+    """
+
+    def __init__(self, study: Study, layout: Layout):
+        self._all = {output.name: output for output in _outputs(study, layout)}
+
+    def __iter__(self) -> Iterator[Output]:
+        return iter(self._all.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._all
+
+    def __getitem__(self, name: str) -> Output:
+        """The output of this name.
+
+        Raises:
+            DpgError: the study does not make it.
+        """
+        if name not in self._all:
+            raise DpgError(f"the study makes no '{name}'; it makes: {', '.join(self._all)}")
+        return self._all[name]
+
+    def group(self, name: str) -> list[Output]:
+        """The outputs of one kind."""
+        return [output for output in self if output.group == name]
+
+
+def _outputs(study: Study, layout: Layout) -> Iterator[Output]:
+    for step, path in {"articles": layout.articles, "passages": layout.passages}.items():
+        yield Output(step, "texts", step, (path,))
+    for name, model in study.scale.models.items():
+        step = "pretrain" if model.source == "trained" else "fetch_model"
+        folder = layout.model(name)
+        yield Output(f"models/{name}", "models", step, (folder / "config.json",), stamped=folder)
+    for run in study.runs:
+        made = layout.run_of(run).outputs
+        yield Output(run.path, run.experiment, "generate", made, run=run)
+    for run in runs_of(JUDGED, study.runs):
+        files, inputs = (layout.run_of(run).judged,), (layout.run_of(run).rollouts,)
+        yield Output(f"judged/{run.path}", "judged", "judge", files, inputs, run=run)
+    if study.downstream is not None:
+        for target in study.downstream.targets:
+            path = layout.perplexity(target)
+            yield Output(f"perplexity/{target}", "perplexities", "perplexity", (path,))
+    for name in (*FIGURES, *TABLES):
+        if name in drawable(study):
+            yield _drawn(name, study, layout)
+    theorem = tuple(layout.figures / f"{THEOREM}.{suffix}" for suffix in suffixes(THEOREM))
+    yield Output(THEOREM, "figures", "theorem", theorem)
+    ledger = tuple(layout.claims / f"claims.{kind}" for kind in ("json", "md", "html"))
+    yield Output("claims", "ledger", "claims", ledger, tuple(_evidence(study, layout)))
+    yield _report(study, layout)
+
+
+def _drawn(name: str, study: Study, layout: Layout) -> Output:
+    group = "figures" if name in FIGURES else "tables"
+    files = tuple(layout.figures / f"{name}.{suffix}" for suffix in suffixes(name))
+    if name == DOWNSTREAM:
+        assert study.downstream is not None  # `drawable` leaves it out otherwise
+        given = tuple(layout.perplexity(target) for target in study.downstream.targets)
+        return Output(name, group, "figures", files, given, given)
+    folders = [layout.run_of(run) for run in runs_of(name, study.runs)]
+    inputs = [
+        path
+        for folder in folders
+        for path in (folder.record, folder.metrics, *[folder.judged] * (name == JUDGED))
+    ]
+    arguments = tuple(folder.path for folder in folders)
+    return Output(name, group, "figures", files, tuple(inputs), arguments)
+
+
+def _evidence(study: Study, layout: Layout) -> Iterator[Path]:
+    """What the claims of a study are checked against."""
+    yield layout.figures / f"{THEOREM}.csv"
+    for run in study.runs:
+        folder = layout.run_of(run)
+        yield folder.record
+        yield folder.metrics
+        if run.experiment.startswith("lambada-"):
+            yield folder.judged
+    if any(run.experiment == "lambada-es" for run in study.runs):
+        yield layout.articles
+        yield layout.passages
+        if study.downstream is not None:
+            yield layout.figures / f"{DOWNSTREAM}.csv"
+
+
+def _report(study: Study, layout: Layout) -> Output:
+    folders = [layout.run_of(run) for run in study.runs]
+    inputs = tuple(path for folder in folders for path in (folder.record, folder.rollouts))
+    names = ("generations.html", "provenance.html", "runs.csv")
+    files = tuple(layout.report / name for name in names)
+    return Output("report", "report", "report", files, inputs)
+
+
+def runs_of(name: str, runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """The runs of the study that a figure or table shows, in the study's order."""
+    runs = list(runs)
+    if name == DOWNSTREAM:
+        return sources.language_runs(runs)
+    if name in GENERATIONS:
+        return [run for run in runs if (run.experiment, _method(run)) == GENERATIONS[name]]
+    return [run for run in runs if run.experiment in _EXPERIMENTS.get(name, ())]
+
+
+def _method(run: RunConfig) -> str:
+    return run.variant.split("-")[0]
+
+
+def drawable(study: Study) -> list[str]:
+    """The figures and tables that the study's runs suffice for."""
+    found = [name for name in FIGURES + TABLES if name in _DIAGRAMS or runs_of(name, study.runs)]
+    return [name for name in found if name != DOWNSTREAM or study.downstream is not None]
+
+
+def suffixes(name: str) -> tuple[str, ...]:
+    """The files of a figure or table, by their suffixes; the first is what a report shows."""
+    return ("csv", "md", "tex") if name in TABLES else ("png", "pdf", "csv")
+
+
+def run_time(records: Iterable[Path]) -> str:
+    """The wall time of runs together, such as "1 h 5 min"; runs not yet done are counted apart.
+
+    Args:
+        records: paths of runs' records, which need not exist.
+    """
+    records = list(records)
+    done = [artifacts.read_json(path)["wall_seconds"] for path in records if path.exists()]
+    time = duration(sum(done))
+    unfinished = len(records) - len(done)
+    return f"{time} ({unfinished} of {len(records)} runs not yet done)" if unfinished else time
+
+
+def run_times(study: Study, layout: Layout) -> dict[str, str]:
+    """How long the runs behind each figure and table took, as far as they are done."""
+    return {
+        name: run_time(layout.run_of(run).record for run in runs_of(name, study.runs))
+        for name in drawable(study)
+    }

@@ -1,0 +1,231 @@
+"""Reading finished runs and choosing variants: what figures, claims and reports are made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dpg import artifacts
+from dpg.errors import DpgError
+from dpg.run_folder import RunFolder
+
+METHODS = {
+    "adam": "Adam",
+    "sgd": "SGD",
+    "naive": "Naive",
+    "embedding": "Embedding",
+    "levenshtein": "Levenshtein",
+    "fasttext": "fasttext",
+}
+"""A variant's first word -> the paper's name, in the order of legends."""
+
+ROLLOUT_COLUMNS = ("step", "row", "article", "prompt", "response", "tokens")
+
+_NAME = re.compile(r"(?P<method>[a-z]+)(-T(?P<steps>\d+))?(-(?P<extra>\w+))?")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant's name taken apart: `adam-T8-nogroups` is adam, 8, nogroups.
+
+    Attributes:
+        name: as in the path.
+        method: one of `METHODS`, or another word.
+        steps: T, or None where the name has none.
+        extra: "nogroups" (without cross-group batching), "redo" (other prompts), or "".
+    """
+
+    name: str
+    method: str
+    steps: int | None
+    extra: str
+
+    @classmethod
+    def parse(cls, name: str) -> Variant:
+        """Take a name apart; one of another form is a method of that name."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return cls(name, name, None, "")
+        steps = match["steps"]
+        return cls(name, match["method"], int(steps) if steps else None, match["extra"] or "")
+
+    @property
+    def title(self) -> str:
+        """The method as the paper writes it."""
+        return METHODS.get(self.method, self.method)
+
+    @property
+    def label(self) -> str:
+        """The legend's words, as in Figure 2: "Adam (96)", "Adam (96), no cross-group batching"."""
+        extras = {"": "", "nogroups": " w/o grp batch", "redo": " redo"}
+        steps = "" if self.steps is None else f" ({self.steps})"
+        return f"{self.title}{extras.get(self.extra, ' ' + self.extra)}{steps}"
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sorts as legends do: by method, plain runs first, long T before short."""
+        known = list(METHODS)
+        place = known.index(self.method) if self.method in known else len(known)
+        return (bool(self.extra), place, -(self.steps or 0), self.name)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: where it lies.
+        scale, experiment, seed: from its record.
+        variant: likewise, taken apart.
+        config: the resolved configuration.
+    """
+
+    folder: RunFolder
+    scale: str
+    experiment: str
+    variant: Variant
+    seed: int
+    config: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Read a run's record.
+
+        Raises:
+            DpgError: it is missing or damaged (the run is not finished), or lacks an entry.
+        """
+        folder = RunFolder(Path(path))
+        folder.require_finished()
+        record = artifacts.read_json(folder.record)
+        try:
+            variant = Variant.parse(record["variant"])
+            return cls(
+                folder,
+                record["scale"],
+                record["experiment"],
+                variant,
+                record["seed"],
+                record["config"],
+            )
+        except KeyError as error:
+            raise DpgError(
+                f"{folder.record} has no entry {error}; run the generator again"
+            ) from None
+
+    def setting(self, *keys: str) -> Any:
+        """Return one entry of the configuration.
+
+        Raises:
+            DpgError: there is no such entry; names it.
+        """
+        value: Any = self.config
+        for key in keys:
+            if not isinstance(value, dict) or key not in value:
+                raise DpgError(f"{self.folder.record}: config has no {'.'.join(keys)}")
+            value = value[key]
+        return value
+
+    def validations(self, *columns: str) -> pd.DataFrame:
+        """Return the metrics' validation lines: columns `step` (int) and those asked for (float).
+
+        Raises:
+            DpgError: no validation line, or one without a column; names file, line and column.
+        """
+        file = self.folder.metrics
+        lines = [line for line in artifacts.read_lines(file) if line.get("phase") == "validation"]
+        if not lines:
+            raise DpgError(f"{file} has no validation line; the run was not validated")
+        for line in lines:
+            for column in ("step", *columns):
+                if column not in line:
+                    raise DpgError(
+                        f"{file}: the validation at step {line.get('step')} has no {column!r}; "
+                        f"it has {', '.join(sorted(line))}"
+                    )
+        return pd.DataFrame([{name: line[name] for name in ("step", *columns)} for line in lines])
+
+    def rollouts(self) -> pd.DataFrame:
+        """Return the rollouts of every validation: step, row, article, prompt, response, tokens.
+
+        Raises:
+            DpgError: the file is missing or damaged, or lacks a column; names it.
+        """
+        return artifacts.read_table(self.folder.rollouts, ROLLOUT_COLUMNS)
+
+    def judged(self) -> pd.DataFrame:
+        """Return the rollouts with a column `judged`, the language that the judge named.
+
+        Raises:
+            DpgError: the judge has not read this run, or its file is damaged; names it.
+        """
+        file = self.folder.judged
+        if not file.exists():
+            raise DpgError(
+                f"{file} is missing: the judge has not read this run's rollouts; run `dpg judge`"
+            )
+        return artifacts.read_table(file, [*ROLLOUT_COLUMNS, "judged"])
+
+    def pattern(self) -> tuple[Any, dict[int, Any]]:
+        """Return the pattern [h, w] and, for each validation step, the decoded signs [h, w].
+
+        Both int8 arrays of -1, 0 and 1; the steps ascend.
+
+        Raises:
+            DpgError: pattern.json is missing, or its tables do not fit each other.
+        """
+        import numpy as np
+
+        file = self.folder.pattern
+        content = artifacts.read_json(file)
+        try:
+            pattern = np.array(content["pattern"], np.int8)
+            steps = sorted(content["images"], key=int)
+            images = {int(step): np.array(content["images"][step], np.int8) for step in steps}
+        except (KeyError, TypeError, ValueError) as error:
+            raise DpgError(f"{file}: not a pattern with its images ({error})") from None
+        if pattern.ndim != 2 or not images:
+            raise DpgError(f"{file}: a pattern [h, w] and an image at least are needed")
+        for step, image in images.items():
+            if image.shape != pattern.shape:
+                raise DpgError(
+                    f"{file}: the image of step {step} has shape {image.shape}, "
+                    f"the pattern {pattern.shape}"
+                )
+        return pattern, images
+
+
+def select(
+    run_dirs: Sequence[str | Path],
+    wanted: Callable[[Run], bool],
+    *,
+    need: str,
+) -> list[Run]:
+    """Open the directories and keep the wanted ones, in the order of legends.
+
+    Args:
+        run_dirs: run directories, of any experiment.
+        wanted: which to keep.
+        need: what the figure needs, for the error.
+
+    Raises:
+        DpgError: none is wanted, two are the same run, or a directory is not a finished run.
+    """
+    opened = [Run.open(path) for path in run_dirs]
+    runs = [run for run in opened if wanted(run)]
+    if not runs:
+        there = sorted({f"{run.experiment}/{run.variant.name}" for run in opened})
+        raise DpgError(f"this figure needs {need}; given: {', '.join(there) or 'no run at all'}")
+    seen: dict[tuple[str, str, str, int], Path] = {}
+    for run in runs:
+        key = (run.scale, run.experiment, run.variant.name, run.seed)
+        if key in seen:
+            raise DpgError(
+                f"{run.folder.path} and {seen[key]} are the same run: {'/'.join(map(str, key))}"
+            )
+        seen[key] = run.folder.path
+    return sorted(runs, key=lambda run: (run.experiment, run.variant.order, run.seed))

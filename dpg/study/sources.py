@@ -1,0 +1,97 @@
+"""Table 1's rows and columns (Appendix C): which sources of training text a study has.
+
+A row of the table is a source, a column a language of the benchmark and a target model. Sources
+that are the same for every language (`replay`, `untuned`) are trained on once and measured on each;
+a trained generator's text is for its own language. The workflow asks here before it starts
+anything, so importing this module loads no jax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpg.config import LanguageMetric, RunConfig
+from dpg.errors import DpgError
+from dpg.study.layout import Layout
+
+BEFORE, REPLAY, UNTUNED, SFT = "before", "replay", "untuned", "sft"
+METHODS = ("adam", "sgd", "naive", "embedding", "levenshtein", "fasttext")
+SOURCES = (BEFORE, REPLAY, UNTUNED, *METHODS, SFT)
+"""The rows of Table 1, in its order."""
+
+COMMON = "common"
+"""The group of the sources that are the same for every language."""
+
+
+def language_runs(runs: Sequence[RunConfig]) -> list[RunConfig]:
+    """The generator runs that Table 1 is about: a language metric, the study's first seed."""
+    chosen = [run for run in runs if isinstance(run.metric, LanguageMetric)]
+    return [run for run in chosen if run.seed == chosen[0].seed and run.variant in METHODS]
+
+
+def languages(runs: Sequence[RunConfig]) -> list[str]:
+    """The languages of these runs, in the alphabet's order: Table 1's columns."""
+    return sorted({language_of(run) for run in language_runs(runs)})
+
+
+def language_of(run: RunConfig) -> str:
+    """The language of a run with a language metric."""
+    assert isinstance(run.metric, LanguageMetric)
+    return run.metric.language
+
+
+def groups(runs: Sequence[RunConfig]) -> list[str]:
+    """`COMMON` and the languages: the models of one group are trained in one process."""
+    return [COMMON, *languages(runs)]
+
+
+def generators(runs: Sequence[RunConfig], language: str) -> list[RunConfig]:
+    """The runs of the generators that were trained for a language, in the table's order."""
+    here = [run for run in language_runs(runs) if language_of(run) == language]
+    return sorted(here, key=lambda run: METHODS.index(run.variant))
+
+
+def corpora(runs: Sequence[RunConfig], group: str) -> dict[str, tuple[str, ...]]:
+    """Source -> what its corpus is called (`Layout.text_corpus`), for the sources of a group."""
+    if group == COMMON:
+        return {REPLAY: (REPLAY,), UNTUNED: (UNTUNED,)}
+    return {run.variant: (run.experiment, run.variant) for run in generators(runs, group)}
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Who writes a corpus.
+
+    Attributes:
+        run: whose prompts and sizes it writes with.
+        corpus: what its corpus is called (`Layout.text_corpus`).
+    """
+
+    run: RunConfig
+    corpus: tuple[str, ...]
+
+    def model_in(self, layout: Layout) -> Path:
+        """Where its weights lie: the trained generator, or the model that it started from."""
+        if self.corpus == (UNTUNED,):
+            return layout.model(self.run.generator.model)
+        return layout.run_of(self.run).generator
+
+
+def writer(runs: Sequence[RunConfig], experiment: str | None, variant: str | None) -> Writer:
+    """The writer of a corpus: a run's trained generator, or the untuned one where none is named.
+
+    Raises:
+        DpgError: half a name, or no such run of Table 1.
+    """
+    if (experiment is None) != (variant is None):
+        raise DpgError("give both --experiment and --variant, or neither for the untuned generator")
+    chosen = language_runs(runs)
+    if experiment is None or variant is None:
+        return Writer(chosen[0], (UNTUNED,))
+    for run in chosen:
+        if (run.experiment, run.variant) == (experiment, variant):
+            return Writer(run, (experiment, variant))
+    names = ", ".join(f"{run.experiment}/{run.variant}" for run in chosen)
+    raise DpgError(f"{experiment}/{variant} is no generator of Table 1; there are: {names}")

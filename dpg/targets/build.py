@@ -1,0 +1,102 @@
+"""A run's target, made from its configuration and a loaded model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import pandas as pd
+
+from dpg.config import LanguageMetric, LearnerSettings, RunConfig
+from dpg.errors import DpgError
+from dpg.learner.devices import spread
+from dpg.models import LanguageModel, Tokenizer, untie
+from dpg.targets.loss import loss_of
+from dpg.targets.metric import build_metric, passage_batch, pattern_of
+from dpg.targets.optimizer import build_optimizer
+from dpg.targets.portion import chosen_microbatch
+from dpg.targets.target import Target
+
+
+def build(
+    run: RunConfig,
+    model: LanguageModel,
+    params: Any,
+    tokenizer: Tokenizer,
+    passages: pd.DataFrame | None = None,
+) -> Target:
+    """The target of a run.
+
+    Args:
+        run: the resolved configuration.
+        model, params, tokenizer: the target model as loaded.
+        passages: the benchmark's table (id, language, text, split); needed by a language metric.
+
+    Raises:
+        DpgError: a pattern larger than the weight, a language without passages, a metric that
+            needs a parameter that the model does not have.
+    """
+    settings = run.learner
+    if settings.untie_head:
+        model, params = model.with_tied(False), untie(params)
+    if settings.remat:
+        model = replace(model, remat=True)
+    params = jax.tree.map(jax.numpy.asarray, params)
+    loss: Any = loss_of(model, settings)
+    if settings.microbatch == "auto":
+        microbatch = _chosen_microbatch(run, model, params, tokenizer, passages)
+        settings = settings.model_copy(update={"microbatch": microbatch})
+    if settings.devices is not None:
+        if not isinstance(model, LanguageModel):
+            raise DpgError("learner.devices spreads native targets only: leave one of the two out")
+        params, loss = spread(params, loss, settings.devices)
+    target = Target(
+        settings=settings,
+        metric_settings=run.metric,
+        params=params,
+        per_example_loss=loss,
+        metric=build_metric(
+            run.metric,
+            loss,
+            tokenizer,
+            passages=passages,
+            microbatch=_number(settings),
+        ),
+        optimizer=build_optimizer(run.learner),
+        tokenizer=tokenizer,
+        pattern=pattern_of(run.metric),
+    )
+    jax.eval_shape(target.metric, params, params)  # a misfit is found before any rollout
+    return target
+
+
+def _number(settings: LearnerSettings) -> int | None:
+    assert settings.microbatch != "auto"
+    return settings.microbatch
+
+
+def _chosen_microbatch(
+    run: RunConfig,
+    model: LanguageModel,
+    params: Any,
+    tokenizer: Tokenizer,
+    passages: pd.DataFrame | None,
+) -> int:
+    """As many examples at a time as the device holds, of the run's sizes."""
+    length = run.generator.response_tokens + tokenizer.add_bos
+    if isinstance(run.metric, LanguageMetric):
+        length = max(length, passage_batch(run.metric, tokenizer, passages)["tokens"].shape[1])
+    examples = run.learner.batch_size
+    if not run.reward.cross_group_batching:
+        examples //= run.generator.group_size
+    return chosen_microbatch(
+        run.learner,
+        model,
+        params,
+        build_optimizer(run.learner),
+        examples=examples,
+        length=length,
+        response_tokens=run.generator.response_tokens,
+        added_tokens=int(tokenizer.add_bos),
+    )

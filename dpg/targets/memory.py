@@ -1,0 +1,106 @@
+"""How much the device's memory holds at a time, by what XLA says that a program needs.
+
+A portion "auto" becomes a number once, before the first step, from the shapes of the run and from
+what the device has in all. What other programs happen to use at that moment plays no part: a run
+that goes on must cut its batches as before, or its numbers would differ in the last digit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import jax
+
+from dpg import hardware
+from dpg.errors import DpgError
+from dpg.quantities import in_bytes
+
+# Of the device's memory, for one part of a step. The rest holds what the other parts keep between
+# their turns (parameters, optimizer states, the rollouts) and what fragmentation takes.
+_SHARE = 0.75
+# Of the machine's memory where the device is its CPU, which other programs use as well.
+_CPU_SHARE = 0.25
+
+
+class DeviceMemoryError(DpgError):
+    """The device is too small for even the smallest portion; says what would fit."""
+
+
+def device_bytes() -> int:
+    """What one part of a step may use on the default device.
+
+    Of a GPU, three quarters of what its allocator was given; of a CPU, a quarter of the machine's
+    memory.
+    """
+    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit is None:
+        return int(_CPU_SHARE * hardware.physical_memory_gb() * 1e9)
+    return int(_SHARE * limit)
+
+
+def largest(
+    sizes: Sequence[int],
+    bytes_of: Callable[[int], int],
+    limit: int,
+    *,
+    what: str,
+    instead: Iterable[tuple[str, Callable[[], int]]] = (),
+) -> int:
+    """The largest size whose program fits.
+
+    The two smallest sizes are asked for their bytes; a line through them says which to try.
+
+    Args:
+        sizes: those to choose from, ascending.
+        bytes_of: bytes of the program of a size; compiles it.
+        limit: bytes there are.
+        what: said in the error, such as "an update of 4 rollouts".
+        instead: settings that need less, and their bytes; the error names the first that fits.
+
+    Raises:
+        DeviceMemoryError: not even the smallest size fits.
+    """
+    need = functools.cache(bytes_of)
+    least = need(sizes[0])
+    if least > limit:
+        raise DeviceMemoryError(_too_small(what, least, limit, instead))
+    if len(sizes) == 1:
+        return sizes[0]
+    slope = max((need(sizes[1]) - least) / (sizes[1] - sizes[0]), 0.0)
+    hopeful = [size for size in sizes if least + slope * (size - sizes[0]) <= limit]
+    return next(size for size in reversed(hopeful) if need(size) <= limit)
+
+
+def _too_small(
+    what: str, least: int, limit: int, instead: Iterable[tuple[str, Callable[[], int]]]
+) -> str:
+    device = jax.devices()[0].device_kind
+    said = f"{what} needs {in_bytes(least)}, and {device} has {in_bytes(limit)} for it"
+    for setting, its_bytes in instead:
+        need = its_bytes()
+        if need <= limit:
+            return f"{said}; with {setting} it needs {in_bytes(need)}, which fits"
+    return f"{said}; no smaller setting of this model fits: take a smaller model or another device"
+
+
+@contextlib.contextmanager
+def exhaustion_named() -> Iterator[None]:
+    """Turn the device's own error, that its memory is spent, into one that says the way out.
+
+    Raises:
+        DeviceMemoryError: the device could not give what a program asked for.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        first = str(error).splitlines()[0]
+        if "RESOURCE_EXHAUSTED" not in first:
+            raise
+        raise DeviceMemoryError(
+            f"{jax.devices()[0].device_kind} is out of memory ({first}); set "
+            "generator.rollout_batch, generator.update_microbatch and learner.microbatch to auto, "
+            "generator.remat and learner.remat to true, or learner.memory to fewer bytes; is "
+            "another program using the device?"
+        ) from error

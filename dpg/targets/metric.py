@@ -1,0 +1,102 @@
+"""The metric of a target, made from its settings."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import jax
+import numpy as np
+import pandas as pd
+
+from dpg import metrics
+from dpg.config import (
+    CustomMetric,
+    LanguageMetric,
+    Metric,
+    NormMetric,
+    PatternMetric,
+    StringMetric,
+)
+from dpg.models import Tokenizer
+from dpg.text.passages import train_passages
+
+Loss = Callable[[Any, Any], jax.Array]
+
+
+class Patch(TypedDict):
+    """Where a pattern lies: a parameter's name, and the row and column of the upper left pixel."""
+
+    parameter: str
+    row: int
+    column: int
+
+
+def patch_of(settings: PatternMetric) -> Patch:
+    """Where the pattern lies in the weights."""
+    return {"parameter": settings.parameter, "row": settings.row, "column": settings.column}
+
+
+def pattern_of(settings: Metric) -> np.ndarray | None:
+    """The image that a pattern metric wants: [h, w] of -1 and 1; None of any other metric."""
+    if not isinstance(settings, PatternMetric):
+        return None
+    if settings.pattern == "qr":
+        assert settings.payload is not None  # the settings' own check
+        return metrics.qr(settings.payload)
+    if settings.pattern == "image":
+        assert settings.image is not None
+        return metrics.from_image(settings.image)
+    return metrics.sixseven()
+
+
+def build_metric(
+    settings: Metric,
+    loss: Loss,
+    tokenizer: Tokenizer,
+    *,
+    passages: pd.DataFrame | None,
+    microbatch: int | None,
+) -> Callable[[Any, Any], jax.Array]:
+    """The metric as a function (params, initial params) -> scalar.
+
+    Args:
+        settings: which metric.
+        loss: the target's (params, batch) -> [B], for metrics that are losses on texts.
+        tokenizer: the target's.
+        passages: the benchmark's table; needed by a language metric.
+        microbatch: passages at a time; None takes all at once.
+
+    Raises:
+        DpgError: a language without passages, or a dotted path that cannot be imported.
+    """
+    if isinstance(settings, PatternMetric):
+        pattern = pattern_of(settings)
+        return metrics.pattern_metric(pattern, scale=settings.scale, **patch_of(settings))
+    if isinstance(settings, NormMetric):
+        return metrics.norm_metric(settings.parameter)
+    if isinstance(settings, LanguageMetric):
+        batch = passage_batch(settings, tokenizer, passages)
+        return metrics.language_metric(loss, batch, microbatch)
+    if isinstance(settings, StringMetric):
+        start = tokenizer.bos_id if tokenizer.add_bos else None
+        batch = metrics.text_batch(tokenizer.encode, [settings.text], bos_id=start)
+        return metrics.language_metric(loss, batch)
+    assert isinstance(settings, CustomMetric)
+    return metrics.from_dotted_path(settings.path, settings.arguments or None)
+
+
+def passage_batch(
+    settings: LanguageMetric, tokenizer: Tokenizer, passages: pd.DataFrame | None
+) -> dict[str, np.ndarray]:
+    """The benchmark's train passages as a batch: `tokens` int32 [N, L] and `mask` bool [N, L]."""
+    texts = train_passages(passages, settings.language)[: settings.passages]
+    encode = functools.partial(_encode, tokenizer, settings.context)
+    start = tokenizer.bos_id if tokenizer.add_bos else None
+    return metrics.text_batch(encode, texts, bos_id=start)
+
+
+def _encode(tokenizer: Tokenizer, context: int | None, text: str) -> list[int]:
+    ids = tokenizer.encode(text)
+    return ids if context is None else ids[: context - tokenizer.add_bos]

@@ -1,0 +1,28 @@
+"""The learner's optimizer, made from its settings (Tables 7 to 13)."""
+
+from __future__ import annotations
+
+import functools
+
+import optax
+
+from dpg.config import LearnerSettings
+
+
+@functools.lru_cache(maxsize=16)  # compiled programs are found again by the optimizer's identity
+def build_optimizer(settings: LearnerSettings) -> optax.GradientTransformation:
+    """AdamW, or SGD without momentum.
+
+    The square root of Adam has no derivative at 0, where the second moment of an unused embedding
+    row lies: without `eps_root` the metagradient is NaN there.
+    """
+    if settings.optimizer == "sgd":
+        return optax.sgd(settings.learning_rate)
+    return optax.adamw(
+        settings.learning_rate,
+        b1=settings.b1,
+        b2=settings.b2,
+        eps=settings.eps,
+        eps_root=settings.eps_root,
+        weight_decay=settings.weight_decay,
+    )

@@ -1,0 +1,109 @@
+"""The target model with all that the learning algorithm A and the metric Phi need."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from dpg import metrics
+from dpg.config import LearnerSettings, Metric, NormMetric, PatternMetric
+from dpg.learner import MetagradientResult, TrainResult, metagradient, train
+from dpg.metrics import qr_reader
+from dpg.models import Tokenizer
+from dpg.targets.metric import patch_of
+
+Batches = Mapping[str, np.ndarray]
+"""Training examples: `tokens` int32 [T, B, L] and `mask` bool [T, B, L]."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target model, ready to be trained on examples.
+
+    Attributes:
+        settings: of the learner, a `microbatch` of "auto" replaced by the number chosen.
+        metric_settings: of the metric.
+        params: initial parameters, a tree of arrays; every training starts from them.
+        per_example_loss: (params, batch) -> [B].
+        metric: (params, initial params) -> scalar, higher is better.
+        optimizer: of the learner.
+        tokenizer: of the target model.
+        pattern: [h, w] of -1 and 1 where the metric is a pattern, else None.
+    """
+
+    settings: LearnerSettings
+    metric_settings: Metric
+    params: Any
+    per_example_loss: Callable[[Any, Any], jax.Array]
+    metric: Callable[[Any, Any], jax.Array]
+    optimizer: optax.GradientTransformation
+    tokenizer: Tokenizer
+    pattern: np.ndarray | None
+
+    def train(self, batches: Batches) -> TrainResult:
+        """Train on batches [T, B, ...], without a derivative."""
+        return train(
+            self.per_example_loss,
+            self.params,
+            batches,
+            self.optimizer,
+            microbatch=self._microbatch,
+        )
+
+    def metagradient(self, batches: Batches) -> MetagradientResult:
+        """Train on batches [T, B, ...] and differentiate the metric by each example's weight."""
+        return metagradient(
+            self.per_example_loss,
+            self.metric,
+            self.params,
+            batches,
+            self.optimizer,
+            microbatch=self._microbatch,
+            memory=self.settings.memory,
+        )
+
+    def value(self, params: Any) -> float:
+        """The metric of trained parameters."""
+        return float(self._compiled_metric(params, self.params))
+
+    def score(self, params: Any) -> dict[str, float]:
+        """The metric of trained parameters, and what the paper's figures plot of them."""
+        scores = {"metric": self.value(params)}
+        if isinstance(self.metric_settings, PatternMetric) and self.pattern is not None:
+            where = patch_of(self.metric_settings)
+            scores["pixels_right"] = metrics.pixels_right(
+                params, self.params, self.pattern, **where
+            )
+            image = self.image(params)
+            if self.metric_settings.pattern == "qr" and image is not None:
+                read = qr_reader.read(image)
+                scores["scans"] = float(read == self.metric_settings.payload)
+        if isinstance(self.metric_settings, NormMetric):
+            parameter = self.metric_settings.parameter
+            scores["norm_difference"] = float(
+                metrics.norm_difference(params, self.params, parameter=parameter)
+            )
+        return scores
+
+    def image(self, params: Any) -> np.ndarray | None:
+        """sign(P_c - P_i) of trained parameters, int8 [h, w], where the metric is a pattern."""
+        if self.pattern is None or not isinstance(self.metric_settings, PatternMetric):
+            return None
+        where = patch_of(self.metric_settings)
+        return metrics.decode_signs(params, self.params, self.pattern.shape, **where)
+
+    @property
+    def _microbatch(self) -> int | None:
+        chosen = self.settings.microbatch
+        assert chosen != "auto", "the target's builder replaces it"
+        return chosen
+
+    @functools.cached_property
+    def _compiled_metric(self) -> Callable[[Any, Any], jax.Array]:
+        return jax.jit(self.metric)

