@@ -12,7 +12,12 @@ PYTHON_IS_RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
-SNAKEMAKE := $(BIN)/snakemake --profile profiles/default --cores $(CORES)
+# Snakemake finds profiles/default by itself.
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
+# More seeds than the scale's file asks for: `make tiny SEEDS=3` derives a file and runs that.
+SEEDS ?=
+DERIVED = .cache/scales/$(1)-$(SEEDS)-seeds.yaml
+CONFIG = $(if $(SEEDS),$(call DERIVED,$(1)),config/$(1).yaml)
 
 # The one place where the surroundings of every process are set. Inside a job Snakemake sets the
 # numbers of threads anew, from the rule's `threads`.
@@ -37,17 +42,20 @@ help: ## list the targets
 	@:
 
 tiny: .venv/.ready ## the study in miniature, on a laptop: figures and tables in results/tiny
-	@$(SNAKEMAKE) $(ARGS) --configfile config/tiny.yaml
+	@$(if $(SEEDS),$(BIN)/dpg config derive -c config/tiny.yaml --seeds $(SEEDS) --out $(call CONFIG,tiny))
+	@$(SNAKEMAKE) $(ARGS) --configfile $(call CONFIG,tiny)
 
 smoke: .venv/.ready ## every rule once, at sizes that prove nothing but that it runs
 	@$(SNAKEMAKE) $(ARGS) --configfile config/smoke.yaml
 
 report: .venv/.ready ## one HTML file of a study's results: make report (or SCALE=reference)
+	@$(if $(SEEDS),$(BIN)/dpg config derive -c config/$(or $(SCALE),tiny).yaml --seeds $(SEEDS) \
+		--out $(call CONFIG,$(or $(SCALE),tiny)))
 	@if [ "$(SCALE)" = reference ]; then \
 		$(SNAKEMAKE) --snakefile workflow/reference.smk && \
 		$(SNAKEMAKE) --snakefile workflow/reference.smk --report results/reference.html; \
 	else \
-		$(SNAKEMAKE) --configfile config/$(or $(SCALE),tiny).yaml \
+		$(SNAKEMAKE) --configfile $(call CONFIG,$(or $(SCALE),tiny)) \
 			--report results/$(or $(SCALE),tiny)/report.html; \
 	fi
 

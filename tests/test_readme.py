@@ -47,7 +47,7 @@ def test_the_example_of_the_page_on_targets_of_ones_own_runs(capsys):
 @pytest.mark.network
 def test_the_lipogram_study_runs_and_both_of_its_generators_learn(tmp_path):
     example = ROOT / "docs" / "examples" / "lipogram"
-    for name in ("Snakefile", "workflow"):
+    for name in ("Snakefile", "workflow", "profiles"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "study").mkdir()
     short = {"grpo_steps: 24": "grpo_steps: 6", "steps: 600": "steps: 200", "every: 6": "every: 3"}

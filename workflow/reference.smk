@@ -1,10 +1,16 @@
 # The report of the kept results, for a reader who has run nothing: `make report SCALE=reference`.
-# `--config reference=FOLDER` shows another folder that `dpg report keep` made.
+# The environment variable DPG_REFERENCE names another folder that `dpg report keep` made.
 
 import json
+import os
 from pathlib import Path
 
-REFERENCE = Path(config.get("reference", "results/reference/tiny"))
+if workflow.config_settings.config or workflow.configfiles:
+    raise WorkflowError(
+        "--config and --configfile are not used here: set DPG_REFERENCE=FOLDER for another reference."
+    )
+
+REFERENCE = Path(os.environ.get("DPG_REFERENCE", "results/reference/tiny"))
 SHOWN = Path("results/reference-report")
 
 with open(REFERENCE / "study.json", encoding="utf-8") as file:

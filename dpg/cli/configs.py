@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dpg.cli.options import Config, group
-from dpg.config import Settings, leaves, load
+from dpg.artifacts import atomic_path
+from dpg.cli.options import Config, Out, group
+from dpg.config import Settings, derived, leaves, load
 from dpg.errors import DpgError
 
 config_app = group("Check and show a configuration.")
@@ -54,6 +55,23 @@ def show(
         typer.secho("\ndownstream", bold=True, nl=False)
         typer.echo("  Perplexity after training on each generator's text (Table 1, Appendix C)")
         _show_values(downstream, study.downstream_sources)
+
+
+@config_app.command()
+def derive(
+    config: Config,
+    out: Out,
+    seeds: Annotated[int, typer.Option(help="How many seeds: 0, 1, ...")],
+) -> None:
+    """Write a scale file like this one with more seeds; its results go to the same folder.
+
+    **Example:** `dpg config derive -c config/tiny.yaml --seeds 3 --out tiny-3-seeds.yaml`
+    """
+    text = derived(config, seeds=seeds)
+    if out.is_file() and out.read_text(encoding="utf-8") == text:
+        return  # its age says nothing to Snakemake, and stays
+    with atomic_path(out) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _show_values(settings: Settings, origins: Mapping[str, str]) -> None:

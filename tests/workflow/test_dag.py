@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dpg import config, environments
+
 pytest.importorskip("snakemake")
 
 pytestmark = pytest.mark.integration
@@ -17,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def snakemake(*arguments, folder):
     """Run Snakemake on a copy-free view of the workflow: links to the real files in a folder."""
-    for name in ("Snakefile", "workflow", "config", "envs"):
+    for name in ("Snakefile", "workflow", "profiles", "config", "envs"):
         link = folder / name
         if not link.exists():
             link.symlink_to(ROOT / name)
@@ -55,18 +57,26 @@ def test_a_dry_run_at_the_papers_scale_lists_every_run(tmp_path):
 
 
 def test_the_environment_of_an_engine_is_made_where_a_scale_has_that_engine(tmp_path):
-    config = ("--configfile", "config/smoke-verl.yaml")
+    scale = ("--configfile", "config/smoke-verl.yaml")
     run = "results/smoke-verl/runs/sixseven/adam-T4/seed0/run.json"
-    done = snakemake(run, "-n", *config, folder=tmp_path)
+    done = snakemake(run, "-n", *scale, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert jobs(done.stdout)["environment"] == 1
-    # One that is of another lock is made anew, and hides nothing of the rest.
-    record = tmp_path / ".environments" / "verl" / "environment.json"
-    record.parent.mkdir(parents=True)
-    record.write_text('{"lock_sha256": "of another"}')
-    os.utime(record, (0, 0))
-    counted = jobs(snakemake(run, "-n", *config, folder=tmp_path).stdout)
+    # One of another lock, or of the naming without digests, counts for nothing and hides nothing.
+    for name in ("verl", "verl-0123456789ab"):
+        record = tmp_path / ".environments" / name / environments.RECORD
+        record.parent.mkdir(parents=True)
+        record.write_text("{}")
+    counted = jobs(snakemake(run, "-n", *scale, folder=tmp_path).stdout)
     assert (counted["environment"], counted["generate"]) == (1, 1)
+    # One of this lock is used, however old it is.
+    record = tmp_path / environments.path_of("verl") / environments.RECORD
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    os.utime(record, (0, 0))
+    counted = jobs(snakemake(run, "-n", *scale, folder=tmp_path).stdout)
+    assert "environment" not in counted
+    assert counted["generate"] == 1
     run = run.replace("smoke-verl", "smoke")
     done = snakemake(run, "-n", "--configfile", "config/smoke.yaml", folder=tmp_path)
     assert "environment" not in jobs(done.stdout)
@@ -110,6 +120,35 @@ def test_a_wrong_key_stops_before_any_job(tmp_path, change, says):
     assert says in message
     assert "Traceback" not in message
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("setting", ["seeds=3", "anything=1"])
+def test_a_setting_on_the_command_line_is_refused_with_the_way_out(tmp_path, setting):
+    given = ("-n", "--configfile", "config/smoke.yaml", "--config", setting)
+    done = snakemake(*given, folder=tmp_path)
+    assert done.returncode != 0
+    message = done.stderr + done.stdout
+    assert f"--config is not used: found {setting.split('=')[0]}" in message
+    assert "make tiny SEEDS=3" in message
+    reference = ("-n", "--snakefile", "workflow/reference.smk", "--config", setting)
+    done = snakemake(*reference, folder=tmp_path)
+    assert done.returncode != 0
+    assert "DPG_REFERENCE" in done.stderr + done.stdout
+
+
+def test_more_seeds_are_a_file_derived_from_the_scales(tmp_path):
+    derived = tmp_path / "three.yaml"
+    derived.write_text(config.derived(ROOT / "config" / "smoke.yaml", seeds=3))
+    done = snakemake("-n", "--configfile", "three.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert jobs(done.stdout)["generate"] == 6
+
+
+def test_a_plain_call_takes_the_default_profile_and_a_dry_run_changes_nothing(tmp_path):
+    done = snakemake("-n", "--configfile", "config/tiny.yaml", folder=tmp_path)
+    assert "profiles/default" in done.stderr + done.stdout
+    made = {path.name for path in tmp_path.iterdir() if not path.is_symlink()}
+    assert made <= {".snakemake", ".cache"}
 
 
 def test_two_scales_are_never_merged(tmp_path):

@@ -18,7 +18,7 @@ pytest.importorskip("snakemake_executor_plugin_cluster_generic")
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
-PROFILE = ROOT / "workflow" / "profiles" / "kubernetes"
+PROFILE = ROOT / "profiles" / "kubernetes"
 
 KUBECTL = f"""#!{sys.executable}
 import json, os, subprocess, sys
@@ -62,7 +62,8 @@ rule tokenizer:
 def study(tmp_path):
     """A folder with a workflow of two jobs, the first of which fails once, and its environment."""
     (tmp_path / "jobs").mkdir()
-    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+    for name in ("workflow", "profiles"):
+        (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "bin").mkdir()
     kubectl = tmp_path / "bin" / "kubectl"

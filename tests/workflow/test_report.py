@@ -60,7 +60,8 @@ def snakemake(folder, *arguments):
 def report(tmp_path_factory):
     """The report of the reference results, as `make report SCALE=reference` makes it."""
     folder = tmp_path_factory.mktemp("report")
-    (folder / "workflow").symlink_to(ROOT / "workflow")
+    for name in ("workflow", "profiles"):
+        (folder / name).symlink_to(ROOT / name)
     (folder / "results" / "reference").mkdir(parents=True)
     (folder / "results" / "reference" / "tiny").symlink_to(REFERENCE)
     snakemake(folder)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from dpg import environments
+from dpg.run_folder import RunFolder
 
 pytest.importorskip("snakemake_executor_plugin_slurm")
 
@@ -49,7 +50,7 @@ def running_slurm(folder, gpus, nodes):
 
 def study_of(folder, config, changes):
     """A scale file with some changes, in a folder with what it needs of the project's."""
-    for name in ("Snakefile", "workflow", "config", "envs", ".environments"):
+    for name in ("Snakefile", "workflow", "profiles", "config", "envs", ".environments"):
         if (ROOT / name).exists():
             (folder / name).symlink_to(ROOT / name)
     text = (ROOT / "config" / config).read_text()
@@ -104,10 +105,10 @@ def finished(slurm):
 
 def kill_after_a_checkpoint(study, process):
     """Cancels the generator run's job once it has a checkpoint; returns the job's number."""
-    progress = study / RUN / "progress"
+    state = RunFolder(study / RUN).state
     end = time.monotonic() + 1500
     while time.monotonic() < end and process.poll() is None:
-        if (progress / "checkpoint.safetensors").exists():
+        if state.checkpoint.exists():
             numbers = [number for step, number in queued().items() if "generate" in step]
             assert numbers, "a checkpoint, but no job of the generator run in Slurm's queue"
             details = ["scontrol", "--oneliner", "show", "job", numbers[0]]
@@ -190,8 +191,8 @@ def test_verl_trains_on_two_nodes(tmp_path):
             code = process.wait(timeout=1500)
         finally:
             process.kill()
-        progress = study / RUN / "progress"
-        said = "".join(path.read_text()[-3000:] for path in progress.glob("*.log"))
+        state = RunFolder(study / RUN).state
+        said = "".join(path.read_text()[-3000:] for path in state.path.glob("*.log"))
         assert code == 0, (study / "snakemake.log").read_text()[-3000:] + said
         jobs = finished(slurm)
         run = max(jobs, key=int)
