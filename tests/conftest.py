@@ -62,6 +62,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+    parser.addoption(
+        "--record-revisions",
+        action="store_true",
+        help="record the numbers of steps whose revision was raised (tests/revisions)",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if "not slow" in config.option.markexpr:
         # Read when JAX starts, which no import of a test does.

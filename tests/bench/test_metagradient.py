@@ -3,22 +3,21 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from bench import ROOT
 
 
 @pytest.mark.slow
 def test_every_method_finds_the_same_metagradient(tmp_path):
     pytest.importorskip("torch")
     command = [
-        sys.executable, str(ROOT / "bench" / "metagradient.py"), "--models", "0.14M",
+        sys.executable, "-m", "bench.metagradient", "--models", "0.14M",
         "--steps", "2", "--batch", "4", "--length", "8", "--repeats", "1", "--out", str(tmp_path),
         "--methods", "dpg", "dpg-budget", "scan", "scan-checkpoint", "equinox", "torch",
     ]  # fmt: skip
-    subprocess.run(command, check=True, timeout=500)
+    subprocess.run(command, check=True, timeout=500, cwd=ROOT)
     rows = json.loads((tmp_path / "metagradient.json").read_text())["rows"]
     assert [row["method"] for row in rows] == command[-6:]
     for row in rows:

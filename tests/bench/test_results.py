@@ -1,0 +1,39 @@
+"""The tables that the documentation quotes are those of the numbers that are kept beside them."""
+
+import json
+
+import pandas as pd
+
+from bench import RESULTS, engines, grpo_step
+from bench.metagradient.table import line, table
+
+
+def kept(name: str) -> str:
+    return (RESULTS / name).read_text(encoding="utf-8")
+
+
+def test_metagradient():
+    content = json.loads(kept("metagradient.json"))
+    assert table(content) == kept("metagradient.md")
+    assert len({line(row) for row in content["rows"]}) == len(content["rows"])
+
+
+def test_grpo_step():
+    rows = json.loads(kept("grpo_step.json"))["parts"]
+    assert kept("grpo_step.md").startswith(grpo_step.table(rows) + "\n\n- cores: ")
+
+
+def test_engines():
+    assert engines.summary(pd.read_csv(RESULTS / "engines.csv")) == kept("engines.md")
+
+
+def test_a_measurement_that_failed_is_a_row_that_says_why():
+    row = {
+        "method": "scan", "model": "gpt2", "steps": 8, "batch": 8, "length": 64, "budget": 0,
+        "microbatch": 0, "repeats": 1, "error": "out of memory",
+    }  # fmt: skip
+    machine = {"backend": "cpu", "cores": 2, "jax": "0", "python": "3"}
+    head, rule, shown = table({"machine": machine, "rows": [row]}).splitlines()[-3:]
+    assert "| out of memory |" in shown
+    assert head.count("|") == rule.count("|") == shown.count("|")
+    assert line(row).endswith("out of memory")
