@@ -7,7 +7,7 @@ they too have a table that they are drawn from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -17,9 +17,10 @@ from dpg.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure, styl
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 PROMPT_COLORS = (BLUE, ORANGE, GREEN)
-"""A colour a prompt: the three rows of every grid."""
+"""One colour per prompt: the three rows of every grid."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,7 @@ class Element:
 
     Attributes:
         kind: "box" (rounded, with words), "cell" (small square), "frame" (dashed outline), "arrow"
-            (from x, y by width, height), or "text" (centred at x, its
-            last line on y).
+            (from x, y by width, height), or "text" (centred at x, its last line on y).
         x, y: inches from the lower left; of a box, cell or frame its lower left corner.
         width, height: inches.
         text: words; mathtext between dollar signs.
@@ -50,10 +50,17 @@ class Element:
 
 
 def table(elements: Iterable[Element]) -> pd.DataFrame:
-    """Return elements as a table, a column an attribute, in the order they are drawn."""
+    """Return elements as a table, one column per attribute, in the order they are drawn."""
     frame = pd.DataFrame([asdict(element) for element in elements])
-    places = ["x", "y", "width", "height"]
-    return frame.assign(**frame[places].round(4))
+    for place in ("x", "y", "width", "height"):
+        frame[place] = frame[place].round(4)
+    return frame
+
+
+def elements_of(frame: pd.DataFrame) -> list[Element]:
+    """Return the rows of a `table`, or of its CSV, as elements again."""
+    rows = frame.fillna({"text": ""})[[field.name for field in fields(Element)]]
+    return [Element(*values) for values in rows.itertuples(index=False, name=None)]
 
 
 def grid(
@@ -99,71 +106,99 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def draw(frame: pd.DataFrame, width: float, height: float) -> Figure:
+    """Draw a table of elements on a figure of width x height inches."""
+    figure, axes = canvas(width, height)
+    paint(axes, frame)
+    return figure
+
+
 def paint(axes: Axes, frame: pd.DataFrame) -> None:
     """Draw the elements of a table on axes measured in inches."""
-    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+    for element in elements_of(frame):
+        _PAINTERS[element.kind](axes, element)
 
-    for element in frame.fillna({"text": ""}).itertuples():
-        x, y, width, height = element.x, element.y, element.width, element.height
-        if element.kind == "text":
-            axes.text(
-                x,
-                y,
-                element.text,
-                ha="center",
-                va="baseline",
-                fontsize=element.size,
-                color=element.color,
-                linespacing=1.15,
-            )
-            continue
-        if element.kind == "arrow":
-            axes.add_patch(
-                FancyArrowPatch(
-                    (x, y),
-                    (x + width, y + height),
-                    arrowstyle="-|>",
-                    mutation_scale=7,
-                    linewidth=0.9,
-                    color=element.color,
-                    shrinkA=0,
-                    shrinkB=0,
-                )
-            )
-            continue
-        if element.kind == "frame":
-            axes.add_patch(
-                Rectangle(
-                    (x, y),
-                    width,
-                    height,
-                    fill=False,
-                    edgecolor=element.color,
-                    linewidth=0.8,
-                    linestyle=(0, (3, 2)),
-                )
-            )
-            continue
-        shape = (
-            Rectangle((x, y), width, height)
-            if element.kind == "cell"
-            else FancyBboxPatch(
-                (x, y), width, height, boxstyle="round,pad=0,rounding_size=0.06", mutation_aspect=1
-            )
-        )
-        shape.set(
-            facecolor=_tint(element.color, element.alpha), edgecolor=element.color, linewidth=0.8
-        )
-        axes.add_patch(shape)
-        axes.text(
-            x + width / 2,
-            y + height / 2,
-            element.text,
-            ha="center",
-            va="center",
-            fontsize=element.size,
-            linespacing=1.25,
-        )
+
+def _text(axes: Axes, element: Element) -> None:
+    axes.text(
+        element.x,
+        element.y,
+        element.text,
+        ha="center",
+        va="baseline",
+        fontsize=element.size,
+        color=element.color,
+        linespacing=1.15,
+    )
+
+
+def _arrow(axes: Axes, element: Element) -> None:
+    from matplotlib.patches import FancyArrowPatch
+
+    arrow = FancyArrowPatch(
+        (element.x, element.y),
+        (element.x + element.width, element.y + element.height),
+        arrowstyle="-|>",
+        mutation_scale=7,
+        linewidth=0.9,
+        color=element.color,
+        shrinkA=0,
+        shrinkB=0,
+    )
+    axes.add_patch(arrow)
+
+
+def _frame(axes: Axes, element: Element) -> None:
+    from matplotlib.patches import Rectangle
+
+    outline = Rectangle(
+        (element.x, element.y),
+        element.width,
+        element.height,
+        fill=False,
+        edgecolor=element.color,
+        linewidth=0.8,
+        linestyle=(0, (3, 2)),
+    )
+    axes.add_patch(outline)
+
+
+def _cell(axes: Axes, element: Element) -> None:
+    from matplotlib.patches import Rectangle
+
+    _filled(axes, Rectangle((element.x, element.y), element.width, element.height), element)
+
+
+def _box(axes: Axes, element: Element) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    box = FancyBboxPatch(
+        (element.x, element.y),
+        element.width,
+        element.height,
+        boxstyle="round,pad=0,rounding_size=0.06",
+        mutation_aspect=1,
+    )
+    _filled(axes, box, element)
+
+
+def _filled(axes: Axes, shape: Patch, element: Element) -> None:
+    shape.set(
+        facecolor=_tint(element.color, element.alpha), edgecolor=element.color, linewidth=0.8
+    )
+    axes.add_patch(shape)
+    axes.text(
+        element.x + element.width / 2,
+        element.y + element.height / 2,
+        element.text,
+        ha="center",
+        va="center",
+        fontsize=element.size,
+        linespacing=1.25,
+    )
+
+
+_PAINTERS = {"text": _text, "arrow": _arrow, "frame": _frame, "cell": _cell, "box": _box}
 
 
 def _tint(color: str, alpha: float) -> tuple[float, float, float]:

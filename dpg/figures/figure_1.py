@@ -12,7 +12,7 @@ import pandas as pd
 from dpg.figures.diagram import GREY, Element, canvas, paint, table
 from dpg.figures.figure_3 import image, pixels, show
 from dpg.figures.generations import visible
-from dpg.figures.style import BLUE, GREEN, ORANGE, PAGE, PURPLE, save, styled
+from dpg.figures.style import BLUE, GREEN, ORANGE, PAGE, PURPLE, styled
 from dpg.study.runs import select
 
 if TYPE_CHECKING:
@@ -122,9 +122,3 @@ def result(text: str, right: int, pixels: int) -> list[Element]:
         Element("text", middle, 0.24, text="sign$(P_c-P_i)$ after training", size=7),
         Element("text", middle, 0.09, text=f"on $D$: {right}/{pixels} pixels right", size=7),
     ]
-
-
-def build(run_dirs: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
-    """Write the figure as PDF, PNG and CSV."""
-    data = frame(run_dirs)
-    return save(draw(data), data, out_stem)

@@ -20,7 +20,7 @@ from dpg.figures.style import (
     curves,
     legend_below,
     new_figure,
-    save,
+   
     styled,
     thousands,
 )
@@ -89,9 +89,3 @@ def draw(frame: pd.DataFrame) -> Figure:
             axes.set_ylim(top=103)
     legend_below(figure, frame, styles, ncols=columns)
     return figure
-
-
-def build(run_dirs: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
-    """Write the figure as PDF, PNG and CSV."""
-    data = frame(run_dirs)
-    return save(draw(data), data, out_stem)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from dpg.figures.style import VERMILLION, new_figure, save, styled
+from dpg.figures.style import VERMILLION, new_figure, styled
 from dpg.study.runs import Variant, select
 
 if TYPE_CHECKING:
@@ -142,9 +142,3 @@ def show(axes: Axes, signs: np.ndarray, pattern: np.ndarray) -> None:
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set(visible=True, linewidth=0.5, color="#808080")
-
-
-def build(run_dirs: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
-    """Write the figure as PDF, PNG and CSV."""
-    data = frame(run_dirs)
-    return save(draw(data), data, out_stem)

@@ -12,7 +12,7 @@ from dpg.errors import DpgError
 from dpg.evaluation.diversity import bigram_entropy
 from dpg.evaluation.judge import LANGUAGES
 from dpg.figures.legend import line_styles
-from dpg.figures.style import COLUMN, PAGE, curves, legend_below, new_figure, save, styled
+from dpg.figures.style import COLUMN, PAGE, curves, legend_below, new_figure, styled
 from dpg.study.runs import Run, Variant, select
 
 if TYPE_CHECKING:
@@ -96,9 +96,3 @@ def draw(frame: pd.DataFrame) -> Figure:
     figure.align_ylabels(panels[:, 0])
     legend_below(figure, frame, styles, ncols=ncols)
     return figure
-
-
-def build(run_dirs: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
-    """Write the figure as PDF, PNG and CSV."""
-    data = frame(run_dirs)
-    return save(draw(data), data, out_stem)

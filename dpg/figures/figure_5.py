@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dpg.figures.legend import line_styles
-from dpg.figures.style import PAGE, curves, legend_below, new_figure, save, styled
+from dpg.figures.style import PAGE, curves, legend_below, new_figure, styled
 from dpg.study.runs import Variant, select
 
 if TYPE_CHECKING:
@@ -58,9 +58,3 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.tick_params(labelleft=True)
     legend_below(figure, frame, styles, ncols=6)
     return figure
-
-
-def build(run_dirs: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
-    """Write the figure as PDF, PNG and CSV."""
-    data = frame(run_dirs)
-    return save(draw(data), data, out_stem)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dpg import artifacts
 from dpg.figures.legend import color_of
-from dpg.figures.style import GREY, PAGE, new_figure, save, styled
+from dpg.figures.style import GREY, PAGE, new_figure, styled
 from dpg.study.runs import Variant
 
 if TYPE_CHECKING:
@@ -76,9 +76,3 @@ def draw(frame: pd.DataFrame) -> Figure:
         0.99, 0.01, "ring: chosen; a line ends after rates that were worse", ha="right", color=GREY
     )
     return figure
-
-
-def build(sweeps: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
-    """Write the figure as PDF, PNG and CSV."""
-    data = frame(sweeps)
-    return save(draw(data), data, out_stem)

@@ -14,6 +14,7 @@ from dpg import artifacts
 from dpg.config import RunConfig, Study
 from dpg.errors import DpgError
 from dpg.quantities import duration
+from dpg.run_folder import RunFolder
 from dpg.study import sources
 from dpg.study.layout import Layout
 
@@ -44,6 +45,8 @@ _EXPERIMENTS = {
     "figure_4": ("lambada-de", "lambada-es", "lambada-fr", "lambada-it"),
     "figure_5": ("uuid",),
 }
+# The figures that show decoded images.
+_IMAGES = ("figure_1", "figure_3")
 # The diagrams of the two ways of batching: drawn from no run.
 _DIAGRAMS = ("figure_6", "figure_7")
 
@@ -125,8 +128,10 @@ def _outputs(study: Study, layout: Layout) -> Iterator[Output]:
         folder = layout.model(name)
         yield Output(f"models/{name}", "models", step, (folder / "config.json",), stamped=folder)
     for run in study.runs:
-        made = layout.run_of(run).outputs
-        yield Output(run.path, run.experiment, "generate", made, run=run)
+        folder = layout.run_of(run)
+        pattern = (folder.pattern,) if run.metric.kind == "pattern" else ()
+        files = (*pattern, *folder.outputs)
+        yield Output(run.path, run.experiment, "generate", files, run=run)
     for run in runs_of(JUDGED, study.runs):
         files, inputs = (layout.run_of(run).judged,), (layout.run_of(run).rollouts,)
         yield Output(f"judged/{run.path}", "judged", "judge", files, inputs, run=run)
@@ -155,10 +160,17 @@ def _drawn(name: str, study: Study, layout: Layout) -> Output:
     inputs = [
         path
         for folder in folders
-        for path in (folder.record, folder.metrics, *[folder.judged] * (name == JUDGED))
+        for path in (folder.record, folder.metrics, *_more_inputs(name, folder))
     ]
     arguments = tuple(folder.path for folder in folders)
     return Output(name, group, "figures", files, tuple(inputs), arguments)
+
+
+def _more_inputs(name: str, folder: RunFolder) -> tuple[Path, ...]:
+    """What a figure reads of a run besides its record and its log."""
+    if name == JUDGED:
+        return (folder.judged,)
+    return (folder.pattern,) if name in _IMAGES else ()
 
 
 def _evidence(study: Study, layout: Layout) -> Iterator[Path]:

@@ -45,7 +45,8 @@ def test_a_dry_run_at_the_papers_scale_lists_every_run(tmp_path):
     done = snakemake("-n", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     counted = jobs(done.stdout)
-    assert counted["generate"] == 48
+    assert counted["generate"] + counted["generate_pattern"] == 48
+    assert counted["generate_pattern"] == 12  # qr and sixseven leave decoded images as well
     assert counted["fetch_model"] == 3
     assert counted["environment"] == 2  # verl and vLLM
     assert counted["judge"] == 24
@@ -68,7 +69,7 @@ def test_the_environment_of_an_engine_is_made_where_a_scale_has_that_engine(tmp_
         record.parent.mkdir(parents=True)
         record.write_text("{}")
     counted = jobs(snakemake(run, "-n", *scale, folder=tmp_path).stdout)
-    assert (counted["environment"], counted["generate"]) == (1, 1)
+    assert (counted["environment"], counted["generate_pattern"]) == (1, 1)
     # One of this lock is used, however old it is.
     record = tmp_path / environments.path_of("verl") / environments.RECORD
     record.parent.mkdir(parents=True)
@@ -76,7 +77,7 @@ def test_the_environment_of_an_engine_is_made_where_a_scale_has_that_engine(tmp_
     os.utime(record, (0, 0))
     counted = jobs(snakemake(run, "-n", *scale, folder=tmp_path).stdout)
     assert "environment" not in counted
-    assert counted["generate"] == 1
+    assert counted["generate_pattern"] == 1
     run = run.replace("smoke-verl", "smoke")
     done = snakemake(run, "-n", "--configfile", "config/smoke.yaml", folder=tmp_path)
     assert "environment" not in jobs(done.stdout)
@@ -141,7 +142,8 @@ def test_more_seeds_are_a_file_derived_from_the_scales(tmp_path):
     derived.write_text(config.derived(ROOT / "config" / "smoke.yaml", seeds=3))
     done = snakemake("-n", "--configfile", "three.yaml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert jobs(done.stdout)["generate"] == 6
+    counted = jobs(done.stdout)
+    assert (counted["generate"], counted["generate_pattern"]) == (3, 3)
 
 
 def test_a_plain_call_takes_the_default_profile_and_a_dry_run_changes_nothing(tmp_path):

@@ -13,7 +13,7 @@ rule theorem_3_1:
     log:
         f"{LOGS}/theorem_3_1.log",
     params:
-        settings=settings("theorem"),
+        *revision("theorem"),
     shell:
         "dpg theorem --out $(dirname {output.numbers}) > {log} 2>&1"
 

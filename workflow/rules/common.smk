@@ -34,6 +34,8 @@ layout = Layout(scale.scale)
 outputs = Outputs(study, layout)
 runs = {(run.experiment, run.variant, run.seed): run for run in study.runs}
 
+EXPERIMENTS = {run.experiment for run in study.runs}
+PATTERNS = {run.experiment for run in study.runs if run.metric.kind == "pattern"}
 TRAINED = [name for name, model in scale.models.items() if model.source == "trained"]
 FETCHED = [name for name, model in scale.models.items() if model.source != "trained"]
 LOGS = str(layout.folder / "logs")
@@ -65,7 +67,7 @@ def one_of(names):
 
 
 wildcard_constraints:
-    experiment=one_of({run.experiment for run in study.runs}),
+    experiment=one_of(EXPERIMENTS),
     variant=one_of({run.variant for run in study.runs}),
     seed=r"\d+",
     target=one_of(study.downstream.targets if study.downstream else []),
@@ -80,6 +82,11 @@ def settings(step, *parts):
     """
     plain = [p.model_dump(mode="json") if hasattr(p, "model_dump") else p for p in parts]
     return of_settings({"settings": without_nulls(plain), **in_digest(step)})
+
+
+def revision(step):
+    """What a step without settings depends on: its revision, or nothing where it is the first."""
+    return list(in_digest(step).values())
 
 
 def run_of(wildcards):
@@ -134,7 +141,7 @@ def figure_inputs(name):
 
 def figure_arguments(name):
     """What the command that draws a figure is given."""
-    return [str(path) for path in outputs[name].arguments] if name in outputs else []
+    return list(outputs[name].arguments) if name in outputs else []
 
 
 def downstream_settings(step, *keys):

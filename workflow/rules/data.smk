@@ -70,7 +70,7 @@ rule corpus:
     log:
         f"{LOGS}/corpus.log",
     params:
-        settings=settings("corpus"),
+        *revision("corpus"),
     shell:
         "dpg text corpus {input.campaigns} --articles {input.articles} "
         "--passages {input.passages} --out {output} > {log} 2>&1"

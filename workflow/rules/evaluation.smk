@@ -3,7 +3,7 @@
 
 rule judge:
     input:
-        rules.generate.output.rollouts,
+        str(RUN.rollouts),
     output:
         str(RUN.judged),
     log:
@@ -22,7 +22,7 @@ rule perplexity_tasks:
     log:
         f"{LOGS}/perplexity_tasks.log",
     params:
-        settings=settings("perplexity_tasks"),
+        *revision("perplexity_tasks"),
         languages=sources.languages(study.runs),
     shell:
         "dpg perplexity tasks --passages {input} --out {output} > {log} 2>&1"

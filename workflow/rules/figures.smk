@@ -20,8 +20,8 @@ for figure in FIGURES:
             f"{LOGS}/{figure}.log",
         localrule: True
         params:
+            *revision("figures"),
             name=figure,
-            settings=settings("figures"),
             runs=figure_arguments(figure),
         shell:
             "dpg figure {params.name} {params.runs} "
@@ -47,8 +47,8 @@ for table in TABLES:
             f"{LOGS}/{table}.log",
         localrule: True
         params:
+            *revision("figures"),
             name=table,
-            settings=settings("figures"),
             runs=figure_arguments(table),
         shell:
             "dpg figure {params.name} {params.runs} "

@@ -18,6 +18,8 @@ rule generate:
         f"{LOGS}/generate/{{experiment}}-{{variant}}-{{seed}}.log",
     benchmark:
         f"{LOGS}/generate/{{experiment}}-{{variant}}-{{seed}}.tsv"
+    wildcard_constraints:
+        experiment=one_of(EXPERIMENTS - PATTERNS),
     resources:
         gpu=scale.needs.gpus * scale.needs.nodes,
         nodes=scale.needs.nodes,
@@ -31,3 +33,15 @@ rule generate:
         "--variant {wildcards.variant} --seed {wildcards.seed} --generator {input.generator} "
         "--target {input.target} --articles {input.articles} --passages {input.passages} "
         "{params.reward_model} --out {params.out} > {log} 2>&1"
+
+
+# A pattern metric leaves one file more: the decoded image of each validation.
+use rule generate as generate_pattern with:
+    output:
+        metrics=str(RUN.metrics),
+        rollouts=str(RUN.rollouts),
+        pattern=str(RUN.pattern),
+        generator=directory(str(RUN.generator)),
+        record=str(RUN.record),
+    wildcard_constraints:
+        experiment=one_of(PATTERNS),
