@@ -30,7 +30,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help tiny smoke report test test-integration engines test-slow lint format lock clean clean-results
+.PHONY: help tiny smoke report test test-integration engines test-slow faults lint format lock clean clean-results
 # A recipe that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -59,7 +59,7 @@ report: .venv/.ready ## one HTML file of a study's results: make report (or SCAL
 			--report results/$(or $(SCALE),tiny)/report.html; \
 	fi
 
-QUICK := not slow and not network
+QUICK := not slow and not network and not faults
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
 
 test: .venv/.ready ## the unit tests
@@ -68,8 +68,14 @@ test: .venv/.ready ## the unit tests
 test-integration: .venv/.ready ## the tests of several parts together: runs, servers, the workflow
 	@$(PYTEST) -m "$(QUICK) and integration" $(IN_PARALLEL) $(ARGS)
 
+# In CI five kills and a thousand bodies; whole: make faults KILLS=50 BODIES=10000.
+KILLS ?= 5
+BODIES ?= 1000
+faults: .venv/.ready ## processes killed, servers that fail, disks that fill (KILLS=50 BODIES=10000)
+	@$(PYTEST) -m faults -s --timeout=4000 tests/faults --kills $(KILLS) --bodies $(BODIES) $(ARGS)
+
 test-slow: .venv/.ready ## the other tests: minutes each, some need a package registry
-	@$(PYTEST) -m "slow or network" $(ARGS)
+	@$(PYTEST) -m "(slow or network) and not faults" $(ARGS)
 
 # Slurm only where packages may be installed without asking, in a container say.
 engines: .venv/.ready ## what the slow tests of verl, EasyDeL and Slurm need: else they are skipped

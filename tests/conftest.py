@@ -61,20 +61,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="skip the tests that would start later than this after the first was collected",
     )
 
-
     parser.addoption(
         "--record-revisions",
         action="store_true",
         help="record the numbers of steps whose revision was raised (tests/revisions)",
     )
+    for name, default, text in (
+        ("--kills", 5, "SIGKILLs over a smoke study (tests/faults)"),
+        ("--bodies", 1000, "malformed bodies at the reward server (tests/faults)"),
+        ("--calls", 1000, "calls of the judge, a tenth with a fault (tests/faults)"),
+        ("--fault-seed", 0, "of the random faults (tests/faults)"),
+    ):
+        parser.addoption(name, type=int, default=default, help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if "not slow" in config.option.markexpr:
         # Read when JAX starts, which no import of a test does.
-        os.environ.setdefault(
-            "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-        )
+        flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        os.environ.setdefault("XLA_FLAGS", flags)
+        os.environ.setdefault("DPG_XLA_FLAGS", flags)  # for commands in processes of their own
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

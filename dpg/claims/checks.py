@@ -130,7 +130,7 @@ def more_steps(results: Results) -> list[Condition]:
 
 
 def _back_and_forth(run: Curves) -> np.ndarray:
-    """[seeds]: what the curve's second half moves beyond its net change, a validation.
+    """[seeds]: what the curve's second half moves beyond its net change, per validation.
 
     A curve that only rises or only falls has 0.
     """
@@ -329,7 +329,7 @@ def naive_fails(results: Results) -> list[Condition]:
 
 
 def _ratios(cells: pd.DataFrame, row: str, others: tuple[str, ...], target: str) -> list[Condition]:
-    """A row's perplexity over the lowest of other rows', a language each; asked is below 1."""
+    """A row's perplexity over the lowest of other rows', one per language; expected below 1."""
     best = cells.loc[list(others)].min()
     words = f"perplexity of {row} over the best of {', '.join(others)}"
     return [
@@ -371,7 +371,8 @@ def naive_in_table_1(results: Results) -> list[Condition]:
     """Naive rewards lower the log perplexity by less than half of what Adam's text does."""
     conditions = []
     for target in TARGETS:
-        cells = np.log(results.table_1(target))
+        table = results.table_1(target)
+        cells = pd.DataFrame(np.log(table.to_numpy(float)), table.index, table.columns)
         for code in TARGET_CODES:
             adam, naive = (
                 cells.loc["before", code] - cells.loc[x, code] for x in ("adam", "naive")

@@ -52,7 +52,9 @@ _HTML = """\
 _MARKS = {HOLDS: "holds", FAILS: "fails", UNTESTED: "untested"}
 
 
-def write(verdicts: Sequence[Verdict], out_dir: str | Path, *, scale: str, seeds: Sequence[int]):
+def write(
+    verdicts: Sequence[Verdict], out_dir: str | Path, *, scale: str, seeds: Sequence[int]
+) -> list[Path]:
     """Write `claims.json`, `claims.md` and `claims.html`, each whole or not at all.
 
     Args:

@@ -8,6 +8,7 @@ pieces apart before it is asked about rollouts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,13 @@ MIN_ACCURACY = 0.9
 
 MIN_PIECES = 50
 """Of each kind, for learning and for the test."""
+
+
+class _Labelled(NamedTuple):
+    """Pieces of text, and the kind of each: 0 an article, 1 a story."""
+
+    texts: list[str]
+    labels: list[int]
 
 
 def reader(
@@ -43,22 +51,23 @@ def reader(
     from sklearn.naive_bayes import MultinomialNB
     from sklearn.pipeline import make_pipeline
 
-    learn, test = ([], []), ([], [])
+    learn, test = _Labelled([], []), _Labelled([], [])
     rng = np.random.default_rng(seed)
     for label, texts in enumerate((articles, stories)):
         for text in texts:
-            kind = learn if rng.random() < 0.75 else test
-            kind[0].extend(found := pieces(text, words))
-            kind[1].extend([label] * len(found))
+            part = learn if rng.random() < 0.75 else test
+            found = pieces(text, words)
+            part.texts.extend(found)
+            part.labels.extend([label] * len(found))
     for part in (learn, test):
-        fewest = min(part[1].count(0), part[1].count(1))
+        fewest = min(part.labels.count(0), part.labels.count(1))
         if fewest < MIN_PIECES:
             raise Untested(f"{fewest} pieces of {words} words to tell styles apart with")
     # Equal priors: how much text of each kind there is says nothing about a rollout.
     model = make_pipeline(CountVectorizer(token_pattern=r"\w+|[^\w\s]"), MultinomialNB())
     model.set_params(multinomialnb__fit_prior=False)
     model.fit(*learn)
-    accuracy = float(balanced_accuracy_score(test[1], model.predict(test[0])))
+    accuracy = float(balanced_accuracy_score(test.labels, model.predict(test.texts)))
     if accuracy < MIN_ACCURACY:
         raise Untested(
             f"stories and articles are told apart in {accuracy:.0%} of unseen pieces of {words} "
@@ -68,7 +77,7 @@ def reader(
 
 
 def pieces(text: str, words: int) -> list[str]:
-    """A text cut into pieces of so many words; a remainder of less than half is left out."""
+    """A text cut into pieces of this number of words; a remainder of less than half is left out."""
     cut = [" ".join(part) for part in _batched(text.split(), words)]
     return [piece for piece in cut if 2 * len(piece.split()) >= words]
 

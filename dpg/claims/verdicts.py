@@ -25,7 +25,7 @@ class Condition:
 
     Attributes:
         what: the number, in words.
-        values: one a seed; one alone for what is computed exactly.
+        values: one per seed; one alone for what is computed exactly.
         relation: ">", ">=", "<" or "<="; "" for a number that is only shown.
         limit: what it is compared with.
         exact: whether it is computed without chance, so that seeds do not matter.
@@ -37,12 +37,15 @@ class Condition:
     limit: float = math.nan
     exact: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         numbers = tuple(float(value) for value in np.atleast_1d(self.values))
         if not numbers or not all(map(math.isfinite, numbers)):
             raise Untested(f"{self.what}: {', '.join(map(str, numbers)) or 'no number'}")
         if self.relation and (self.relation not in _RELATIONS or not math.isfinite(self.limit)):
-            raise ValueError(f"{self.what}: asked {self.relation!r} {self.limit}")
+            raise ValueError(
+                f"{self.what}: found the relation {self.relation!r} and the limit {self.limit}; "
+                f"expected one of {', '.join(_RELATIONS)} and a finite limit"
+            )
         object.__setattr__(self, "values", numbers)
 
     @property

@@ -36,18 +36,18 @@ def judge(
     **Example:** `dpg judge -c config/tiny.yaml --run results/tiny/runs/lambada-es/adam/seed0`
     """
     from dpg.artifacts import read_table, write_table
-    from dpg.evaluation import judge as judges
+    from dpg.evaluation.judge import build, judge_table, responses
     from dpg.provenance import stamp
     from dpg.run_folder import RunFolder
 
     study, layout = study_of(config)
     folder = RunFolder(run)
-    chosen = judges.build(study.scale.judge, cache=layout.judge_cache, calls=not estimate)
+    chosen = build(study.scale.judge, cache=layout.judge_cache, calls=not estimate)
     rollouts = read_table(folder.rollouts)
     if estimate:
-        typer.echo(chosen.estimate(rollouts["response"].tolist()))
+        typer.echo(chosen.estimate(responses(rollouts)))
         return
-    write_table(out or folder.judged, judges.judge_table(rollouts, chosen))
+    write_table(out or folder.judged, judge_table(rollouts, chosen))
     stamp(out or folder.judged, "judge")
 
 

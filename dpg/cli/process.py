@@ -6,19 +6,75 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from dpg import environments
 from dpg.config import RunConfig, Study
+from dpg.digests import of_text
 from dpg.errors import DpgError
+
+PINNED: dict[str, Any] = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_default_matmul_precision": None,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_softmax_custom_jvp": False,
+    "jax_disable_jit": False,
+}
+"""JAX's settings that change numbers, at the values that every command runs with. A shell that
+exports others (`JAX_ENABLE_X64=1`) changes nothing. `import dpg.learner` pins nothing."""
+
+HARMLESS_FLAGS = ("--xla_force_host_platform_device_count", "--xla_dump", "--xla_gpu_cuda_data_dir")
+"""Flags of `XLA_FLAGS` that change no number and are kept."""
+
+INSIST = "DPG_XLA_FLAGS"
+"""Environment variable with XLA flags that are used whatever they change."""
 
 
 def start_jax() -> None:
-    """Give compiled programs a home, so that the next process of the same shapes starts at once."""
+    """Pin what changes numbers, and give compiled programs a home.
+
+    The next process of the same shapes then starts at once. A compiled program's numbers depend on
+    the number of threads and on XLA's flags, which JAX's own key leaves out: each has a folder of
+    its own.
+    """
+    os.environ["XLA_FLAGS"] = _kept_flags()
     import jax
 
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path(".cache/jax").absolute()))
-    jax.config.update("jax_compilation_cache_dir", cache)
+    for name, value in PINNED.items():
+        if getattr(jax.config, name, value) != value:
+            jax.config.update(name, value)
+    base = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path(".cache/jax").absolute()))
+    own = of_text(f"{_threads()} threads {os.environ['XLA_FLAGS']}")[:12]
+    jax.config.update("jax_compilation_cache_dir", str(Path(base) / own))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _kept_flags() -> str:
+    """The flags of `XLA_FLAGS` that change no number, and those that the user insists on."""
+    given = os.environ.get("XLA_FLAGS", "").split()
+    insisted = os.environ.get(INSIST, "").split()
+    kept = [flag for flag in given if flag.startswith(HARMLESS_FLAGS)]
+    left_out = [flag for flag in given if flag not in (*kept, *insisted)]
+    if left_out:
+        print(
+            f"dpg: XLA_FLAGS: {' '.join(left_out)} may change a run's numbers and is left out; "
+            f"{INSIST} insists on it",
+            file=sys.stderr,
+        )
+    return " ".join(dict.fromkeys([*kept, *insisted]))
+
+
+def _threads() -> int:
+    """The threads that XLA computes with on a CPU: `NPROC`, or the cores of this process."""
+    given = os.environ.get("NPROC", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def enter_targets_environment(study: Study, run: RunConfig) -> None:

@@ -28,7 +28,7 @@ def status(config: Config) -> None:
     title = f"Scale {study.scale.scale}, in {layout.folder}"
     Console().print(states.table(groups, title))
     git = git_state()
-    for line in states.outdated(groups, git and git["commit"]):
+    for line in states.outdated(groups, None if git is None else git["commit"]):
         typer.echo(line)
 
 

@@ -93,7 +93,8 @@ def passages(
     table = sources.benchmark(study.scale.text, packages)
     write_table(out or layout.passages, table)
     stamp(out or layout.passages, "passages")
-    typer.echo(f"{len(table)} passages: {listed(table.language.value_counts().to_dict())}")
+    counts = {str(code): count for code, count in table["language"].value_counts().items()}
+    typer.echo(f"{len(table)} passages: {listed(counts)}")
 
 
 @text_app.command()

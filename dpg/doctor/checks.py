@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from dpg.config import Study
 from dpg.doctor import forecast, probe
 from dpg.doctor.probe import Machine, SlurmNode
 from dpg.environments import FOLDER, leftovers, locked_versions, path_of
+from dpg.evaluation.judge import KEY_VARIABLE
 from dpg.study.layout import Layout
 
-OK, NOTE, MISSING = "ok", "note", "missing"
+OK: Final = "ok"
+NOTE: Final = "note"
+MISSING: Final = "missing"
 
 Profile = Literal["default", "slurm", "kubernetes"]
 PROFILES: dict[str, Profile] = {
@@ -77,7 +80,7 @@ def examine(
         environments: folder of the other engines' environments.
 
     Returns:
-        One finding a check, in the order in which one would mend them.
+        One finding per check, in the order in which one would mend them.
     """
     findings = [*_python(machine, locks)]
     if profile == "slurm":
@@ -105,11 +108,20 @@ def _python(machine: Machine, locks: Path) -> Iterator[Finding]:
         yield _compared("packages", locked_versions(lock), machine.version, "make .venv")
 
 
-def _compared(name: str, locked: dict[str, str], version, remedy: str) -> Finding:
-    """Compare the packages of an environment with its lock."""
+def _compared(
+    name: str, locked: dict[str, str], version: Callable[[str], str | None], remedy: str
+) -> Finding:
+    """Compare the packages of an environment with its lock.
+
+    Args:
+        name: of the finding.
+        locked: package -> version, of the lock.
+        version: package -> the version that is there, or None.
+        remedy: what to do where they differ.
+    """
     absent = [package for package in locked if version(package) is None]
     other = [
-        f"{package} {version(package)} for {wanted}"
+        f"{package} {version(package)}, expected {wanted}"
         for package, wanted in locked.items()
         # A local label, such as +cpu, says which build it is.
         if package not in absent and str(version(package)).split("+")[0] != wanted
@@ -152,7 +164,7 @@ def _gpus(study: Study, machine: Machine) -> Iterator[Finding]:
 
 def _memory(study: Study, machine: Machine) -> Finding:
     needed, found = study.scale.needs.memory_gb, machine.memory_gb()
-    words = f"{found:.0f} GB, {needed:g} GB needed a job; {machine.cpus()} cores"
+    words = f"{found:.0f} GB, {needed:g} GB needed per job; {machine.cpus()} cores"
     if found < needed:
         return Finding("memory", MISSING, words, "a larger machine, or a smaller scale")
     return Finding("memory", OK, words)
@@ -264,13 +276,14 @@ def _environments(
             yield _compared(title, locked_versions(lock), there.get, remedy)
 
 
-def _repositories(study: Study, layout: Layout) -> dict[tuple[str, str], bool]:
+def _repositories(study: Study, layout: Layout) -> dict[tuple[str, probe.Kind], bool]:
     """(repository, kind) on the hub that are still to be fetched -> whether gated."""
-    scale, wanted = study.scale, {}
+    scale = study.scale
+    wanted: dict[tuple[str, probe.Kind], bool] = {}
     for name, model in scale.models.items():
         if model.source == "hub" and not layout.model(name).exists():
-            key = (model.repository, "model")
-            wanted[key] = wanted.get(key, False) or model.gated
+            gated = wanted.get((model.repository, "model"), False)
+            wanted[model.repository, "model"] = gated or model.gated
     if scale.text.articles.source == "hub" and not layout.articles.exists():
         wanted[scale.text.articles.dataset, "dataset"] = False
     if scale.text.passages.source == "hub" and not layout.passages.exists():
@@ -304,7 +317,7 @@ def _hub(study: Study, layout: Layout, machine: Machine) -> Iterator[Finding]:
             return  # nor will the others be
 
 
-def _of_access(repository: str, kind: str, access: probe.Access) -> Finding:
+def _of_access(repository: str, kind: probe.Kind, access: probe.Access) -> Finding:
     name = f"hub: {repository}"
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repository}"
     if access.state == probe.REACHED:
@@ -323,8 +336,8 @@ def _judge(study: Study, layout: Layout, machine: Machine) -> Iterator[Finding]:
     wanted, judge = forecast.estimate(study, layout), study.scale.judge
     if judge.kind == "offline" or not wanted.judged:
         return
-    if not machine.variable("OPENAI_API_KEY"):
-        remedy = "set OPENAI_API_KEY, or judge: {kind: offline} in a copy of the scale file"
+    if not machine.variable(KEY_VARIABLE):
+        remedy = f"set {KEY_VARIABLE}, or judge: {{kind: offline}} in a copy of the scale file"
         yield Finding("judge", MISSING, f"no key for {judge.model}", remedy)
     elif wanted.judge_dollars is not None and wanted.judge_dollars > judge.max_cost:
         found = f"about ${wanted.judge_dollars:.2f}, above judge.max_cost ${judge.max_cost:g}"

@@ -17,7 +17,7 @@ _STYLES = {OK: "green", NOTE: "yellow", MISSING: "red"}
 
 
 def table(findings: Sequence[Finding], title: str) -> Table:
-    """One row a finding, its remedy below it."""
+    """One row per finding, its remedy below it."""
     from rich.table import Table
     from rich.text import Text
 
@@ -33,7 +33,7 @@ def table(findings: Sequence[Finding], title: str) -> Table:
 
 
 def costs(study: Study, wanted: Estimate) -> list[str]:
-    """What the study will still take, one line a kind, and what the lines assume."""
+    """What the study will still take, one line per kind, and what the lines assume."""
     lines = [f"generator runs still to make: {wanted.runs} of {wanted.all_runs}"]
     if wanted.gpu_hours is None:
         lines.append("GPU-hours: none, the scale asks for no GPU")

@@ -1,7 +1,7 @@
 """What a study will take: GPU-hours, disk and the judge's bill, before anything is started.
 
 GPU-hours are floating-point operations over an assumed share of a GPU's peak, so they are given as
-a range, with what was assumed beside it. Operations are counted as usual: 2 a parameter and token
+a range, with what was assumed beside it. Operations are counted as usual: 2 per parameter and token
 for a forward pass, 6 for a step of training. Disk and the judge's bill are sums over what the
 workflow keeps and asks.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import struct
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,12 +24,12 @@ from dpg.config import (
     TrainedModel,
 )
 from dpg.environments import for_gpus
-from dpg.evaluation import judge as judges
+from dpg.evaluation.judge import expected_cost
 from dpg.study import outputs, sources
 from dpg.study.layout import Layout
 
 BFLOAT16, FLOAT32 = 989e12, 67e12
-"""Peak operations a second of the paper's GPUs, H200 (an H100's are the same): tensor cores in
+"""Peak operations per second of the paper's GPUs, H200 (an H100's are the same): tensor cores in
 bfloat16 without sparsity, and float32; NVIDIA's data sheet."""
 
 GENERATOR_SHARES = (0.10, 0.40)
@@ -56,17 +55,17 @@ SMOLLM2_PARAMETERS = 134_515_008
 
 LAMBADA_PASSAGES = 5153
 PASSAGE_TOKENS = 110
-"""Passages of LAMBADA a language, and tokens of one: an assumption, 80 words in four languages."""
+"""Passages of LAMBADA per language, and tokens of one: assumed, 80 words in four languages."""
 
 ENVIRONMENT_GB = {"core": 2.6, "easydel": 2.7, "verl": 1.5, "vllm": 3.8} | {
     "easydel-gpu": 6.0, "verl-gpu": 9.0, "vllm-gpu": 9.0,
 }  # fmt: skip
 """Environments on disk: measured with a CPU build of PyTorch; those for GPUs are assumptions."""
 
-_CHARACTERS_A_TOKEN = 4.5
-_BYTES_A_ROLLOUT = 2500  # of a validation's table: prompt, response and numbers, compressed
+_CHARACTERS_PER_TOKEN = 4.5
+_BYTES_PER_ROLLOUT = 2500  # of a validation's table: prompt, response and numbers, compressed
 _VERL_CHECKPOINTS = 2  # kept while a run is under way
-_VERL_STATE = 12  # bytes a parameter: float32 weights and two moments
+_VERL_STATE = 12  # bytes per parameter: float32 weights and two moments
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,8 @@ class Estimate:
     def gpu_hours(self) -> Range | None:
         """All GPU-hours together."""
         parts = (self.generator_hours, self.target_hours, self.downstream_hours)
-        return None if parts[0] is None else sum(parts, Range(0.0, 0.0))
+        known = [part for part in parts if part is not None]
+        return sum(known, Range(0.0, 0.0)) if known else None
 
 
 def estimate(study: Study, layout: Layout) -> Estimate:
@@ -160,7 +160,7 @@ def environments(study: Study) -> list[str]:
 
 
 def validations(run: RunConfig) -> int:
-    """How many validations a run has: every so many steps from 0 on, and one at the end."""
+    """How many validations a run has: one every `validation.every` steps from 0, one at the end."""
     steps, every = run.generator.grpo_steps, run.validation.every
     return steps // every + 1 + (steps % every != 0)
 
@@ -239,7 +239,7 @@ def target_operations(run: RunConfig, size: int) -> float:
         "naive": plain,
     }.get(run.reward.kind, 0.0)
     if run.reward.kind == "naive":
-        step += metric / 3 * run.generator.group_size  # a value a dataset, no gradient
+        step += metric / 3 * run.generator.group_size  # one value per dataset, no gradient
     elif run.reward.kind == "metagradient":
         sets = 1 if run.reward.cross_group_batching else run.generator.group_size
         step += metric * sets
@@ -290,7 +290,7 @@ def _disk(study: Study, sizes: dict[str, int]) -> float:
     kept = 4.0 * sum(sizes.values())  # at most float32
     for run in study.runs:
         kept += 4.0 * sizes[run.generator.model]
-        kept += validations(run) * run.validation.kept * _BYTES_A_ROLLOUT
+        kept += validations(run) * run.validation.kept * _BYTES_PER_ROLLOUT
     return kept + _disk_of_downstream(study, study.downstream, sizes)
 
 
@@ -300,7 +300,7 @@ def _disk_of_downstream(
     runs = sources.language_runs(study.runs)
     if settings is None or not runs:
         return 0.0
-    corpora = (len(runs) + 2) * settings.corpus.tokens * _CHARACTERS_A_TOKEN
+    corpora = (len(runs) + 2) * settings.corpus.tokens * _CHARACTERS_PER_TOKEN
     groups = sources.groups(study.runs)
     models = sum(len(sources.corpora(study.runs, group)) for group in groups)
     models += len(sources.languages(study.runs))  # the best of each fine-tuning grid
@@ -326,14 +326,11 @@ def _judge_dollars(study: Study, texts: int) -> float | None:
     settings = study.scale.judge
     if settings.kind == "offline":
         return 0.0
-    if settings.model not in judges.PRICES:
-        return None
     judged = outputs.runs_of(outputs.JUDGED, study.runs)
     tokens = max((run.generator.response_tokens for run in judged), default=0)
-    text = "x" * round(tokens * _CHARACTERS_A_TOKEN)
-    with tempfile.TemporaryDirectory() as folder:  # an empty cache: every text is asked about
-        asker = judges.OpenAIJudge(Path(folder) / "none.jsonl", model=settings.model, calls=False)
-        return texts * asker.estimate([text]).cost
+    text = "x" * round(tokens * _CHARACTERS_PER_TOKEN)
+    dollars = expected_cost(text, settings.model, settings.prices)
+    return None if dollars is None else texts * dollars
 
 
 def _rounded(number: float) -> str:

@@ -10,18 +10,19 @@ import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from dpg import hardware
 from dpg.environments import plain_name
 
-REACHED, REFUSED, ABSENT, UNREACHABLE, UNKNOWN = (
-    "reached",
-    "refused",
-    "absent",
-    "unreachable",
-    "unknown",
-)
+Kind = Literal["model", "dataset"]
+"""What a repository of the hub holds."""
+
+REACHED: Final = "reached"
+REFUSED: Final = "refused"
+ABSENT: Final = "absent"
+UNREACHABLE: Final = "unreachable"
+UNKNOWN: Final = "unknown"
 
 _TIMEOUT = 60.0  # seconds; a driver or a controller that hangs is as good as none
 
@@ -77,7 +78,9 @@ class Machine:
 
     def cpus(self) -> int:
         """The cores that this process may use."""
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
 
     def free_disk_gb(self, folder: Path) -> float:
         """What is free where a folder is, or would be made; in GB."""
@@ -94,7 +97,7 @@ class Machine:
         """Whether an environment variable has a value; the value itself is never looked at."""
         return bool(os.environ.get(name))
 
-    def access(self, repository: str, kind: Literal["model", "dataset"]) -> Access:
+    def access(self, repository: str, kind: Kind) -> Access:
         """Ask the hub whether a repository may be fetched with the token there is."""
         try:
             from huggingface_hub import HfApi
@@ -151,7 +154,7 @@ class Machine:
 
 
 def parse_nodes(text: str) -> list[SlurmNode]:
-    """Read `sinfo --Node --format=%N|%P|%c|%m|%G`: one line a node and partition."""
+    """Read `sinfo --Node --format=%N|%P|%c|%m|%G`: one line per node and partition."""
     nodes = []
     for line in filter(None, map(str.strip, text.splitlines())):
         name, partition, cpus, mib, generic = (field.strip() for field in line.split("|"))

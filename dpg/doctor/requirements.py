@@ -24,7 +24,7 @@ def require(study: Study, others: list[Path], *, elsewhere: bool = False) -> Non
             Kubernetes say themselves what they cannot give.
 
     Raises:
-        MachineError: one line a missing thing, and the command of a scale that would run here.
+        MachineError: one line per missing thing, and the command of a scale that would run here.
     """
     lacking = missing(study.scale, elsewhere=elsewhere)
     if not lacking:

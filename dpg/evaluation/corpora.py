@@ -111,7 +111,7 @@ def vllm_engine(
         prompts = [
             {"prompt_token_ids": row[own].tolist()} for row, own in zip(tokens, mask, strict=True)
         ]
-        # A seed a row, so that a row does not depend on what it is batched with.
+        # One seed per row, so that a row does not depend on what it is batched with.
         seeds = np.random.default_rng([seed, shard]).integers(2**31, size=len(prompts))
         settings = [
             vllm.SamplingParams(
@@ -131,14 +131,21 @@ def vllm_engine(
 
 def engine_of(run: RunConfig, settings: CorpusSettings, directory: Path, seed: int) -> Engine:
     """The engine that the settings name, with a checkpoint loaded."""
-    asked = {
-        "response_tokens": run.generator.response_tokens,
-        "temperature": settings.temperature,
-        "seed": seed,
-    }
     if settings.engine == "vllm":
-        return vllm_engine(directory, **asked, options=settings.vllm)
-    return jax_engine(directory, **asked, batch=settings.batch)
+        return vllm_engine(
+            directory,
+            response_tokens=run.generator.response_tokens,
+            temperature=settings.temperature,
+            seed=seed,
+            options=settings.vllm,
+        )
+    return jax_engine(
+        directory,
+        response_tokens=run.generator.response_tokens,
+        temperature=settings.temperature,
+        seed=seed,
+        batch=settings.batch,
+    )
 
 
 def write_corpus(
@@ -197,7 +204,7 @@ def write_corpus(
         RunRecord(out / RECORD, config, seed, step="rollouts", kind="rollouts") as record,
         Progress(f"corpus {out.parent.name}/{out.name}", settings.tokens) as bar,
     ):
-        shards = []
+        shards: list[dict[str, Any]] = []
         while written < settings.tokens:
             path = out / f"shard_{len(shards):05d}.parquet"
             if not path.exists():

@@ -42,7 +42,7 @@ def continue_pretraining(
         replay: the replay corpus.
         corpora: source -> corpus; `replay` names the replay corpus itself, trained on alone.
         seed: of the order of the text.
-        out: folder of the trained models, one a source, and of `cpt.json`.
+        out: folder of the trained models, one per source, and of `cpt.json`.
     """
     out, tokenizer, writer = Path(out), Tokenizer.load(target), Tokenizer.load(generator)
     config = {"cpt": settings.model_dump(mode="json"), "target": str(target)}
@@ -101,7 +101,7 @@ def fine_tune(
     task = task_name(language, "validation")
     harness.require([task])  # before any training
     with RunRecord(out / "sft.json", config, seed, step="fine_tune") as record:
-        tried = []
+        tried: list[dict[str, Any]] = []
         for rate, epochs in grid:
             point = _GridPoint(out / f"sft-lr{rate:g}-epochs{epochs}", rate, epochs)
             found = point.measured(target, rows, settings, seed, harness, task)
@@ -122,19 +122,40 @@ class _GridPoint(NamedTuple):
     learning_rate: float
     epochs: int
 
-    def train(self, target, rows, settings, seed) -> dict[str, Any]:
+    def train(
+        self, target: str | Path, rows: list[list[int]], settings: SftSettings, seed: int
+    ) -> dict[str, Any]:
         return training.fit(
-            target, rows, settings, **self.how(seed), step="fine_tune", out=self.folder
+            target,
+            rows,
+            settings,
+            learning_rate=self.learning_rate,
+            epochs=self.epochs,
+            seed=seed,
+            step="fine_tune",
+            out=self.folder,
         )
 
-    def how(self, seed) -> dict[str, Any]:
-        return {"learning_rate": self.learning_rate, "epochs": self.epochs, "seed": seed}
-
-    def measured(self, target, rows, settings, seed, harness, task) -> dict[str, Any]:
+    def measured(
+        self,
+        target: str | Path,
+        rows: list[list[int]],
+        settings: SftSettings,
+        seed: int,
+        harness: Harness,
+        task: str,
+    ) -> dict[str, Any]:
         """Train and measure, or read what an earlier job found that was killed later."""
         outcome = self.folder.with_name(f"{self.folder.name}.json")
         inputs = {
-            "training": training.inputs_of(target, rows, settings, **self.how(seed)),
+            "training": training.inputs_of(
+                target,
+                rows,
+                settings,
+                learning_rate=self.learning_rate,
+                epochs=self.epochs,
+                seed=seed,
+            ),
             "harness": harness.record,
         }
         if outcome.exists():
@@ -166,7 +187,7 @@ def passage_rows(
     chosen = passages[(passages.language == language) & (passages.split == "train")]
     if chosen.empty:
         raise DpgError(f"the passages table has no train passage in '{language}'")
-    start = [tokenizer.bos_id] if tokenizer.add_bos else []
+    start = packing.start_of(tokenizer)
     rows = []
     for name, text in zip(chosen.id, chosen.text, strict=True):
         ids = [*start, *tokenizer.encode(text)]

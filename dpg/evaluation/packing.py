@@ -58,8 +58,14 @@ def blocks(corpus: str | Path, target: Tokenizer, context: int) -> Iterable[list
 
 def _edges(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """What stands before and after a whole document."""
-    start = [tokenizer.bos_id] if tokenizer.add_bos else []
-    return start, [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    return start_of(tokenizer), [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+
+
+def start_of(tokenizer: Tokenizer) -> list[int]:
+    """The ids before a text: begin-of-text where the tokenizer adds one, else none."""
+    if tokenizer.bos_id is None or not tokenizer.add_bos:
+        return []
+    return [tokenizer.bos_id]
 
 
 def take(rows: Iterable[list[int]], tokens: int, name: str) -> list[list[int]]:
@@ -68,7 +74,8 @@ def take(rows: Iterable[list[int]], tokens: int, name: str) -> list[list[int]]:
     Raises:
         DpgError: the rows have fewer tokens; says how many.
     """
-    taken, found = [], 0
+    taken: list[list[int]] = []
+    found = 0
     for row in rows:
         if found >= tokens:
             return taken

@@ -34,7 +34,7 @@ def task_name(language: str, split: str) -> str:
 def write_tasks(
     passages: pd.DataFrame, folder: str | Path, splits: Sequence[str] = ("validation", "test")
 ) -> list[str]:
-    """Write one lm-eval task a language and split: a `.yaml` and the `.jsonl` of its passages.
+    """Write one lm-eval task per language and split: a `.yaml` and the `.jsonl` of its passages.
 
     `lm_eval --include_path FOLDER --tasks dpg_lambada_es_test` runs one by hand, in the directory
     from which `folder` was named.
@@ -58,7 +58,7 @@ def write_tasks(
         for (language, split), part in passages.groupby(["language", "split"]):
             if split not in splits:
                 continue
-            name = task_name(language, split)
+            name = task_name(str(language), str(split))
             lines = [json.dumps(row, ensure_ascii=False) for row in _divided(part)]
             (partial / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
             text = yaml.safe_dump(_task(name, folder / f"{name}.jsonl"), sort_keys=False)
@@ -74,15 +74,16 @@ def _divided(passages: pd.DataFrame) -> list[dict[str, str]]:
     than a small model does.
     """
     rows = []
-    for row in passages.itertuples():
-        context, space, word = row.text.rpartition(" ")
+    columns = [passages[name].tolist() for name in ("id", "language", "split", "text")]
+    for name, language, split, text in zip(*columns, strict=True):
+        context, space, word = text.rpartition(" ")
         if not context.strip() or not word:
             raise DpgError(
-                f"passage {row.id} ({row.language}, {row.split}) is {row.text!r}: a passage needs "
+                f"passage {name} ({language}, {split}) is {text!r}: a passage needs "
                 "two words at least and must end in one, since the last is predicted from those "
                 "before it; remove it"
             )
-        rows.append({"text": row.text, "context": context, "word": space + word})
+        rows.append({"text": text, "context": context, "word": space + word})
     return rows
 
 
@@ -187,9 +188,11 @@ class Harness:
         from lm_eval.models.huggingface import HFLM
 
         class Quiet(HFLM):
-            """Without a bar a model."""
+            """Without a progress bar per model."""
 
-            def loglikelihood(self, requests, disable_tqdm=True):
+            def loglikelihood(
+                self, requests: list[Any], disable_tqdm: bool = True
+            ) -> list[tuple[float, bool]]:
                 return super().loglikelihood(requests, disable_tqdm=True)
 
         return Quiet(

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,13 +23,19 @@ from dpg.errors import DpgError
 from dpg.progress import Progress
 from dpg.state import beside, open_state
 
+if TYPE_CHECKING:
+    import transformers
+
+Rows = Sequence[Sequence[int]] | np.ndarray
+"""Rows of token ids: sequences of any lengths, or an integer array [rows, tokens]."""
+
 RECORD = "training.json"
 """In a trained model's directory: what it was trained on and how its loss went."""
 
 
 def fit(
     base: str | Path,
-    rows: Sequence[Sequence[int]] | np.ndarray,
+    rows: Rows,
     settings: TrainingSettings,
     *,
     learning_rate: float,
@@ -53,8 +59,8 @@ def fit(
         out: the trained model's directory; checkpoints lie beside it until it is done.
 
     Returns:
-        The record: `steps`, `tokens` (trained on, all epochs), `losses` (one per step), and what the
-        training depends on.
+        The record: `steps`, `tokens` (trained on, all epochs), `losses` (one per step), and what
+        the training depends on.
 
     Raises:
         DpgError: no rows, a row that is too long, a directory that is no model or has no tokenizer,
@@ -68,14 +74,14 @@ def fit(
         if record["inputs"] == inputs:
             return record
     state = open_state(beside(out), step, inputs)
-    record = _run(base, rows, settings, learning_rate, epochs, seed, state, inputs, out)
+    record = _run(base, rows, settings, inputs, state, out)
     shutil.rmtree(state)
     return record
 
 
 def inputs_of(
     base: str | Path,
-    rows: Sequence[Sequence[int]] | np.ndarray,
+    rows: Rows,
     settings: TrainingSettings,
     *,
     learning_rate: float,
@@ -94,17 +100,29 @@ def inputs_of(
     }
 
 
-def _run(base, rows, settings, learning_rate, epochs, seed, state, inputs, out) -> dict[str, Any]:
+def _arguments(
+    settings: TrainingSettings, inputs: Mapping[str, Any], rows: int, state: Path
+) -> transformers.TrainingArguments:
+    """The Trainer's arguments; the batch of a step is the settings', whatever the devices are.
+
+    Args:
+        settings: AdamW, schedule, batch.
+        inputs: as `inputs_of` returns them.
+        rows: how many there are.
+        state: where checkpoints go.
+
+    Raises:
+        DpgError: the batch does not divide into the devices' shares.
+    """
     import torch
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
-    model = _load(base)
     gpu = torch.cuda.is_available()
+    epochs, seed = inputs["epochs"], inputs["seed"]
     arguments = transformers.TrainingArguments(
         output_dir=str(state),
         per_device_train_batch_size=settings.microbatch,
-        learning_rate=learning_rate,
+        learning_rate=inputs["learning_rate"],
         num_train_epochs=epochs,
         adam_beta1=settings.b1,
         adam_beta2=settings.b2,
@@ -112,7 +130,7 @@ def _run(base, rows, settings, learning_rate, epochs, seed, state, inputs, out) 
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         lr_scheduler_type=settings.schedule,
-        warmup_steps=_warmup(settings, len(rows), epochs),
+        warmup_steps=_warmup(settings, rows, epochs),
         optim="adamw_torch",
         bf16=gpu,
         use_cpu=not gpu,
@@ -128,7 +146,6 @@ def _run(base, rows, settings, learning_rate, epochs, seed, state, inputs, out) 
         dataloader_pin_memory=gpu,
         remove_unused_columns=False,
     )
-    # The batch of a step is the settings', however many devices there are.
     share = settings.microbatch * max(1, arguments.n_gpu) * arguments.world_size
     if settings.batch_size % share:
         raise DpgError(
@@ -136,6 +153,24 @@ def _run(base, rows, settings, learning_rate, epochs, seed, state, inputs, out) 
             f"(microbatch {settings.microbatch} on each device): lower the microbatch"
         )
     arguments.gradient_accumulation_steps = settings.batch_size // share
+    return arguments
+
+
+def _run(
+    base: Path,
+    rows: Rows,
+    settings: TrainingSettings,
+    inputs: dict[str, Any],
+    state: Path,
+    out: Path,
+) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    model = _load(base)
+    arguments = _arguments(settings, inputs, len(rows), state)
+    epochs = inputs["epochs"]
     steps = _steps(settings, len(rows), epochs)
     with Progress(f"training {out.parent.name}/{out.name}", steps) as bar:
         trainer = transformers.Trainer(
@@ -157,7 +192,7 @@ def _run(base, rows, settings, learning_rate, epochs, seed, state, inputs, out) 
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     with artifacts.atomic_path(out) as partial:
-        trainer.model.save_pretrained(partial)
+        model.save_pretrained(partial)
         for name in _TOKENIZER_FILES:
             if (base / name).is_file():
                 shutil.copy(base / name, partial / name)
@@ -213,7 +248,14 @@ def _watch(bar: Progress, name: str) -> Any:
     class Watch(transformers.TrainerCallback):
         """Shows the loss, and stops where it is not finite."""
 
-        def on_log(self, args, state, control, logs=None, **_):
+        def on_log(
+            self,
+            args: transformers.TrainingArguments,
+            state: transformers.TrainerState,
+            control: transformers.TrainerControl,
+            logs: dict[str, float] | None = None,
+            **_: Any,
+        ) -> None:
             loss = (logs or {}).get("loss")
             if loss is None:
                 return
@@ -236,7 +278,7 @@ def _last_checkpoint(state: Path) -> str | None:
     return str(whole[-1]) if whole else None
 
 
-def _check(base: Path, rows: Sequence[Sequence[int]], settings: TrainingSettings) -> None:
+def _check(base: Path, rows: Rows, settings: TrainingSettings) -> None:
     for name, what in {"config.json": "model", "tokenizer.json": "tokenizer"}.items():
         if not (base / name).is_file():
             raise DpgError(f"{base} has no {name}: training starts from a {what}'s directory")
@@ -245,6 +287,6 @@ def _check(base: Path, rows: Sequence[Sequence[int]], settings: TrainingSettings
     for number, row in enumerate(rows):
         if not 2 <= len(row) <= settings.context:
             raise DpgError(
-                f"row {number} has {len(row)} tokens: allowed are 2 to the context of "
-                f"{settings.context}"
+                f"row {number} has {len(row)} tokens, expected 2 to the context of "
+                f"{settings.context}: cut it, or raise the context"
             )

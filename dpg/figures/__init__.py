@@ -8,9 +8,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dpg.errors import DpgError
-from dpg.study.outputs import FIGURES, TABLES
+from dpg.study.outputs import DOWNSTREAM, FIGURES, TABLES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 
 def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> list[Path]:
@@ -20,7 +25,7 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
         name: "figure_1" to "figure_7", "table_1" to "table_6", or "sweep".
         run_dirs: run directories of any experiments; each figure takes those it shows. Figures 6
             and 7 are diagrams and need none. Table 1 takes the files of perplexities instead, one
-            a target model, and the figure of the sweeps their files.
+            per target model, and the figure of the sweeps their files.
         out_dir: where `<name>.pdf`, `.png` and `.csv` (a table: `.csv`, `.md` and `.tex`) go.
 
     Returns:
@@ -31,9 +36,11 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
     """
     stem = Path(out_dir) / name
     if name in (*FIGURES, "sweep"):
-        return importlib.import_module(f"dpg.figures.{name}").build(run_dirs, stem)
-    if name == "table_1":
-        return importlib.import_module("dpg.figures.table_1").build(run_dirs, stem)
+        return _figure(name, run_dirs, stem)
+    if name == DOWNSTREAM:
+        from dpg.figures import table_1
+
+        return table_1.build(run_dirs, stem)
     if name in TABLES:
         from dpg.figures import generations
 
@@ -41,3 +48,13 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
     raise DpgError(
         f"no figure is called {name!r}; there are {', '.join((*FIGURES, *TABLES, 'sweep'))}"
     )
+
+
+def _figure(name: str, run_dirs: Sequence[str | Path], stem: Path) -> list[Path]:
+    """Draw a figure from its table: each module has `frame`, the table, and `draw`."""
+    from dpg.figures.style import save
+
+    module = importlib.import_module(f"dpg.figures.{name}")
+    table: pd.DataFrame = module.frame(run_dirs)
+    figure: Figure = module.draw(table)
+    return save(figure, table, stem)

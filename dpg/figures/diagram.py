@@ -106,6 +106,7 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+@styled
 def draw(frame: pd.DataFrame, width: float, height: float) -> Figure:
     """Draw a table of elements on a figure of width x height inches."""
     figure, axes = canvas(width, height)
@@ -183,9 +184,7 @@ def _box(axes: Axes, element: Element) -> None:
 
 
 def _filled(axes: Axes, shape: Patch, element: Element) -> None:
-    shape.set(
-        facecolor=_tint(element.color, element.alpha), edgecolor=element.color, linewidth=0.8
-    )
+    shape.set(facecolor=_tint(element.color, element.alpha), edgecolor=element.color, linewidth=0.8)
     axes.add_patch(shape)
     axes.text(
         element.x + element.width / 2,

@@ -27,8 +27,9 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     """Collect the image of the last validation and the first rollout it was trained on.
 
     Returns:
-        First a row with element "sample" and the rollout in `text`; then a row a pixel with element
-        "pixel": row, column, sign (-1, 0, 1), pattern (-1, 1). All rows: step (GRPO steps done).
+        First a row with element "sample" and the rollout in `text`; then one row per pixel with
+        element "pixel": row, column, sign (-1, 0, 1), pattern (-1, 1). All rows: step (GRPO steps
+        done).
 
     Raises:
         DpgError: no run of qr among the directories, or one without image or rollouts.

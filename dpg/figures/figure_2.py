@@ -20,7 +20,6 @@ from dpg.figures.style import (
     curves,
     legend_below,
     new_figure,
-   
     styled,
     thousands,
 )
@@ -40,8 +39,8 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     """Collect the curves.
 
     Returns:
-        A row a validation: experiment, variant, seed, step (GRPO steps done), rollouts (written so
-        far: step x T x B), value (fraction of pixels right, or norm after minus before training).
+        One row per validation: experiment, variant, seed, step (GRPO steps done), rollouts (written
+        so far: step x T x B), value (fraction of pixels right, or norm after minus before training).
 
     Raises:
         DpgError: no run of sixseven or norm among the directories; a run without the numbers.
@@ -51,19 +50,18 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     for run in runs:
         column = PANELS[run.experiment][0]
         table = run.validations(column).rename(columns={column: "value"})
-        a_step = run.setting("learner", "steps") * run.setting("learner", "batch_size")
-        table.insert(1, "rollouts", table["step"] * a_step)
-        for place, (name, value) in enumerate(
-            [("experiment", run.experiment), ("variant", run.variant.name), ("seed", run.seed)]
-        ):
-            table.insert(place, name, value)
+        per_step = run.setting("learner", "steps") * run.setting("learner", "batch_size")
+        table.insert(1, "rollouts", table["step"] * per_step)
+        table.insert(0, "experiment", run.experiment)
+        table.insert(1, "variant", run.variant.name)
+        table.insert(2, "seed", run.seed)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
 @styled
 def draw(frame: pd.DataFrame) -> Figure:
-    """Draw one panel an experiment that is there, with one legend below."""
+    """Draw one panel per experiment that is there, with one legend below."""
     frame = frame.assign(label=[Variant.parse(name).label for name in frame["variant"]])
     styles = line_styles([Variant.parse(name) for name in frame["variant"].unique()])
     present = [name for name in PANELS if (frame["experiment"] == name).any()]

@@ -21,8 +21,8 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     """Collect the image of each run's last validation.
 
     Returns:
-        A row a pixel: variant, seed, step (GRPO steps done), row, column, sign (-1, 0, 1: the sign
-        of P_c - P_i), pattern (-1, 1).
+        One row per pixel: variant, seed, step (GRPO steps done), row, column, sign (-1, 0, 1: the
+        sign of P_c - P_i), pattern (-1, 1).
 
     Raises:
         DpgError: no run of sixseven among the directories, or runs of different patterns.
@@ -74,7 +74,7 @@ FOOT = 0.20
 
 @styled
 def draw(frame: pd.DataFrame) -> Figure:
-    """Draw the pattern, then a column a variant and a row a seed.
+    """Draw the pattern, then one column per variant and one row per seed.
 
     White is +1, black -1, grey 0 (a weight that did not move); a dot marks a wrong pixel.
     """

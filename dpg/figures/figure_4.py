@@ -45,18 +45,20 @@ def _measures(run: Run) -> pd.DataFrame:
     code = run.experiment.removeprefix("lambada-")
     if code not in LANGUAGES:
         raise DpgError(f"{run.folder.path}: the judge knows {', '.join(LANGUAGES)}, not {code!r}")
-    rows = [
-        {
-            "language": code,
-            "variant": run.variant.name,
-            "seed": run.seed,
-            "step": int(step),
-            "rollouts": len(table),
-            "fraction": float((table["judged"] == LANGUAGES[code]).mean()),
-            "entropy": bigram_entropy(table["tokens"]),
-        }
-        for step, table in run.judged().groupby("step")
-    ]
+    rows = []
+    for step, table in validations(run.judged()):
+        answered = table[table["judged"] != REFUSED]
+        rows.append(
+            {
+                "language": code,
+                "variant": run.variant.name,
+                "seed": run.seed,
+                "step": step,
+                "rollouts": len(answered),
+                "fraction": float((answered["judged"] == LANGUAGES[code]).mean()),
+                "entropy": bigram_entropy(table["tokens"]),
+            }
+        )
     return pd.DataFrame(rows)
 
 

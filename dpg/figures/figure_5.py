@@ -26,8 +26,8 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     """Collect both measures at every validation.
 
     Returns:
-        A row a validation: variant, seed, step (GRPO steps done), exact (fraction of rollouts that
-        contain the whole UUID), soft (mean over rollouts of the longest part of the UUID that
+        One row per validation: variant, seed, step (GRPO steps done), exact (fraction of rollouts
+        that contain the whole UUID), soft (mean over rollouts of the longest part of the UUID that
         occurs, as a fraction of its length).
 
     Raises:

@@ -58,7 +58,9 @@ def _trainings(steps: Batching, left: float) -> None:
     for level in LEVELS:
         steps.arrow(left, 0.17, height=level)
         words = r"$\mathcal{A}$"
-        steps.parts.append(Element("box", left + 0.2, level - 0.115, 0.3, 0.23, words, BLUE, 0.12, 8))
+        steps.parts.append(
+            Element("box", left + 0.2, level - 0.115, 0.3, 0.23, words, BLUE, 0.12, 8)
+        )
         steps.arrow(left + 0.53, 0.17, height=level)
     words = "Train $\\mathcal{A}$ and compute\nmetagrads wrt data weights"
     steps.heading(left + 0.33, words, 0.05)

@@ -73,7 +73,7 @@ def frame(run: Run, rows: int = 4) -> pd.DataFrame:
             left out as in the paper.
 
     Returns:
-        A row a step: step (GRPO steps done), article (id), response (as generated).
+        One row per step: step (GRPO steps done), article (id), response (as generated).
 
     Raises:
         DpgError: no validated rollouts, or the first article is not the same at every step.

@@ -1,4 +1,4 @@
-"""How every figure looks, and how it is saved: one palette, one set of sizes, three files a figure.
+"""How every figure looks, and how it is saved: one palette, one set of sizes, three files each.
 
 Figures are plain `matplotlib.figure.Figure` objects on the Agg backend; nothing here or in the
 figure modules touches pyplot or its global state.
@@ -16,6 +16,7 @@ from dpg.errors import DpgError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -26,7 +27,7 @@ PAGE = 6.75
 """Inches: both columns."""
 
 DPI = 200
-"""Dots an inch of the PNG."""
+"""Dots per inch of the PNG."""
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
@@ -34,7 +35,7 @@ YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 
 GREY, PALE = "#6E6E6E", "#D9D9D9"
 
-RC = {
+RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # matplotlib carries it: the same on every machine
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -88,10 +89,11 @@ def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of width x height inches; constrained layout keeps labels inside."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.03)
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.03)
     return figure
 
 
@@ -144,11 +146,11 @@ def curves(
     by: str,
     styles: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Draw one line a group: the mean over seeds, within a band from the least to the greatest.
+    """Draw one line per group: the mean over seeds, within a band from the least to the greatest.
 
     Args:
         axes: where.
-        frame: tidy table; one row a group, seed and x.
+        frame: tidy table; one row per group, seed and x.
         x, y: columns of the two axes.
         by: column that names the group.
         styles: group -> keyword arguments of `Axes.plot`; its order is the legend's. Groups
@@ -196,7 +198,7 @@ def legend_below(
 
     Where `frame` has several seeds, the legend says what the bands are.
     """
-    handles = {}
+    handles: dict[str, Artist] = {}
     for axes in figure.axes:
         lines, labels = axes.get_legend_handles_labels()
         handles |= dict(zip(labels, lines, strict=True))

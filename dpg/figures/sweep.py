@@ -26,8 +26,8 @@ def frame(sweeps: Sequence[str | Path]) -> pd.DataFrame:
         sweeps: the files ``sweep.json``.
 
     Returns:
-        A row a rate: experiment, variant, learning_rate, metric (of the last validation; NaN where
-        the target diverged), chosen, configured (whether the rate is that of the configuration).
+        One row per rate: experiment, variant, learning_rate, metric (of the last validation; NaN
+        where the target diverged), chosen, configured (whether the rate is that of the configuration).
     """
     rows = []
     for path in sweeps:
@@ -49,7 +49,7 @@ def frame(sweeps: Sequence[str | Path]) -> pd.DataFrame:
 
 @styled
 def draw(frame: pd.DataFrame) -> Figure:
-    """Draw a panel an experiment, a line a variant; a ring marks the chosen rate."""
+    """Draw one panel per experiment, one line per variant; a ring marks the chosen rate."""
     experiments = list(frame["experiment"].unique())
     columns = min(COLUMNS, len(experiments))
     rows = -(-len(experiments) // columns)

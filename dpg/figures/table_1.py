@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -55,7 +56,7 @@ PAPER = {
         SFT: (30.35, 14.33, 14.47, 18.70),
     },
 }
-"""The paper's Table 1: target -> source -> one perplexity a language of `TARGET_CODES`."""
+"""The paper's Table 1: target -> source -> one perplexity per language of `TARGET_CODES`."""
 
 DASH = "\N{EN DASH}"
 _NOTE = "Perplexity of a passage's last word, by lm-eval; lower is better"
@@ -65,11 +66,11 @@ def frame(paths: Sequence[str | Path]) -> pd.DataFrame:
     """Collect the cells.
 
     Args:
-        paths: the perplexity files of `dpg perplexity measure`, one a target model, in the order of
-            the table's columns.
+        paths: the perplexity files of `dpg perplexity measure`, one per target model, in the order
+            of the table's columns.
 
     Returns:
-        A row a cell, in the table's order: target, language, source, title, perplexity, acc and
+        One row per cell, in the table's order: target, language, source, title, perplexity, acc and
         passages of the test split, validation_perplexity and, at the paper's scale, paper.
 
     Raises:
@@ -77,7 +78,9 @@ def frame(paths: Sequence[str | Path]) -> pd.DataFrame:
     """
     if not paths:
         raise DpgError("table_1 needs the perplexities of a target: run `dpg perplexity measure`")
-    parts, scales, targets = [], set(), []
+    parts: list[pd.DataFrame] = []
+    scales: set[str] = set()
+    targets: list[str] = []
     for path in paths:
         record = artifacts.read_json(path)
         try:
@@ -95,7 +98,7 @@ def frame(paths: Sequence[str | Path]) -> pd.DataFrame:
     return table if scales == {"paper"} else table.drop(columns="paper")
 
 
-def _cells(record: dict) -> pd.DataFrame:
+def _cells(record: dict[str, Any]) -> pd.DataFrame:
     titles = dict(TITLES)
     if "dclm" in record["replay"]:
         titles[REPLAY] = "CPT on DCLM"
@@ -122,35 +125,61 @@ def _cells(record: dict) -> pd.DataFrame:
     return table.assign(_order=order).sort_values(["_order", "language"]).drop(columns="_order")
 
 
-def best(table: pd.DataFrame) -> set[tuple[str, str]]:
+def best(table: pd.DataFrame) -> set[tuple[str, str, str]]:
     """The (target, language, source) of each column's lowest perplexity.
 
     Fine-tuning on the benchmark itself is there for comparison and does not compete.
     """
     rest = table[table.source != SFT]
     lowest = rest.loc[rest.groupby(["target", "language"]).perplexity.idxmin()]
-    return set(zip(lowest.target, lowest.language, lowest.source, strict=True))
+    return {(cell.target, cell.language, cell.source) for cell in _cells_of(lowest)}
 
 
-def _grid(table: pd.DataFrame, bold) -> tuple[list[tuple[str, str]], list[list[str]]]:
+class _Cell(NamedTuple):
+    """One cell of the table; `paper` is NaN where the paper has none."""
+
+    target: str
+    language: str
+    source: str
+    title: str
+    perplexity: float
+    paper: float
+
+
+def _cells_of(table: pd.DataFrame) -> list[_Cell]:
+    """The rows of `frame`, typed."""
+    rows = table.reindex(columns=list(_Cell._fields))
+    return [_Cell(*values) for values in rows.itertuples(index=False, name=None)]
+
+
+def _grid(
+    table: pd.DataFrame, bold: Callable[[str], str]
+) -> tuple[list[tuple[str, str]], list[list[str]]]:
     """Columns (target, language) in order, and the rows of cells as text, titles first."""
-    columns = list(dict.fromkeys(zip(table.target, table.language, strict=True)))
-    columns = sorted(columns, key=lambda c: (list(table.target.unique()).index(c[0]), c[1]))
-    cells = {(r.target, r.language, r.source): r for r in table.itertuples()}
+    cells = {(cell.target, cell.language, cell.source): cell for cell in _cells_of(table)}
+    targets = list(dict.fromkeys(target for target, _, _ in cells))
+    columns = list(dict.fromkeys((target, language) for target, language, _ in cells))
+    columns = sorted(columns, key=lambda column: (targets.index(column[0]), column[1]))
     winners, rows = best(table), []
     for source in SOURCES:
         line = [cells.get((*column, source)) for column in columns]
-        if not any(line):
-            continue
-        title = next(cell.title for cell in line if cell)
-        rows.append([title])
-        for column, cell in zip(columns, line, strict=True):
-            text = DASH if cell is None else number(cell.perplexity)
-            if (*column, source) in winners:
-                text = bold(text)
-            paper = getattr(cell, "paper", math.nan)
-            rows[-1].append(text if math.isnan(paper) else f"{text} ({number(paper)})")
+        titles = [cell.title for cell in line if cell is not None]
+        if titles:
+            shown = [_shown(cell, winners, bold) for cell in line]
+            rows.append([titles[0], *shown])
     return columns, rows
+
+
+def _shown(
+    cell: _Cell | None, winners: set[tuple[str, str, str]], bold: Callable[[str], str]
+) -> str:
+    """A cell as text: bold where it is its column's best, the paper's number behind it."""
+    if cell is None:
+        return DASH
+    text = number(cell.perplexity)
+    if (cell.target, cell.language, cell.source) in winners:
+        text = bold(text)
+    return text if math.isnan(cell.paper) else f"{text} ({number(cell.paper)})"
 
 
 def number(value: float) -> str:
@@ -204,7 +233,7 @@ def _title(table: pd.DataFrame) -> str:
 
 
 def build(paths: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
-    """Write the table as CSV (a row a cell), Markdown and LaTeX (the paper's layout).
+    """Write the table as CSV (one row per cell), Markdown and LaTeX (the paper's layout).
 
     Raises:
         DpgError: as `frame`.

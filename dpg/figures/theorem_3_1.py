@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ PANELS = {
 }
 """Sweep, which is the axis too -> (label, what stays the same)."""
 
-CURVES = {
+CURVES: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {"color": BLUE, "marker": "o"}),
     "adam-smooth": (r"Adam, $\epsilon_{root} = 1$", {"color": ORANGE, "marker": "s"}),
     "adam": (r"Adam, $\epsilon_{root} = 10^{-9}$", {"color": VERMILLION, "marker": "^"}),
@@ -63,7 +63,7 @@ def exponent(frame: pd.DataFrame, sweep: str, column: str) -> float:
 
 @styled
 def draw(frame: pd.DataFrame) -> Figure:
-    """Draw a panel a sweep: errors, the bound under one constant for all panels, the gradient.
+    """Draw one panel per sweep: errors, the bound under one constant for all panels, the gradient.
 
     Args:
         frame: what `dpg.theory.measure` returns, or its CSV.

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,15 +14,21 @@ from dpg.errors import DpgError
 from dpg.models import prefix
 from dpg.models.layers import Array, wide
 from dpg.models.model import LanguageModel, head
+from dpg.models.sampling import any_of, chosen, log_share, none_of, sample
 
 Place = Callable[[Any], Any]
+
+Ends = int | Sequence[int] | None
+"""The ids that end a response: one, several, or none."""
+
+_Pair = tuple[Array, Array]  # a layer's keys and values
 
 
 class Rollouts(NamedTuple):
     """What a generator wrote, N rows of R response tokens (the prompts are not repeated).
 
     Attributes:
-        tokens: int32 [N, R]; the end-of-text id after a row's end (0 where there is none).
+        tokens: int32 [N, R]; after a row's end the first end-of-text id (0 where there is none).
         mask: bool [N, R], true up to and including the end of text.
         logprobs: float32 [N, R], log-probability of each token under the distribution that it was
             sampled from, zero where the mask is false. For greedy decoding, whose distribution
@@ -37,23 +43,26 @@ class Rollouts(NamedTuple):
 def generate(
     model: LanguageModel,
     params: dict,
-    prompts: Array,
-    prompt_mask: Array,
+    prompts: Array | np.ndarray,
+    prompt_mask: Array | np.ndarray,
     key: Array,
     *,
     response_tokens: int,
     temperature: float,
-    eos_id: int | None,
+    eos_id: Ends,
     min_tokens: int = 0,
     group_size: int = 1,
     batch_size: int | None = None,
     place: Place = lambda arrays: arrays,
 ) -> Rollouts:
-    """Sample `group_size` responses a prompt; those of a prompt stand together.
+    """Sample `group_size` responses per prompt; those of a prompt stand together.
 
     A prompt is read once, and its keys and values are kept once, for all its responses. Row i's
     sample depends on `key` and i alone: a row may be drawn in a batch of any size. Equal shapes
-    share one compiled program; the temperature and the end-of-text id are arguments of it.
+    share one compiled program; the temperature and the end-of-text ids are arguments of it.
+
+    Ids that the tokenizer does not know (`LanguageModel.known`) are never drawn. The reported
+    log-probabilities stay those of the distribution over all ids, as `token_logprobs` gives them.
 
     Args:
         model: the generator.
@@ -63,23 +72,24 @@ def generate(
         key: a key of `jax.random`.
         response_tokens: R, the most tokens a response may have.
         temperature: the logits are divided by it; 0 takes the most probable token.
-        eos_id: the token that ends a response; None to always write R tokens.
-        min_tokens: the end of text is not drawn before a row has so many tokens. The reported
+        eos_id: the token that ends a response, or several of them; None to always write R tokens.
+        min_tokens: no end of text is drawn before a row has this number of tokens. The reported
             log-probabilities stay those of the distribution without this rule, which is what
             `token_logprobs` gives for the same tokens.
         group_size: G, the responses to each prompt.
         batch_size: rows at a time, to bound the memory of the cache; all at once where None. It
             is rounded to whole prompts: down, but to no less than one.
-        place: puts a tree of arrays, one row a prompt or a response, where its rows are to be
+        place: puts a tree of arrays, one row per prompt or response, where its rows are to be
             computed, such as on several devices that hold the parameters.
 
     Raises:
         DpgError: prompts and responses that do not fit the context, a row without a token or not
             padded on the left (the row is named), a negative temperature, an empty batch.
     """
-    prompts, prompt_mask = np.asarray(prompts, np.int32), np.asarray(prompt_mask, bool)
-    _check(model, prompts, prompt_mask, response_tokens, temperature, group_size, batch_size)
-    U, G = len(prompts), group_size
+    tokens, mask = np.asarray(prompts, np.int32), np.asarray(prompt_mask, bool)
+    _check(model, tokens, mask, response_tokens, temperature, group_size, batch_size)
+    ends = _ends(eos_id)
+    U, G = len(tokens), group_size
     size = U if batch_size is None else min(max(batch_size // G, 1), U)
     parts = []
     for start in range(0, U, size):
@@ -88,7 +98,7 @@ def generate(
         index = np.resize(np.arange(start, min(start + size, U), dtype=np.int32), size)
         real = np.repeat(np.arange(start, start + size) < U, G)
         rows = (index[:, None] * G + np.arange(G, dtype=np.int32)).ravel()
-        asked, asked_mask, rows, live = place((prompts[index], prompt_mask[index], rows, real))
+        asked, asked_mask, rows, live = place((tokens[index], mask[index], rows, real))
         part = _generate(
             model,
             response_tokens,
@@ -100,7 +110,7 @@ def generate(
             rows,
             live,
             np.float32(temperature or 1.0),
-            np.int32(-1 if eos_id is None else eos_id),
+            ends,
             np.int32(min_tokens),
         )
         parts.append(part if real.all() else jax.tree.map(operator.itemgetter(real), part))
@@ -116,7 +126,7 @@ def compiled(
     response_tokens: int,
     group_size: int,
 ) -> jax.stages.Compiled:
-    """The program of `generate` for so many prompts at a time, to ask it what memory it needs.
+    """The program of `generate` for this number of prompts at a time: it knows its memory.
 
     Args:
         model: the generator.
@@ -131,6 +141,17 @@ def compiled(
         jax.eval_shape(jax.random.key, 0), shape((N,), jnp.int32), shape((N,), bool),
         shape((), jnp.float32), number, number,
     ).compile()  # fmt: skip
+
+
+def _ends(eos_id: Ends) -> np.ndarray:
+    """Ends of a response as the program takes them: int32, a number for one id (-1 for none).
+
+    A single id is no array of length one, so that its program stays what it is without this choice.
+    """
+    ids = [eos_id] if isinstance(eos_id, int | np.integer) else list(eos_id or ())
+    if len(ids) > 1:
+        return np.array(list(dict.fromkeys(ids)), np.int32)
+    return np.asarray(ids[0] if ids else -1, np.int32)
 
 
 def _check(
@@ -195,20 +216,25 @@ def _generate(
 
     def choose(hidden: Array, step: Array) -> tuple[Array, Array]:
         logits = _logits(params, hidden)
+        known = logits[:, : model.known]
         forbidden = jnp.where(step < min_tokens, eos, -1)
         if greedy:
-            allowed = jnp.where(jnp.arange(logits.shape[-1]) == forbidden, -jnp.inf, logits)
+            allowed = jnp.where(any_of(jnp.arange(known.shape[-1]), forbidden), -jnp.inf, known)
             token = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
-            return token, _chosen(logits, token) - jax.nn.logsumexp(logits, axis=-1)
+            return token, chosen(logits, token) - jax.nn.logsumexp(logits, axis=-1)
         numbers = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, step), (2,)))(keys)
-        return sample(logits, numbers, temperature, forbidden)
+        token, logprob = sample(known, numbers, temperature, forbidden)
+        if known.shape != logits.shape:
+            logprob += log_share(known, logits, temperature)
+        return token, logprob
 
     before = prefix.read(model, params, prompts, prompt_mask)
-    layers, prompt = _unstack(params["layers"]), _unstack((before.keys, before.values))
+    layers = _unstack(params["layers"])
+    prompt: list[_Pair | None] = _unstack((before.keys, before.values))
     lengths = jnp.repeat(before.lengths, G)
     token, logprob = choose(jnp.repeat(before.hidden, G, axis=0), jnp.int32(0))
     rollouts = Rollouts(
-        jnp.full((R, B), jnp.maximum(eos, 0), jnp.int32).at[0].set(token),
+        jnp.full((R, B), _filler(eos), jnp.int32).at[0].set(token),
         jnp.zeros((R, B), bool).at[0].set(real),
         jnp.zeros((R, B), logprob.dtype).at[0].set(logprob),
     )
@@ -218,7 +244,7 @@ def _generate(
         cache, first = tuple((own, own) for _ in layers), 0
     else:
         room = ((0, 0), (0, 0), (0, R), (0, 0))
-        cache = tuple(tuple(jnp.pad(x, room) for x in pair) for pair in prompt)
+        cache = tuple((jnp.pad(k, room), jnp.pad(v, room)) for k, v in prompt)
         prompt, first = [None] * len(layers), P
 
     def unfinished(carry: Any) -> Array:
@@ -236,28 +262,35 @@ def _generate(
         new_cache = []
         for layer, shared, own in zip(layers, prompt, cache, strict=True):
 
-            def attend(q, k, v, shared=shared, own=own):
-                now = tuple(
+            def attend(
+                q: Array, k: Array, v: Array, shared: _Pair | None = shared, own: _Pair = own
+            ) -> tuple[Array, _Pair]:
+                k, v = (
                     jax.lax.dynamic_update_slice_in_dim(cached, _by_prompt(new, U), slot, 2)
                     for cached, new in zip(own, (k, v), strict=True)
                 )
-                return _attend_to_cache(q, *now, allowed, shared), now
+                return _attend_to_cache(q, k, v, allowed, shared), (k, v)
 
             x, now = family.block(config, layer, x, rotary, attend)
             new_cache.append(now)
         x = family.final_norm(config, params, x)[:, 0]
         token, logprob = choose(x, step)
-        token = jnp.where(running, token, jnp.maximum(eos, 0))
+        token = jnp.where(running, token, _filler(eos))
         rollouts = Rollouts(
             rollouts.tokens.at[step].set(token),
             rollouts.mask.at[step].set(running),
             rollouts.logprobs.at[step].set(jnp.where(running, logprob, 0)),
         )
-        return step + 1, token, running & (token != eos), rollouts, tuple(new_cache)
+        return step + 1, token, running & none_of(token, eos), rollouts, tuple(new_cache)
 
-    start = (jnp.int32(1), token, real & (token != eos), rollouts, cache)
+    start = (jnp.int32(1), token, real & none_of(token, eos), rollouts, cache)
     _, _, _, rollouts, _ = jax.lax.while_loop(unfinished, write, start)
     return Rollouts(*(x.T for x in rollouts))
+
+
+def _filler(ends: Array) -> Array:
+    """What stands after a row's end: the first end of a response, or 0."""
+    return jnp.maximum(ends[0] if ends.ndim else ends, 0)
 
 
 def _logits(params: dict, hidden: Array) -> Array:
@@ -317,66 +350,10 @@ def _attend_to_cache(
     return out.reshape(U, K, G, -1).swapaxes(1, 2).reshape(B, 1, H * d)
 
 
-def sample(
-    logits: Array,
-    numbers: Array,
-    temperature: Array | float = 1.0,
-    forbidden: Array | int = -1,
-) -> tuple[Array, Array]:
-    """Draw one token a row by inverting the distribution function, in two stages.
-
-    The vocabulary is cut into about sqrt(V) blocks of as many tokens: one uniform number picks
-    the block, another the token in it. So a row costs two random numbers and two short running
-    sums in place of V Gumbel variables, and rare tokens keep their probability to float32's
-    relative precision.
-
-    Args:
-        logits: float [B, V].
-        numbers: float [B, 2], uniform on [0, 1).
-        temperature: the logits are divided by it.
-        forbidden: a token that is not drawn; -1 for none.
-
-    Returns:
-        tokens int32 [B] and their log-probabilities [B], those of the distribution in which
-        nothing is forbidden.
-    """
-    B, V = logits.shape
-    width = _block_width(V)
-    top = logits.max(-1, keepdims=True)
-    # The softmax's numerators, in one pass over the logits; zero on what may not be drawn.
-    masses = jnp.where(jnp.arange(V) != forbidden, jnp.exp((logits - top) / temperature), 0)
-    masses = jnp.pad(masses, ((0, 0), (0, -V % width))).reshape(B, -1, width)
-    sums = masses.sum(-1)
-    block, total = _invert(sums, numbers[:, 0])
-    inside = jnp.take_along_axis(masses, block[:, None, None], axis=1)[:, 0]
-    token = block * width + _invert(inside, numbers[:, 1])[0]
-    left_out = jnp.exp((logits[:, jnp.maximum(forbidden, 0)] - top[:, 0]) / temperature)
-    total += jnp.where(forbidden >= 0, left_out, 0)
-    return token, (_chosen(logits, token) - top[:, 0]) / temperature - jnp.log(total)
-
-
-def _block_width(V: int) -> int:
-    """Tokens a block: the least divisor of V from sqrt(V) to twice that, or sqrt(V) rounded up."""
-    root = math.isqrt(V - 1) + 1
-    return next((width for width in range(root, 2 * root) if V % width == 0), root)
-
-
-def _invert(masses: Array, number: Array) -> tuple[Array, Array]:
-    """The first index at which the running sum exceeds number times the total, and the total.
-
-    int32 [B] and float [B]. An index without mass is never taken, whatever the rounding.
-    """
-    sums = jnp.cumsum(masses, axis=-1)
-    hit = (sums > number[:, None] * sums[:, -1:]) & (masses > 0)
-    index = jnp.where(hit.any(-1), hit.argmax(-1), masses.argmax(-1)).astype(jnp.int32)
-    return index, sums[:, -1]
-
-
-def _chosen(logits: Array, token: Array) -> Array:
-    return jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-
-
 def _unstack(tree: Any) -> list:
     """A tree of arrays with a leading axis as a list of trees without it."""
     leaves, structure = jax.tree.flatten(tree)
-    return [structure.unflatten([leaf[i] for leaf in leaves]) for i in range(leaves[0].shape[0])]
+    return [
+        jax.tree.unflatten(structure, [leaf[i] for leaf in leaves])
+        for i in range(leaves[0].shape[0])
+    ]

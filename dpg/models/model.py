@@ -39,12 +39,15 @@ class LanguageModel:
     Args:
         config: `Gpt2Config` or `LlamaConfig`.
         remat: recompute each layer in the backward pass instead of keeping its intermediates;
-            memory falls to one activation a layer, a gradient costs one more forward pass. The
+            memory falls to one activation per layer, a gradient costs one more forward pass. The
             numbers stay the same.
+        known: the number of ids that the tokenizer knows, where the vocabulary is padded beyond
+            them. Ids from here on are never sampled. None where the tokenizer knows all ids.
     """
 
     config: gpt2.Gpt2Config | llama.LlamaConfig
     remat: bool = False
+    known: int | None = None
 
     @classmethod
     def from_hf(cls, config: dict, *, remat: bool = False) -> "LanguageModel":

@@ -3,19 +3,17 @@
 A thin layer over the `tokenizers` library, so that nothing here needs transformers.
 """
 
-import functools
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import tokenizers
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dpg.errors import DpgError
+from dpg.models import special_tokens
+from dpg.models.chat import ChatTemplate
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -23,29 +21,60 @@ END_OF_TEXT = "<|endoftext|>"
 class Tokenizer:
     """Text to ids and back.
 
+    Args:
+        backend: the tokenizer itself.
+        config: the content of its `tokenizer_config.json`, `chat_template` included.
+        ends: ids that end a response besides the tokenizer's own end of text.
+
     Attributes:
-        bos_id, eos_id, pad_id: ids of the special tokens, None where the tokenizer has none; a
-            tokenizer without padding pads with its end of text.
+        bos_id: begin of text, None where the tokenizer has none.
+        eos_id: end of text, the first of `eos_ids`; None where there is none.
+        eos_ids: every id that ends a response, the tokenizer's own end of text first. Instruct
+            models often have several (Llama 3: end of text, end of message, end of turn).
+        pad_id: padding; the end of text where there is none, or 0. Padding changes no number.
         add_bos: whether the model saw `bos_id` before each text in its pre-training. `encode`
             never adds it; whoever builds inputs for the model does.
+        chat_template: how conversations are written, None where the tokenizer has no template.
+
+    Raises:
+        DpgError: `add_bos_token` is set and there is no begin of text.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: dict):
+    def __init__(
+        self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], ends: Iterable[int] = ()
+    ):
         self._backend = backend
         self._config = dict(config)
         self.bos_id = self._special("bos_token")
-        self.eos_id = self._special("eos_token")
+        own = self._special("eos_token")
+        known = [i for i in ends if i < self.vocab_size]
+        self.eos_ids = tuple(dict.fromkeys(known if own is None else [own, *known]))
+        self.eos_id = self.eos_ids[0] if self.eos_ids else None
         pad = self._special("pad_token")
-        self.pad_id = self.eos_id if pad is None else pad
+        self.pad_id: int = (self.eos_id or 0) if pad is None else pad
         add_bos = config.get("add_bos_token")
         if add_bos is None:
             # Llama 3's setting stands in its post-processor instead of in the configuration.
             add_bos = self.bos_id is not None and self.bos_id in backend.encode("").ids[:1]
         self.add_bos = bool(add_bos)
+        if self.add_bos and self.bos_id is None:
+            raise DpgError(
+                "the tokenizer has add_bos_token: true and no bos_token; expected both: name the "
+                "bos_token in tokenizer_config.json, or set add_bos_token to false"
+            )
+        template = special_tokens.by_name(self._config.get("chat_template"))
+        self.chat_template = (
+            None if template is None else ChatTemplate(template, special_tokens.named(self._config))
+        )
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
-        """Read `tokenizer.json`, `tokenizer_config.json` and the chat template of a directory.
+        """Read a tokenizer as transformers reads it.
+
+        `tokenizer.json` makes the ids. Special tokens come from `tokenizer_config.json`,
+        `special_tokens_map.json` and the defaults of the tokenizer's class; further ids that end a
+        response from `generation_config.json` and `config.json`; the chat template from its own
+        file or from `tokenizer_config.json`.
 
         Raises:
             DpgError: no `tokenizer.json`, or a file that cannot be read; the file is named.
@@ -58,26 +87,33 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise DpgError(f"{path} is not a tokenizer: {error}") from error
-        config = {
-            **_read_json(directory / "special_tokens_map.json"),
-            **_read_json(directory / "tokenizer_config.json"),
-        }
-        template = directory / "chat_template.jinja"
-        if template.is_file():
-            config["chat_template"] = template.read_text(encoding="utf-8")
-        return cls(backend, config)
+        written = special_tokens.written(directory)
+        config = {**_defaults(directory, written, backend), **written}
+        template = special_tokens.chat_templates(directory, written)
+        if template is not None:
+            config["chat_template"] = template
+        _as_transformers_uses_it(backend, written)
+        try:
+            return cls(backend, config, special_tokens.ends(directory))
+        except DpgError as error:
+            raise DpgError(f"{directory}: {error}") from None
 
     def save(self, directory: str | Path) -> None:
-        """Write `tokenizer.json`, `tokenizer_config.json` and, if any, `chat_template.jinja`."""
+        """Write `tokenizer.json`, `tokenizer_config.json` and, if any, `chat_template.jinja`.
+
+        Ends of a response that are not the tokenizer's own are written with a model's
+        `config.json` (`dpg.models.save`).
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._backend.save(str(directory / "tokenizer.json"))
         config = {**self._config, "add_bos_token": self.add_bos}
-        template = config.pop("chat_template", None)
+        template = special_tokens.by_name(config.pop("chat_template", None))
         if isinstance(template, str):
             (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
         elif template is not None:
-            config["chat_template"] = template
+            named = [{"name": name, "template": text} for name, text in template.items()]
+            config["chat_template"] = named
         text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
         (directory / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
 
@@ -103,8 +139,8 @@ class Tokenizer:
 
     def decode_batch(self, rows: Iterable[Iterable[int]], skip_special: bool = True) -> list[str]:
         """`decode` of many rows of ids at once."""
-        rows = [[int(i) for i in row] for row in rows]
-        return self._backend.decode_batch(rows, skip_special_tokens=skip_special)
+        ids = [[int(i) for i in row] for row in rows]
+        return self._backend.decode_batch(ids, skip_special_tokens=skip_special)
 
     def same_ids(self, other: "Tokenizer") -> bool:
         """Whether both give every token the same id, so that ids can be passed on as they are."""
@@ -113,10 +149,10 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         """Whether `chat` can be used."""
-        return self._template() is not None
+        return self.chat_template is not None
 
     def chat(
-        self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
     ) -> list[int]:
         """The ids of a conversation in the tokenizer's own template, special tokens included.
 
@@ -130,51 +166,47 @@ class Tokenizer:
         return self.encode(self.render_chat(messages, add_generation_prompt=add_generation_prompt))
 
     def render_chat(
-        self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
     ) -> str:
-        """The text of which `chat` gives the ids."""
-        special = {
-            name: _content(self._config.get(name))
-            for name in ("bos_token", "eos_token", "pad_token", "unk_token")
-            if self._config.get(name) is not None
-        }
-        try:
-            return self._compiled_template.render(
-                messages=list(messages), add_generation_prompt=add_generation_prompt, **special
-            )
-        except jinja2.TemplateError as error:
-            raise DpgError(f"the chat template refuses these messages: {error}") from error
+        """The text of which `chat` gives the ids; see `dpg.models.chat` for what a template sees.
 
-    @functools.cached_property  # compiling it takes ten times as long as rendering a prompt
-    def _compiled_template(self) -> jinja2.Template:
-        template = self._template()
-        if template is None:
+        A template that asks for today's date is told 26 Jul 2024 (`chat.FROZEN_DATE`).
+        """
+        if self.chat_template is None:
             raise DpgError(
                 "this tokenizer has no chat template: use a tokenizer of an instruction-tuned "
                 'model, or the prompt style "prefix"'
             )
-        # What templates may use, as transformers documents it; sandboxed, since a template comes
-        # with a download.
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_template_error
-        environment.globals["strftime_now"] = _strftime_now
-        try:
-            return environment.from_string(template)
-        except jinja2.TemplateError as error:
-            raise DpgError(f"the chat template cannot be read: {error}") from error
-
-    def _template(self) -> str | None:
-        template = self._config.get("chat_template")
-        if isinstance(template, list):  # several named templates
-            return next((t["template"] for t in template if t["name"] == "default"), None)
-        return template
+        return self.chat_template.render(messages, add_generation_prompt=add_generation_prompt)
 
     def _special(self, name: str) -> int | None:
-        content = _content(self._config.get(name))
+        content = special_tokens.content(self._config.get(name))
         return None if content is None else self._backend.token_to_id(content)
+
+
+def _defaults(
+    directory: Path, written: Mapping[str, Any], backend: tokenizers.Tokenizer
+) -> dict[str, str]:
+    """The special tokens of a directory whose files name none."""
+    byte_level = isinstance(backend.decoder, tokenizers.decoders.ByteLevel)
+    found = special_tokens.defaults(directory, written, byte_level=byte_level)
+    if not found and backend.padding is not None:
+        return {"pad_token": backend.padding["pad_token"]}
+    return found
+
+
+def _as_transformers_uses_it(backend: tokenizers.Tokenizer, written: Mapping[str, Any]) -> None:
+    """Set what `tokenizer.json` leaves to its user.
+
+    Truncation and padding are for whoever batches: `encode` gives all ids of a text and no more.
+    Tokens that only the configuration lists are added, with the next free ids.
+    """
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = bool(written.get("split_special_tokens", False))
+    for text, special in special_tokens.listed(written).items():
+        if backend.token_to_id(text) is None:
+            backend.add_tokens([tokenizers.AddedToken(text, special=special)])
 
 
 def train(
@@ -219,8 +251,8 @@ def train(
     backend.train_from_iterator(texts, trainer)
     if backend.get_vocab_size() != vocab_size:
         raise DpgError(
-            f"the texts hold merges for {backend.get_vocab_size()} tokens only, not for the "
-            f"{vocab_size} asked for: give more text or a smaller vocab_size"
+            f"the texts hold merges for {backend.get_vocab_size()} tokens; expected "
+            f"{vocab_size}: give more text or a smaller vocab_size"
         )
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -238,31 +270,3 @@ def _through_file(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         backend.save(file.name)
         return tokenizers.Tokenizer.from_file(file.name)
-
-
-def _content(token: Any) -> str | None:
-    """A special token as a string: configurations hold strings or objects with `content`."""
-    return token["content"] if isinstance(token, dict) else token
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DpgError(f"{path} is not JSON: {error}") from error
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_template_error(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    from datetime import datetime
-
-    return datetime.now().strftime(pattern)

@@ -76,7 +76,7 @@ def finished(study: Study, layout: Layout) -> list[Run]:
 
 
 def run_table(runs: Sequence[Run], logs: Path) -> pd.DataFrame:
-    """One row a run: what it is, its last validation, its cost, its configuration's digest.
+    """One row per run: what it is, its last validation, its cost, its configuration's digest.
 
     Args:
         runs: finished runs.
@@ -153,7 +153,7 @@ def _commit(git: dict[str, Any] | None) -> str:
 
 
 def _device(device: dict[str, Any] | None) -> str | None:
-    return device and f"{device['count']} x {device['kind']}"
+    return None if device is None else f"{device['count']} x {device['kind']}"
 
 
 def build(study: Study, layout: Layout, out: Path) -> list[Path]:

@@ -1,0 +1,95 @@
+"""One token per row from its logits, and sets of ids in compiled programs."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from dpg.models.layers import Array
+
+
+def sample(
+    logits: Array,
+    numbers: Array,
+    temperature: Array | float = 1.0,
+    forbidden: Array | int = -1,
+) -> tuple[Array, Array]:
+    """Draw one token per row by inverting the distribution function, in two stages.
+
+    The vocabulary is cut into about sqrt(V) blocks of as many tokens: one uniform number picks
+    the block, another the token in it. So a row costs two random numbers and two short running
+    sums in place of V Gumbel variables, and rare tokens keep their probability to float32's
+    relative precision.
+
+    Args:
+        logits: float [B, V].
+        numbers: float [B, 2], uniform on [0, 1).
+        temperature: the logits are divided by it.
+        forbidden: a token that is not drawn, or several [E]; -1 for none.
+
+    Returns:
+        tokens int32 [B] and their log-probabilities [B], those of the distribution in which
+        nothing is forbidden.
+    """
+    B, V = logits.shape
+    width = _block_width(V)
+    top = logits.max(-1, keepdims=True)
+    # The softmax's numerators, in one pass over the logits; zero on what may not be drawn.
+    may = none_of(jnp.arange(V), forbidden)
+    masses = jnp.where(may, jnp.exp((logits - top) / temperature), 0)
+    masses = jnp.pad(masses, ((0, 0), (0, -V % width))).reshape(B, -1, width)
+    sums = masses.sum(-1)
+    block, total = _invert(sums, numbers[:, 0])
+    inside = jnp.take_along_axis(masses, block[:, None, None], axis=1)[:, 0]
+    token = block * width + _invert(inside, numbers[:, 1])[0]
+    if jnp.ndim(forbidden):
+        left_out = jnp.exp((logits[:, jnp.maximum(forbidden, 0)] - top) / temperature)
+        total += jnp.where(forbidden >= 0, left_out, 0).sum(-1)
+    else:
+        left_out = jnp.exp((logits[:, jnp.maximum(forbidden, 0)] - top[:, 0]) / temperature)
+        total += jnp.where(forbidden >= 0, left_out, 0)
+    return token, (chosen(logits, token) - top[:, 0]) / temperature - jnp.log(total)
+
+
+def _block_width(V: int) -> int:
+    """Tokens a block: the least divisor of V from sqrt(V) to twice that, or sqrt(V) rounded up."""
+    root = math.isqrt(V - 1) + 1
+    return next((width for width in range(root, 2 * root) if V % width == 0), root)
+
+
+def _invert(masses: Array, number: Array) -> tuple[Array, Array]:
+    """The first index at which the running sum exceeds number times the total, and the total.
+
+    int32 [B] and float [B]. An index without mass is never taken, whatever the rounding.
+    """
+    sums = jnp.cumsum(masses, axis=-1)
+    hit = (sums > number[:, None] * sums[:, -1:]) & (masses > 0)
+    index = jnp.where(hit.any(-1), hit.argmax(-1), masses.argmax(-1)).astype(jnp.int32)
+    return index, sums[:, -1]
+
+
+def log_share(known: Array, logits: Array, temperature: Array) -> Array:
+    """The log of the probability that falls on the first ids: [B].
+
+    Args:
+        known: [B, K], the logits of those ids.
+        logits: [B, V], all of them.
+        temperature: both are divided by it.
+    """
+    first, whole = (jax.nn.logsumexp(part / temperature, axis=-1) for part in (known, logits))
+    return first - whole
+
+
+def any_of(ids: Array, these: Array | int) -> Array:
+    """Whether each id is one of these, which are a number or [E]: bool, shaped like `ids`."""
+    return (ids[..., None] == these).any(-1) if jnp.ndim(these) else ids == these
+
+
+def none_of(ids: Array, these: Array | int) -> Array:
+    """Whether each id is none of these: the opposite of `any_of`."""
+    return (ids[..., None] != these).all(-1) if jnp.ndim(these) else ids != these
+
+
+def chosen(logits: Array, token: Array) -> Array:
+    """The logit of one token per row: [B] from [B, V]."""
+    return jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
