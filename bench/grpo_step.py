@@ -192,16 +192,28 @@ def arguments_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    parser = arguments_parser()
-    arguments = parser.parse_args()
+def measure_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of every run that is wanted.
+
+    Raises:
+        DpgError: a run that the scale does not have, or a scale without shapes.
+    """
     study = config.load(arguments.config)
     wanted = arguments.run or ["sixseven/adam-T8", "lambada-es/adam"]
     runs = {f"{run.experiment}/{run.variant}": run for run in study.runs}
     unknown = [name for name in wanted if name not in runs]
     if unknown:
-        parser.error(f"{arguments.config} has no run {unknown[0]}; it has {', '.join(runs)}")
-    rows = [row for name in wanted for row in measure(study, runs[name], arguments.repeats)]
+        raise DpgError(f"{study.path} has no run {unknown[0]}; it has {', '.join(runs)}")
+    return [row for name in wanted for row in measure(study, runs[name], arguments.repeats)]
+
+
+def main() -> None:
+    parser = arguments_parser()
+    arguments = parser.parse_args()
+    try:
+        rows = measure_all(arguments)
+    except DpgError as error:
+        parser.error(str(error))
     about = {
         "cores": machine.cores(),
         "NPROC": os.environ.get("NPROC"),

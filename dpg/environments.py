@@ -1,10 +1,11 @@
 """Environments beside the project's own: each made once, from its lock, where no other touches it.
 
 verl and EasyDeL pin versions that clash with the core's and with each other's, so each has a
-virtual environment of its own, `.environments/<name>-<digest of the lock>`, with the packages of `envs/<name>.txt` and
-no others. A line of a lock that ends with ``# no-deps`` is installed last and without what its
-package asks for: for a package whose own pins are wrong for the rest of the lock, or that is built
-against what is there. Machines with GPUs have locks of their own, `envs/<name>-gpu.txt`.
+virtual environment of its own, `.environments/<name>-<digest of the lock>`. It has the packages of
+`envs/<name>.txt` and no others. A line of a lock that ends with ``# no-deps`` is installed last and
+without what its package asks for: for a package whose own pins are wrong for the rest of the lock,
+or that is built against what is there. Machines with GPUs have locks of their own:
+`envs/<name>-gpu.txt`.
 """
 
 from __future__ import annotations
@@ -212,7 +213,9 @@ def _pip(python: Path, arguments: list[str], fault: str) -> str:
 
 
 def _run(command: list[str], fault: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).splitlines()[-_TAIL:])
         raise LockError(f"{fault} (exit status {done.returncode}):\n{said}")

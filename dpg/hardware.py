@@ -12,8 +12,8 @@ def gpu_count() -> int:
     """How many NVIDIA GPUs the driver lists; 0 where there is no driver."""
     if shutil.which("nvidia-smi") is None:
         return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=60)
+    return sum(line.startswith(b"GPU ") for line in listed.stdout.splitlines())
 
 
 def physical_memory_gb() -> float:
@@ -22,6 +22,15 @@ def physical_memory_gb() -> float:
 
 
 def has_hub_token() -> bool:
-    """Whether a Hugging Face token is set or saved."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    return bool(os.environ.get("HF_TOKEN")) or (home / "token").is_file()
+    """Whether a Hugging Face token is set or saved, where the hub's client looks for it."""
+    if os.environ.get("HF_TOKEN"):
+        return True
+    return hub_token_file().is_file()
+
+
+def hub_token_file() -> Path:
+    """Where the hub's client saves a token; the file need not be there."""
+    # Not `Path.home`, which raises where a container's user has no home.
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
+    return Path(os.environ.get("HF_TOKEN_PATH") or f"{os.path.expanduser(home)}/token")

@@ -1,6 +1,7 @@
 """Where a result comes from: its configuration, seed, code, versions, machine and time.
 
-`run_record` finds these out; `RunRecord` writes them beside a step's outputs when it has ended well.
+`run_record` finds these out; `RunRecord` writes them beside a step's outputs once it has ended
+well.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ def run_record(
             says, for a step that computes with something else.
 
     Returns:
-        A dict that `write_json` takes: `step` and its `revision`, `config`, `config_sha256`, `seed`,
-        `dpg`, `git` (`commit` and `dirty`, or None outside a checkout), `versions`, `platform`, `device` (`platform`,
-        `kind`, `count`, or None while JAX is not loaded), `cpus` (of the host), `started` (UTC,
-        ISO 8601), `finished` and `wall_seconds` (None until `RunRecord` fills them in).
+        A dict that `write_json` takes: `step` and its `revision`, `config`, `config_sha256`,
+        `seed`, `dpg`, `git` (`commit` and `dirty`, or None outside a checkout), `versions`,
+        `platform`, `device` (`platform`, `kind`, `count`, or None while JAX is not loaded), `cpus`
+        (of the host), `started` (UTC, ISO 8601), `finished` and `wall_seconds` (None until
+        `RunRecord` fills them in).
 
     Raises:
         ArtifactError: an entry of `more` has the name of one of these.
@@ -112,7 +114,7 @@ class RunRecord:
         """Wall time until now, earlier stretches included, in seconds."""
         return self._earlier_seconds + time.monotonic() - self._start
 
-    def __enter__(self) -> "RunRecord":
+    def __enter__(self) -> RunRecord:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -157,9 +159,10 @@ def git_state() -> dict[str, Any] | None:
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, check=True, timeout=30
+        )
+        return os.fsdecode(done.stdout).strip()  # a path, in any locale
 
     try:
         # An installed package may lie inside a repository that is not its own.

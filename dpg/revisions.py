@@ -39,6 +39,6 @@ def revision_of(step: str) -> int:
 
 
 def in_digest(step: str) -> dict[str, int]:
-    """What a step's revision adds to its digest: nothing at revision 1, as before there were any."""
+    """What a step's revision adds to its digest: nothing at revision 1."""
     revision = revision_of(step)
     return {"revision": revision} if revision > 1 else {}

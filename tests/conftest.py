@@ -73,6 +73,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("--fault-seed", 0, "of the random faults (tests/faults)"),
     ):
         parser.addoption(name, type=int, default=default, help=text)
+    parser.addoption(
+        "--undisturbed",
+        metavar="FOLDER",
+        help="results of a smoke study of this very code, instead of making them (tests/faults)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -67,7 +67,7 @@ class TestCi:
         assert "pytest left no report" in result.stdout
         assert result.stdout.splitlines()[-1] == "1 passed, 0 failed"
 
-    PARTS = ("lint", "test", "smoke", "test-integration", "engines", "test-slow")
+    PARTS = ("lint", "test", "smoke", "test-integration", "faults", "engines", "test-slow")
 
     def run(
         self, tmp_path: Path, *parts: str, broken: str = "", limit: str | None = None
@@ -85,8 +85,8 @@ class TestCi:
         (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
         report = "<testsuite><testcase/></testsuite>"
         (tmp_path / "Makefile").write_text(
-            ".PHONY: .venv lint test smoke test-integration engines test-slow\n"
-            ".venv lint smoke test test-integration engines test-slow:\n"
+            ".PHONY: .venv lint test smoke test-integration faults engines test-slow\n"
+            ".venv lint smoke test test-integration faults engines test-slow:\n"
             "\t@echo ran $@ >> diary\n"
             "\t@for word in $(ARGS); do case $$word in --junitxml=*)"
             f" echo '{report}' > $${{word#--junitxml=}};; esac; done\n"
@@ -110,7 +110,7 @@ class TestCi:
         result, made = self.run(tmp_path, broken=broken)
         assert made == [".venv", *self.PARTS]
         assert (result.returncode != 0) == bool(broken), result.stderr
-        assert result.stdout.splitlines()[-1] == "3 passed, 0 failed"
+        assert result.stdout.splitlines()[-1] == "4 passed, 0 failed"
         failed = re.findall(r"^(\S+) +\d+ s +FAILED$", result.stdout, flags=re.MULTILINE)
         assert failed == ([broken] if broken else [])
 
@@ -136,7 +136,7 @@ class TestCi:
         assert made == [".venv", *self.PARTS[:4]]
         assert result.returncode == 0, result.stderr
         left = re.findall(r"^(\S+) +no time left$", result.stdout, flags=re.MULTILINE)
-        assert left == ["engines", "test-slow"]
+        assert left == ["faults", "engines", "test-slow"]
         assert result.stdout.splitlines()[-1] == "2 passed, 0 failed"
 
     LINTS = (

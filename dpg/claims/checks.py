@@ -372,11 +372,9 @@ def naive_in_table_1(results: Results) -> list[Condition]:
     conditions = []
     for target in TARGETS:
         table = results.table_1(target)
-        cells = pd.DataFrame(np.log(table.to_numpy(float)), table.index, table.columns)
-        for code in TARGET_CODES:
-            adam, naive = (
-                cells.loc["before", code] - cells.loc[x, code] for x in ("adam", "naive")
-            )
+        logs = dict(zip(table.index, np.log(table.to_numpy(float)), strict=True))
+        for place, code in enumerate(TARGET_CODES):
+            adam, naive = (logs["before"][place] - logs[x][place] for x in ("adam", "naive"))
             where = f"({target}, {code})"
             conditions.append(Condition(f"fall of log perplexity, Adam {where}", adam, ">", 0))
             words = f"fall of log perplexity, naive minus half of Adam's {where}"

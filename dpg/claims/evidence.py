@@ -113,8 +113,11 @@ class Results:
     def language(self, code: str, variant: str) -> tuple[Curves, Curves]:
         """The fraction of rollouts in the target language and their bigram entropy (Figure 4).
 
+        The fraction is that of the rollouts that the judge gave an answer for.
+
         Raises:
-            Untested: as for `curves`; and where a run was not judged, or too few rollouts were.
+            Untested: as for `curves`; and where a run was not judged, or too few of its rollouts
+                got an answer.
         """
         from dpg.figures import figure_4
 
@@ -125,8 +128,8 @@ class Results:
             table = figure_4.frame([folder.path])
             if table["rollouts"].min() < MIN_ROLLOUTS:
                 raise Untested(
-                    f"{folder.judged} has {table['rollouts'].min()} rollouts per "
-                    f"validation; a fraction needs {MIN_ROLLOUTS}: raise validation.kept"
+                    f"{folder.judged} has {table['rollouts'].min()} judged rollouts at a "
+                    f"validation, expected {MIN_ROLLOUTS} or more: raise validation.kept"
                 )
             for column in ("fraction", "entropy"):
                 _check(table[column], f"{folder.path}: {column}", may_be_constant=True)
@@ -135,7 +138,10 @@ class Results:
         return _curves(name, tables, "fraction"), _curves(name, tables, "entropy")
 
     def judged(self, experiment: str, variant: str) -> list[pd.DataFrame]:
-        """Each seed's judged rollouts: step, row, article, prompt, response, tokens, judged."""
+        """Each seed's judged rollouts: step, row, article, prompt, response, tokens, judged.
+
+        Rollouts that the judge gave no answer for (`REFUSED`) are among them.
+        """
         folders = self._judged(experiment, variant)
         return [artifacts.read_table(folder.judged) for folder in folders]
 

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 
 from dpg.claims.evidence import Untested
+from dpg.evaluation.judge import answered
+from dpg.study.runs import by_step
 
 MIN_ACCURACY = 0.9
 """On pieces of unseen texts; below that its word is worth nothing."""
@@ -99,17 +101,20 @@ def crossings(
     Returns:
         The first validation at which half of the rollouts in English, of at least ten, read like
         stories, or None; and the first at which half of all rollouts are in the language, or None.
+        Rollouts that the judge gave no answer for are left out of both.
 
     Raises:
         Untested: half of them read like stories at the first validation already.
     """
-    style = tongue = None
-    for number, (step, table) in enumerate(judged.groupby("step")):
-        english = table[table["judged"] == "English"]["response"]
+    style: int | None = None
+    tongue: int | None = None
+    for number, (step, table) in enumerate(by_step(judged)):
+        known = answered(table)
+        english = known[known["judged"] == "English"]["response"].tolist()
         if style is None and len(english) >= 10 and reads_like_a_story(english).mean() >= 0.5:
             if number == 0:
                 raise Untested("half of the rollouts read like stories before any training")
-            style = int(step)
-        if tongue is None and (table["judged"] == language).mean() >= 0.5:
-            tongue = int(step)
+            style = step
+        if tongue is None and (known["judged"] == language).mean() >= 0.5:
+            tongue = step
     return style, tongue

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import dpg
+from dpg.artifacts import DISK_FAULTS
 from dpg.cli import (
     configs,
     corpora,
@@ -18,6 +19,7 @@ from dpg.cli import (
     models,
     reports,
     studies,
+    surroundings,
     texts,
     training,
 )
@@ -71,12 +73,20 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
+        surroundings.prepare()
         app(args=[argument for argument in arguments if argument != "--debug"])
     except DpgError as error:
         if debug:
             raise
         typer.secho(f"dpg: {error}", fg="red", err=True)
         raise SystemExit(error.exit_status) from None
+    except OSError as error:
+        if debug or error.errno not in DISK_FAULTS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        words = f"{where}{error.strerror}; free space or choose another disk, then run it again"
+        typer.secho(f"dpg: {words}", fg="red", err=True)
+        raise SystemExit(DpgError.exit_status) from None
     except KeyboardInterrupt:
         typer.secho("dpg: interrupted; what was finished is kept", err=True)
         raise SystemExit(130) from None

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     field_validator,
@@ -199,6 +200,11 @@ class JudgeSettings(Settings):
     )
     max_cost: PositiveFloat = Field(
         default=20.0, description="`openai`: US dollars; the study stops before it would spend more"
+    )
+    prices: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(
+        default=None,
+        description="`openai`: US dollars per million prompt and completion tokens; needed for a "
+        "model without a known price",
     )
 
 

@@ -26,6 +26,7 @@ from dpg.generators.prompts import Prompts, encode
 from dpg.models import Tokenizer, decode, load
 from dpg.progress import Progress
 from dpg.provenance import RunRecord
+from dpg.state import open_state
 
 RECORD = "corpus.json"
 COLUMNS = ("source", "text", "tokens")
@@ -167,7 +168,8 @@ def write_corpus(
         settings: how much, at which temperature, by which engine.
         generator: the checkpoint, a Hugging Face directory with its tokenizer.
         articles: the table of articles (id, text, split).
-        out: the corpus's folder; whole shards there are kept.
+        out: the corpus's folder; whole shards of the same settings are used. A folder of other
+            settings is moved to a sibling that carries its digest, and a message says so.
         seed: of the sampling.
 
     Returns:
@@ -197,7 +199,7 @@ def write_corpus(
         "articles": of_file(articles),
         "seed": seed,
     }
-    _same_settings(out, config)
+    _open(out, config)
     engine = None
     written = 0
     with (
@@ -231,13 +233,11 @@ def _tokenizer(generator: str | Path) -> Tokenizer:
     return Tokenizer.load(generator)
 
 
-def _same_settings(out: Path, config: dict[str, Any]) -> None:
-    """Begin anew where the shards lying there are of other settings or another checkpoint."""
-    named = out / "settings.json"
-    if named.exists() and artifacts.read_json(named) != config:
-        for path in [*out.glob("shard_*.parquet"), out / RECORD]:
-            path.unlink(missing_ok=True)
-    artifacts.write_json(named, config)
+def _open(out: Path, config: dict[str, Any]) -> None:
+    """Open the folder; shards of other settings or another checkpoint are moved aside."""
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()  # the workflow makes it before the step begins: there is nothing to move
+    open_state(out, "rollouts", config)
 
 
 def _shard(engine: Engine, prompts: Prompts, shard: int, tokenizer: Tokenizer) -> pd.DataFrame:

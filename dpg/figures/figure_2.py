@@ -40,7 +40,7 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
 
     Returns:
         One row per validation: experiment, variant, seed, step (GRPO steps done), rollouts (written
-        so far: step x T x B), value (fraction of pixels right, or norm after minus before training).
+        so far: step x T x B), value (fraction of pixels right, or norm after minus norm before).
 
     Raises:
         DpgError: no run of sixseven or norm among the directories; a run without the numbers.

@@ -10,10 +10,10 @@ import pandas as pd
 
 from dpg.errors import DpgError
 from dpg.evaluation.diversity import bigram_entropy
-from dpg.evaluation.judge import LANGUAGES
+from dpg.evaluation.judge import LANGUAGES, answered
 from dpg.figures.legend import line_styles
 from dpg.figures.style import COLUMN, PAGE, curves, legend_below, new_figure, styled
-from dpg.study.runs import Run, Variant, select
+from dpg.study.runs import Run, Variant, by_step, select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,13 +25,14 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     """Collect both measures at every validation.
 
     Returns:
-        A row a validation: language (ISO 639-1), variant, seed, step (GRPO steps done), rollouts
-        (judged), fraction (of them in the target language, by the judge), entropy (of their token
-        bigrams, bits).
+        One row per validation: language (ISO 639-1), variant, seed, step (GRPO steps done),
+        rollouts (that the judge gave an answer for), fraction (of these in the target language),
+        entropy (of the token bigrams of all rollouts, bits). A rollout whose language the judge
+        did not name (`REFUSED`) counts neither for nor against the target language.
 
     Raises:
-        DpgError: no run of lambada-* among the directories, a run that was not judged, or a target
-            language that the judge does not know.
+        DpgError: no run of lambada-* among the directories, a run that was not judged, a target
+            language that the judge does not know, or a validation without any answer of the judge.
     """
     runs = select(
         run_dirs,
@@ -46,16 +47,22 @@ def _measures(run: Run) -> pd.DataFrame:
     if code not in LANGUAGES:
         raise DpgError(f"{run.folder.path}: the judge knows {', '.join(LANGUAGES)}, not {code!r}")
     rows = []
-    for step, table in validations(run.judged()):
-        answered = table[table["judged"] != REFUSED]
+    for step, table in by_step(run.judged()):
+        known = answered(table)
+        if known.empty:
+            raise DpgError(
+                f"{run.folder.judged}: the judge gave no answer for any of the {len(table)} "
+                f"rollouts at step {step}, so their language is not known; judge the run again, "
+                "or set judge: {kind: offline}"
+            )
         rows.append(
             {
                 "language": code,
                 "variant": run.variant.name,
                 "seed": run.seed,
                 "step": step,
-                "rollouts": len(answered),
-                "fraction": float((answered["judged"] == LANGUAGES[code]).mean()),
+                "rollouts": len(known),
+                "fraction": float((known["judged"] == LANGUAGES[code]).mean()),
                 "entropy": bigram_entropy(table["tokens"]),
             }
         )
@@ -64,7 +71,7 @@ def _measures(run: Run) -> pd.DataFrame:
 
 @styled
 def draw(frame: pd.DataFrame) -> Figure:
-    """Draw a column a language, the fraction above the entropy, one legend below."""
+    """Draw one column per language, the fraction above the entropy, one legend below."""
     from matplotlib.ticker import MaxNLocator
 
     known = [code for code in ORDER if (frame["language"] == code).any()]

@@ -6,8 +6,10 @@ figure modules touches pyplot or its global state.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 COLUMN = 3.25
 """Inches: one column of a two-column page."""
@@ -35,7 +38,7 @@ YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 
 GREY, PALE = "#6E6E6E", "#D9D9D9"
 
-RC: dict[str, Any] = {
+RC: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",  # matplotlib carries it: the same on every machine
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -74,7 +77,8 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
-        import matplotlib as mpl
+        with _no_backend():
+            import matplotlib as mpl
 
         with mpl.rc_context():
             mpl.rcdefaults()
@@ -82,6 +86,20 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return inner
+
+
+@contextlib.contextmanager
+def _no_backend() -> Iterator[None]:
+    """Hide MPLBACKEND: matplotlib would refuse to be imported with one that is not installed.
+
+    A notebook exports its own to every command that it starts.
+    """
+    hidden = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            os.environ["MPLBACKEND"] = hidden
 
 
 @styled

@@ -27,7 +27,7 @@ def frame(sweeps: Sequence[str | Path]) -> pd.DataFrame:
 
     Returns:
         One row per rate: experiment, variant, learning_rate, metric (of the last validation; NaN
-        where the target diverged), chosen, configured (whether the rate is that of the configuration).
+        where the target diverged), chosen, configured (whether it is the configuration's rate).
     """
     rows = []
     for path in sweeps:

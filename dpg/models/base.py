@@ -110,8 +110,8 @@ def train(
         params, losses = pretrain(
             model,
             own,
-            {code: part.text.tolist() for code, part in table.groupby("language")},
-            mixture=dict(recipe.mixture),
+            {str(code): part.text.tolist() for code, part in table.groupby("language")},
+            mixture={str(code): share for code, share in recipe.mixture.items()},
             steps=recipe.steps,
             batch_size=recipe.batch_size,
             context=recipe.context,
@@ -133,21 +133,28 @@ def architecture(
     settings: TrainedModel, tokenizer: Tokenizer, context: int
 ) -> Gpt2Config | LlamaConfig:
     """The configuration of a tiny shape; the feed-forward width is 4 (GPT-2) or 8/3 (Llama) D."""
-    common = {
-        "vocab_size": tokenizer.vocab_size,
-        "hidden_size": settings.hidden_size,
-        "layers": settings.layers,
-        "heads": settings.heads,
-        "context": context,
-        "bos_id": tokenizer.bos_id,
-        "eos_id": tokenizer.eos_id,
-    }
+    sizes = Gpt2Config(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=settings.hidden_size,
+        layers=settings.layers,
+        heads=settings.heads,
+        context=context,
+        intermediate_size=4 * settings.hidden_size,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+    )
     if settings.architecture == "gpt2":
-        return Gpt2Config(**common, intermediate_size=4 * settings.hidden_size)
+        return sizes
     return LlamaConfig(
-        **common,
+        vocab_size=sizes.vocab_size,
+        hidden_size=sizes.hidden_size,
+        layers=sizes.layers,
+        heads=sizes.heads,
         kv_heads=settings.kv_heads or settings.heads,
+        context=context,
         intermediate_size=-(-settings.hidden_size * 8 // 24) * 8,
+        bos_id=sizes.bos_id,
+        eos_id=sizes.eos_id,
     )
 
 

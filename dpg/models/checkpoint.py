@@ -4,7 +4,7 @@ Linear weights are [in, out] in this project's trees. GPT-2's Conv1D is stored s
 head's Linear is stored [out, in].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from jax.typing import DTypeLike
 
 from dpg import artifacts
 from dpg.errors import DpgError
@@ -91,12 +92,16 @@ _LLAMA = _Names(
 _HEAD = "lm_head.weight"
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def load(
-    directory: str | Path, *, dtype: Any = jnp.float32
+    directory: str | Path, *, dtype: DTypeLike = jnp.float32
 ) -> tuple[LanguageModel, dict, Tokenizer | None]:
     """Read a Hugging Face directory: `config.json`, safetensors and, if any, a tokenizer.
+
+    Where `config.json` and the weights disagree on a tied head, the weights decide, as in
+    transformers: a head that differs from the embedding is a matrix of its own.
 
     Args:
         directory: the directory; its weights may be one file or several with an index.
@@ -104,11 +109,13 @@ def load(
             metagradients of half-precision parameters can be noise.
 
     Returns:
-        The model, its parameters, and its tokenizer (None without a `tokenizer.json`).
+        The model, its parameters, and its tokenizer (None without a `tokenizer.json`). Where the
+        tokenizer has fewer ids than the embedding has rows, `model.known` says how many.
 
     Raises:
         DpgError: no such directory, no or an unsupported config.json, a damaged file, a tensor that
-            is missing, not expected, or of a wrong shape; each by its name.
+            is missing, not expected, of a wrong shape or quantised, each by its name; a tokenizer
+            with ids beyond the embedding.
     """
     directory = Path(directory)
     config = _read_config(directory)
@@ -117,8 +124,18 @@ def load(
     except DpgError as error:
         raise DpgError(f"{directory}: {error}") from None
     params = _to_params(model, _Tensors(directory), dtype)
-    tokenizer = Tokenizer.load(directory) if (directory / "tokenizer.json").is_file() else None
-    return model, params, tokenizer
+    model = model.with_tied(tied(params))
+    if not (directory / "tokenizer.json").is_file():
+        return model, params, None
+    tokenizer = Tokenizer.load(directory)
+    known, rows = tokenizer.vocab_size, model.config.vocab_size
+    if known > rows:
+        raise DpgError(
+            f"{directory}: tokenizer.json and its added tokens have {known:,} ids, the model's "
+            f"embedding has {rows:,} rows; expected no id beyond them: remove the added tokens, or "
+            "resize the embedding (resize_token_embeddings of transformers)"
+        )
+    return replace(model, known=known if known < rows else None), params, tokenizer
 
 
 def save(
@@ -127,7 +144,8 @@ def save(
     """Write a Hugging Face directory that `load` and transformers read; it replaces an older one.
 
     It is written beside its place and moved there when complete (`dpg.artifacts.atomic_path`). The
-    dtype is that of the parameters; whether the head is tied is read off them.
+    dtype is that of the parameters; whether the head is tied is read off them. `eos_token_id` has
+    every id that ends a response of this tokenizer.
 
     Raises:
         DpgError: `directory` is a file.
@@ -137,6 +155,8 @@ def save(
         raise DpgError(f"{directory} is a file: give the path of a directory")
     model = model.with_tied(tied(params))
     config = {**model.to_hf(), "dtype": str(params["embed"].dtype)}
+    if tokenizer is not None and len(tokenizer.eos_ids) > 1:
+        config["eos_token_id"] = list(tokenizer.eos_ids)
     tensors = _to_tensors(model, params)
 
     with artifacts.atomic_path(directory) as partial:
@@ -160,18 +180,24 @@ class _Tensors:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        if (directory / _INDEX).is_file():
-            index = artifacts.read_json(directory / _INDEX)
-            self._file_of = dict(index.get("weight_map", {}))
-        else:
-            self._file_of = dict.fromkeys(self._names(_WEIGHTS), _WEIGHTS)
-        for file in sorted(set(self._file_of.values())):
-            absent = {n for n, f in self._file_of.items() if f == file} - set(self._names(file))
-            if absent:
+        promised = self._promised()
+        files = sorted(set(promised.values())) or [_WEIGHTS]
+        self._file_of = {name: file for file in files for name in self._names(file)}
+        for name, file in sorted(promised.items()):
+            if self._file_of.get(name) != file:
                 raise DpgError(
-                    f"{directory / file} lacks the tensor {min(absent)!r}, which {_INDEX} "
-                    "promises: fetch the directory again"
+                    f"{directory / file} lacks the tensor {name!r}, which {_INDEX} promises: "
+                    "fetch the directory again"
                 )
+
+    def _promised(self) -> dict[str, str]:
+        """Each tensor's file by the index; empty where one file holds all, as transformers reads.
+
+        Of tensors that an index leaves out nothing is lost: names come from the files themselves.
+        """
+        if (self.directory / _WEIGHTS).is_file() or not (self.directory / _INDEX).is_file():
+            return {}
+        return dict(artifacts.read_json(self.directory / _INDEX).get("weight_map", {}))
 
     @property
     def names(self) -> set[str]:
@@ -183,6 +209,12 @@ class _Tensors:
 
     def read(self, name: str) -> np.ndarray:
         with self._open(self._file_of[name]) as file:
+            kind = file.get_slice(name).get_dtype()
+            if kind not in _FLOATS:
+                raise DpgError(
+                    f"{self.where(name)}: the tensor {name!r} holds {kind}; expected one of "
+                    f"{', '.join(_FLOATS)}: quantised weights are not read"
+                )
             return file.get_tensor(name)
 
     def where(self, name: str) -> Path:
@@ -216,30 +248,18 @@ def _is_transposed(names: _Names, shape: tuple[int, ...]) -> bool:
     return names.transposed and len(shape) == 2
 
 
-def _to_params(model: LanguageModel, tensors: _Tensors, dtype: Any) -> dict:
+def _to_params(model: LanguageModel, tensors: _Tensors, dtype: DTypeLike) -> dict:
     names, config = _names_of(model), model.config
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    present = tensors.names
+    read = _Reader(tensors, dtype)
     # Some publish the inner model alone, whose names have no prefix.
-    prefix = names.prefix if any(n.startswith(names.prefix) for n in present) else ""
-    used = set()
-
-    def read(name: str, shape: tuple[int, ...], transposed: bool) -> np.ndarray:
-        stored = shape[::-1] if transposed else shape
-        if name not in present:
-            raise DpgError(f"{tensors.directory}: the tensor {name!r} is missing")
-        used.add(name)
-        if tensors.shape(name) != stored:
-            raise DpgError(
-                f"{tensors.where(name)}: the tensor {name!r} has the shape "
-                f"{list(tensors.shape(name))}, config.json asks for {list(stored)}"
-            )
-        array = tensors.read(name).astype(dtype)
-        return array.T if transposed else array
-
+    prefix = names.prefix if any(n.startswith(names.prefix) for n in tensors.names) else ""
+    top = {ours: prefix + theirs for ours, theirs in names.top.items()}
+    if config.tied and top["embed"] not in tensors.names and _HEAD in tensors.names:
+        top["embed"] = _HEAD  # of a tied pair either may be written
     params: dict = {
-        ours: jnp.asarray(read(prefix + theirs, shapes[ours].shape, False))
-        for ours, theirs in names.top.items()
+        ours: jnp.asarray(read(name, shapes[ours].shape, transposed=False))
+        for ours, name in top.items()
     }
     params["layers"] = {}
     for ours, theirs in names.layer.items():
@@ -247,21 +267,50 @@ def _to_params(model: LanguageModel, tensors: _Tensors, dtype: Any) -> dict:
         stack = np.empty(shape, dtype)
         for i in range(config.layers):
             name = f"{prefix}{names.layers}.{i}.{theirs}"
-            stack[i] = read(name, shape[1:], _is_transposed(names, shape[1:]))
+            stack[i] = read(name, shape[1:], transposed=_is_transposed(names, shape[1:]))
         params["layers"][ours] = jnp.asarray(stack)
-    if config.tied:
-        used.add(_HEAD)  # some write the tied head out; it is the embedding
-    else:
-        shape = (config.hidden_size, config.vocab_size)
-        params["lm_head"] = jnp.asarray(read(_HEAD, shape, True))
-    unexpected = {n for n in present - used if not n.endswith(names.ignored)}
-    if unexpected:
-        name = min(unexpected)
-        raise DpgError(
-            f"{tensors.where(name)}: the tensor {name!r} is not part of a "
-            f"{model.family.MODEL_TYPE} of {config.layers} layers, as config.json describes it"
-        )
+    if not config.tied or _HEAD in tensors.names:
+        head = read(_HEAD, (config.hidden_size, config.vocab_size), transposed=True)
+        # Some write the tied head out. One that differs from the embedding is not tied.
+        if not config.tied or not np.array_equal(head.T, params["embed"]):
+            params["lm_head"] = jnp.asarray(head)
+    read.refuse_others(names.ignored, f"{model.family.MODEL_TYPE} of {config.layers} layers")
     return params
+
+
+class _Reader:
+    """Reads tensors by name and shape, and remembers which."""
+
+    def __init__(self, tensors: _Tensors, dtype: DTypeLike):
+        self.tensors, self.dtype = tensors, dtype
+        self.used: set[str] = set()
+
+    def __call__(self, name: str, shape: tuple[int, ...], *, transposed: bool) -> np.ndarray:
+        tensors, stored = self.tensors, shape[::-1] if transposed else shape
+        if name not in tensors.names:
+            raise DpgError(
+                f"{tensors.directory}: the tensor {name!r} is missing; config.json promises it: "
+                "fetch the directory again, or correct config.json"
+            )
+        self.used.add(name)
+        if tensors.shape(name) != stored:
+            raise DpgError(
+                f"{tensors.where(name)}: the tensor {name!r} has the shape "
+                f"{list(tensors.shape(name))}; expected {list(stored)} by config.json"
+            )
+        array = tensors.read(name).astype(self.dtype)
+        return array.T if transposed else array
+
+    def refuse_others(self, ignored: tuple[str, ...], what: str) -> None:
+        """Raise where the files hold a tensor that was not read and is no buffer."""
+        others = {n for n in self.tensors.names - self.used if not n.endswith(ignored)}
+        if others:
+            name = min(others)
+            raise DpgError(
+                f"{self.tensors.where(name)}: the tensor {name!r} is not part of a {what}, as "
+                "config.json describes it; expected no other tensor: correct config.json, or "
+                "convert the model to the shape that it says"
+            )
 
 
 def _to_tensors(model: LanguageModel, params: dict) -> dict[str, np.ndarray]:

@@ -38,7 +38,7 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,19 +209,22 @@ def _keep_precision() -> None:
     """
     from easydel import layers
 
-    exact = layers.get_frequencies
-    if getattr(exact, "keeps_precision", False):
-        return
+    if not isinstance(layers.get_frequencies, _Exact):
+        layers.get_frequencies = _Exact(layers.get_frequencies)
 
-    def get_frequencies(*args: Any, **kwargs: Any) -> _Kept:
-        given = inspect.signature(exact).bind(*args, **kwargs).arguments
+
+class _Exact:
+    """EasyDeL's own function for the table of rotary angles, its result kept in float32."""
+
+    def __init__(self, own: Callable[..., Any]):
+        self.own = own
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Kept:
+        given = inspect.signature(self.own).bind(*args, **kwargs).arguments
         scaling = given.get("rope_scaling") or {}
         if scaling.get("rope_type") == "llama3":
             return _Kept(_llama3_table(given, scaling))
-        return _Kept(jnp.asarray(exact(*args, **kwargs), jnp.float32))
-
-    get_frequencies.keeps_precision = True
-    layers.get_frequencies = get_frequencies
+        return _Kept(jnp.asarray(self.own(*args, **kwargs), jnp.float32))
 
 
 def _llama3_table(given: dict[str, Any], scaling: dict[str, Any]) -> Array:

@@ -2,8 +2,10 @@
 
 Only what changes a model's numbers is read. An option that is not implemented is an error that
 names it: a model that loads but computes something else would be worse than one that does not.
+Keys that are missing, and keys that contradict each other, are read as transformers reads them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from dpg.errors import DpgError
@@ -20,6 +22,11 @@ def read(config: dict) -> Gpt2Config | LlamaConfig:
     kind = config.get("model_type")
     if kind not in _READERS:
         raise DpgError(f"model_type {kind!r} is not supported; supported are {sorted(_READERS)}")
+    if config.get("quantization_config"):
+        raise DpgError(
+            "config.json has a quantization_config: quantised weights are not read; expected a "
+            "model in float32, float16 or bfloat16"
+        )
     return _READERS[kind](config)
 
 
@@ -32,6 +39,25 @@ def _require(config: dict, key: str) -> Any:
     if config.get(key) is None:
         raise DpgError(f"config.json of model_type {config['model_type']!r} lacks {key!r}")
     return config[key]
+
+
+def _size(config: dict, key: str, default: int | None = None) -> int:
+    """A number of something: a whole number above zero, by default `default` where there is one."""
+    value = config.get(key)
+    if value is None:
+        value = _require(config, key) if default is None else default
+    if type(value) is not int or value < 1:
+        raise DpgError(f"config.json: {key} is {value!r}; expected a whole number above 0")
+    return value
+
+
+def _number(config: dict, key: str, default: float) -> float:
+    value = config.get(key)
+    if value is None:
+        return default
+    if type(value) not in (int, float) or not value > 0:
+        raise DpgError(f"config.json: {key} is {value!r}; expected a number above 0")
+    return float(value)
 
 
 def _refuse_unless(config: dict, key: str, allowed: tuple) -> None:
@@ -64,24 +90,35 @@ def _write_special_ids(config: Gpt2Config | LlamaConfig) -> dict:
     }
 
 
+# Names that every model of transformers answers to, and GPT-2's own.
+_GPT2_NAMES = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
+
+
 def _read_gpt2(config: dict) -> Gpt2Config:
+    config = {_GPT2_NAMES.get(key, key): value for key, value in config.items()} | {
+        key: config[key] for key in _GPT2_NAMES.values() if key in config
+    }
     # The two names stand for the same tanh approximation.
     _refuse_unless(config, "activation_function", ("gelu_new", "gelu_pytorch_tanh"))
     _refuse_unless(config, "scale_attn_weights", (True,))
     _refuse_unless(config, "scale_attn_by_inverse_layer_idx", (False,))
     _refuse_unless(config, "add_cross_attention", (False,))
-    hidden = _require(config, "n_embd")
-    heads = _require(config, "n_head")
+    hidden, heads = _size(config, "n_embd"), _size(config, "n_head")
     if hidden % heads:
         raise DpgError(f"config.json: n_embd {hidden} is not a multiple of n_head {heads}")
     return Gpt2Config(
-        vocab_size=_require(config, "vocab_size"),
+        vocab_size=_size(config, "vocab_size"),
         hidden_size=hidden,
-        layers=_require(config, "n_layer"),
+        layers=_size(config, "n_layer"),
         heads=heads,
-        context=_require(config, "n_positions"),
-        intermediate_size=config.get("n_inner") or 4 * hidden,
-        norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
+        context=_size(config, "n_positions"),
+        intermediate_size=_size(config, "n_inner", 4 * hidden),
+        norm_epsilon=_number(config, "layer_norm_epsilon", 1e-5),
         tied=config.get("tie_word_embeddings", True),
         **_special_ids(config),
     )
@@ -111,9 +148,13 @@ def _read_llama(config: dict) -> LlamaConfig:
     _refuse_unless(config, "hidden_act", ("silu", "swish"))
     _refuse_unless(config, "attention_bias", (False,))
     _refuse_unless(config, "mlp_bias", (False,))
-    hidden = _require(config, "hidden_size")
-    heads = _require(config, "num_attention_heads")
-    kv_heads = config.get("num_key_value_heads") or heads
+    _refuse_windows(config)
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    kv_heads = _size(config, "num_key_value_heads", heads)
+    if hidden % heads:
+        raise DpgError(
+            f"config.json: hidden_size {hidden} is not a multiple of num_attention_heads {heads}"
+        )
     if heads % kv_heads:
         raise DpgError(
             f"config.json: num_attention_heads {heads} is not a multiple of "
@@ -121,15 +162,15 @@ def _read_llama(config: dict) -> LlamaConfig:
         )
     theta, scaling = _read_rotary(config)
     return LlamaConfig(
-        vocab_size=_require(config, "vocab_size"),
+        vocab_size=_size(config, "vocab_size"),
         hidden_size=hidden,
-        layers=_require(config, "num_hidden_layers"),
+        layers=_size(config, "num_hidden_layers"),
         heads=heads,
         kv_heads=kv_heads,
-        head_size=config.get("head_dim") or hidden // heads,
-        context=_require(config, "max_position_embeddings"),
-        intermediate_size=_require(config, "intermediate_size"),
-        norm_epsilon=config.get("rms_norm_eps", 1e-6),
+        head_size=_size(config, "head_dim", hidden // heads),
+        context=_size(config, "max_position_embeddings"),
+        intermediate_size=_size(config, "intermediate_size"),
+        norm_epsilon=_number(config, "rms_norm_eps", 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
         tied=config.get("tie_word_embeddings", False),
@@ -137,25 +178,46 @@ def _read_llama(config: dict) -> LlamaConfig:
     )
 
 
+def _refuse_windows(config: dict) -> None:
+    """Raise where some layer sees only a window of the text; here every layer sees all of it."""
+    window = config.get("sliding_window")
+    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
+    if kinds or (window is not None and config.get("use_sliding_window", True)):
+        raise DpgError(
+            f"config.json: sliding_window = {window!r}, other layer_types {sorted(kinds)} are not "
+            "implemented; expected full attention in every layer"
+        )
+
+
 def _read_rotary(config: dict) -> tuple[float, Llama3Scaling | None]:
-    """Base and scaling, from `rope_parameters` (transformers 5) or `rope_theta`, `rope_scaling`."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    """Base and scaling, from `rope_scaling` and `rope_theta`, or `rope_parameters`.
+
+    The first is the older spelling; it wins where a file has both, as in transformers 5.
+    """
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    theta = _number(rope, "rope_theta", _number(config, "rope_theta", 10000.0))
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise DpgError("config.json: partial_rotary_factor other than 1 is not implemented")
+    for where in (rope, config):
+        if where.get("partial_rotary_factor") not in (None, 1.0):
+            raise DpgError(
+                f"config.json: partial_rotary_factor = {where['partial_rotary_factor']!r} is not "
+                "implemented; expected 1.0"
+            )
     if kind == "default":
         return theta, None
     if kind != "llama3":
         raise DpgError(
             f'config.json: rope_type {kind!r} is not implemented; supported: "default", "llama3"'
         )
+    original = config.get("original_max_position_embeddings")
+    if original is None:
+        original = rope.get("original_max_position_embeddings", config["max_position_embeddings"])
     try:
         return theta, Llama3Scaling(
             factor=float(rope["factor"]),
             low_frequency_factor=float(rope["low_freq_factor"]),
             high_frequency_factor=float(rope["high_freq_factor"]),
-            original_context=int(rope["original_max_position_embeddings"]),
+            original_context=int(original),
         )
     except KeyError as error:
         raise DpgError(f"config.json: the rotary scaling lacks {error}") from None
@@ -194,4 +256,7 @@ def _write_llama(config: LlamaConfig) -> dict:
     }
 
 
-_READERS = {"gpt2": _read_gpt2, "llama": _read_llama}
+_READERS: dict[str, Callable[[dict], Gpt2Config | LlamaConfig]] = {
+    "gpt2": _read_gpt2,
+    "llama": _read_llama,
+}

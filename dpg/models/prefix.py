@@ -2,7 +2,7 @@
 
 GRPO samples G responses to each prompt, and the paper's prompts are eight times as long as its
 responses (Tables 7 to 13). The prompt's keys and values do not depend on the response, so they are
-computed once a prompt, in sampling and in the update alike; the gradient of all responses flows
+computed once per prompt, in sampling and in the update alike; the gradient of all responses flows
 back through them.
 
 Shapes: U prompts of P tokens, G responses to each of them, N = U * G rows of R tokens; the G rows
@@ -31,7 +31,7 @@ class Prefix(NamedTuple):
         hidden: [U, D], what the head reads to predict the first response token.
         keys, values: [layers, U, K, P, d].
         mask: bool [U, P], true on the prompts' own tokens.
-        lengths: int32 [U], how many those are: the position of the first response token.
+        lengths: int32 [U], the number of those: the position of the first response token.
     """
 
     hidden: Array
@@ -63,7 +63,7 @@ def read(model: LanguageModel, params: dict, prompts: Array, mask: Array) -> Pre
 def response_hidden(model: LanguageModel, params: dict, prefix: Prefix, tokens: Array) -> Array:
     """What the head reads to predict each response token: [N, R, D] from tokens int32 [N, R].
 
-    Rows that end early are padded on the right; what stands at their padding is of no meaning.
+    Rows that end early are padded on the right; what stands at their padding has no meaning.
     """
     config, family = model.config, model.family
     N, R = tokens.shape
@@ -81,8 +81,8 @@ def response_hidden(model: LanguageModel, params: dict, prefix: Prefix, tokens: 
         axis=-1,
     )
 
-    def block(x: Array, layer: tuple[dict, Array, Array]) -> tuple[Array, None]:
-        layer, *before = layer
+    def block(x: Array, of_layer: tuple[dict, Array, Array]) -> tuple[Array, None]:
+        layer, *before = of_layer
 
         def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
             k, v = (

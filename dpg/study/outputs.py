@@ -121,16 +121,11 @@ class Outputs:
 
 
 def _outputs(study: Study, layout: Layout) -> Iterator[Output]:
-    for step, path in {"articles": layout.articles, "passages": layout.passages}.items():
-        yield Output(step, "texts", step, (path,))
-    for name, model in study.scale.models.items():
-        step = "pretrain" if model.source == "trained" else "fetch_model"
-        folder = layout.model(name)
-        yield Output(f"models/{name}", "models", step, (folder / "config.json",), stamped=folder)
+    yield from _texts_and_models(study, layout)
     for run in study.runs:
-        folder = layout.run_of(run)
-        pattern = (folder.pattern,) if run.metric.kind == "pattern" else ()
-        files = (*pattern, *folder.outputs)
+        made = layout.run_of(run)
+        pattern = (made.pattern,) if run.metric.kind == "pattern" else ()
+        files = (*pattern, *made.outputs)
         yield Output(run.path, run.experiment, "generate", files, run=run)
     for run in runs_of(JUDGED, study.runs):
         files, inputs = (layout.run_of(run).judged,), (layout.run_of(run).rollouts,)
@@ -147,6 +142,15 @@ def _outputs(study: Study, layout: Layout) -> Iterator[Output]:
     ledger = tuple(layout.claims / f"claims.{kind}" for kind in ("json", "md", "html"))
     yield Output("claims", "ledger", "claims", ledger, tuple(_evidence(study, layout)))
     yield _report(study, layout)
+
+
+def _texts_and_models(study: Study, layout: Layout) -> Iterator[Output]:
+    for step, path in {"articles": layout.articles, "passages": layout.passages}.items():
+        yield Output(step, "texts", step, (path,))
+    for name, model in study.scale.models.items():
+        step = "pretrain" if model.source == "trained" else "fetch_model"
+        folder = layout.model(name)
+        yield Output(f"models/{name}", "models", step, (folder / "config.json",), stamped=folder)
 
 
 def _drawn(name: str, study: Study, layout: Layout) -> Output:

@@ -131,7 +131,7 @@ class Run:
         return value
 
     def validations(self, *columns: str) -> pd.DataFrame:
-        """Return the metrics' validation lines: columns `step` (int) and those asked for (float).
+        """Return the metrics' validation lines: columns `step` (int) and `columns` (float).
 
         Raises:
             DpgError: no validation line, or one without a column; names file, line and column.
@@ -197,6 +197,12 @@ class Run:
                     f"the pattern {pattern.shape}"
                 )
         return pattern, images
+
+
+def by_step(table: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
+    """Return (step, its rows) for every validation in a table of rollouts; the steps ascend."""
+    steps = sorted(table["step"].unique().tolist())
+    return [(int(step), table[table["step"] == step]) for step in steps]
 
 
 def select(

@@ -15,6 +15,7 @@ from dpg import claims, config
 from dpg.claims import style, verdicts
 from dpg.claims.evidence import Results, Untested
 from dpg.claims.verdicts import FAILS, HOLDS, UNTESTED, Condition, verdict_on
+from dpg.evaluation.judge import REFUSED
 from dpg.study.layout import Layout
 from dpg.study.outputs import Outputs
 from dpg.text.languages import TARGET_CODES
@@ -413,13 +414,34 @@ def test_a_collapse_of_adam_and_a_baseline_that_learns(world):
 
 def test_too_few_rollouts_or_no_judge(world):
     judged(world, "lambada-es/adam", lambda t: t[t["row"] < 8])
-    assert "8 rollouts per validation; a fraction needs 20" in world.verdict("language-es").line
+    assert (
+        "8 judged rollouts at a validation, expected 20 or more"
+        in world.verdict("language-es").line
+    )
     world.path("lambada-es/adam", "judged.parquet").write_bytes(b"PAR1 and no more")
     assert world.verdict("language-es").verdict == UNTESTED
     world.path("lambada-es/adam", "judged.parquet").unlink()
     verdict = world.verdict("language-es")
     assert verdict.verdict == UNTESTED
     assert "dpg judge" in verdict.line
+
+
+def test_a_refused_rollout_says_nothing_about_the_language(world):
+    """Four of the 24 are refused at each validation: of the rest the share is the same."""
+    before = world.verdict("language-es")
+
+    def refused(table):
+        return table.assign(judged=table["judged"].mask(table["row"] % 6 == 0, REFUSED))
+
+    judged(world, "lambada-es/adam", refused)
+    after = world.verdict("language-es")
+    assert (before.verdict, after.verdict) == (HOLDS, HOLDS)
+    assert after.conditions[0].values == before.conditions[0].values
+    assert world.verdict("style-first").verdict == HOLDS
+    judged(world, "lambada-es/adam", lambda t: t.assign(judged=REFUSED))
+    verdict = world.verdict("language-es")
+    assert verdict.verdict == UNTESTED
+    assert "no answer for any of the 24 rollouts at step 0" in verdict.line
 
 
 def test_a_style_that_comes_late_or_never(world):

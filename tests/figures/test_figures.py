@@ -10,6 +10,7 @@ import pytest
 from dpg import figures
 from dpg.errors import DpgError
 from dpg.evaluation.diversity import bigram_entropy
+from dpg.evaluation.judge import REFUSED
 from dpg.figures import (
     diagram,
     figure_1,
@@ -21,7 +22,8 @@ from dpg.figures import (
     figure_7,
     style,
 )
-from dpg.study.runs import Run, Variant, line_styles
+from dpg.figures.legend import line_styles
+from dpg.study.runs import Run, Variant
 
 
 def inside(figure):
@@ -222,6 +224,27 @@ def test_figure_4_measures_fraction_and_entropy(runs):
     assert frame["fraction"].iloc[-1] > 0.5
 
 
+def test_figure_4_leaves_refused_rollouts_out_of_the_share(runs):
+    path = runs.make("lambada-es", "adam", steps=10, every=5, skill=0.8)
+    judged = pd.read_parquet(path / "judged.parquet")
+    whole = figure_4.frame([path])
+    refused = judged["row"] < 10
+    judged.assign(judged=judged["judged"].mask(refused, REFUSED)).to_parquet(
+        path / "judged.parquet"
+    )
+    frame = figure_4.frame([path])
+    assert frame["rollouts"].tolist() == [30, 30, 30]
+    for row in frame.itertuples():
+        here = judged[(judged["step"] == row.step) & ~refused]
+        assert row.fraction == (here["judged"] == "Spanish").mean()
+    assert frame["entropy"].tolist() == whole["entropy"].tolist()  # of the text, not the answers
+    judged.assign(judged=judged["judged"].mask(judged["step"] == 5, REFUSED)).to_parquet(
+        path / "judged.parquet"
+    )
+    with pytest.raises(DpgError, match="no answer for any of the 40 rollouts at step 5"):
+        figure_4.frame([path])
+
+
 def test_figure_5_takes_both_measures(runs):
     frame = figure_5.frame([runs.make("uuid", "adam", steps=4, every=1)])
     assert frame["exact"].tolist() == pytest.approx([0, 0, 0, 0.5, 1])
@@ -242,7 +265,7 @@ def test_figure_1_shows_the_code_and_a_sample(runs):
 
 def test_the_code_in_figure_1_scans(runs, tmp_path):
     cv2 = pytest.importorskip("cv2")
-    _, png, _ = figure_1.build([runs.make("qr", "adam-T96")], tmp_path / "figure_1")
+    _, png, _ = figures.build("figure_1", [runs.make("qr", "adam-T96")], tmp_path)
     payload, *_ = cv2.QRCodeDetector().detectAndDecode(cv2.imread(str(png)))
     assert payload == "DPG"
 
@@ -260,8 +283,8 @@ def test_figure_1_shows_text_that_no_font_has(runs):
 
 @pytest.mark.parametrize("module", [figure_6, figure_7])
 def test_the_batching_diagrams_need_no_run(module, tmp_path):
-    paths = module.build([], tmp_path / "diagram")
-    elements = pd.read_csv(paths[2])
+    name = module.__name__.rpartition(".")[2]
+    elements = pd.read_csv(figures.build(name, [], tmp_path)[2])
     assert set(elements["kind"]) == {"cell", "arrow", "text", "box", "frame"}
     cells = elements[elements["kind"] == "cell"]
     # Prompts 3, rollouts, rewards and advantages 12 each; without cross-group batching the

@@ -14,19 +14,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dpg import metrics
 from dpg.errors import DpgError
-from dpg.learner import metagradient, optimizers
+from dpg.learner import metagradient
 from dpg.models import LanguageModel, easydel, untie
 from dpg.models import load as load_native
 
 # At the paper's eps_root of 1e-9 float32 alone is 5e-4 off float64 on such shapes. Here its
 # rounding is small enough to compare two implementations at 1e-4.
-ADAM = {
-    "name": "adam", "learning_rate": 1e-3, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "eps_root": 1e-6,
-    "weight_decay": 1e-4,
-}  # fmt: skip
+ADAM = optax.adamw(1e-3, b1=0.9, b2=0.95, eps=1e-8, eps_root=1e-6, weight_decay=1e-4)
 STEPS, BATCH, LENGTH = 3, 4, 12
 
 
@@ -51,9 +49,7 @@ def language(model, params):
 
 def metagradients(model, params, metric):
     vocabulary = params["embed"].shape[0]
-    result = metagradient(
-        loss_of(model), metric, params, batches(vocabulary), optimizers.build(ADAM)
-    )
+    result = metagradient(loss_of(model), metric, params, batches(vocabulary), ADAM)
     return np.asarray(result.weights_grad, np.float64), float(result.metric)
 
 

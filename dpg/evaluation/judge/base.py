@@ -125,6 +125,15 @@ def judge_table(rollouts: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     return rollouts.assign(judged=answers)
 
 
+def answered(judged: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a `judge_table` that got an answer: all but those that are `REFUSED`.
+
+    A share of rollouts in a language is a share of these, since a refusal says nothing about the
+    language. Where nothing was refused, this is the whole table.
+    """
+    return judged[judged["judged"] != REFUSED]
+
+
 def outside(answers: Sequence[str]) -> Counter[str]:
     """Count the answers that are none of the six choices, each as it came; `REFUSED` is no answer.
 

@@ -31,5 +31,6 @@ def build(settings: JudgeSettings, *, cache: Path, calls: bool = True) -> Judge:
         model=settings.model,
         base_url=settings.base_url,
         max_cost=settings.max_cost,
+        prices=settings.prices,
         calls=calls,
     )

@@ -62,18 +62,19 @@ def largest_usage(asked: str) -> Usage:
     return Usage(_CHAT_OVERHEAD + len(asked.encode()), MAX_ANSWER_TOKENS)
 
 
-def expected_cost(text: str, model: str) -> float | None:
+def expected_cost(text: str, model: str, prices: tuple[float, float] | None = None) -> float | None:
     """Return the US dollars that the judge's question about a text takes, before it is asked.
 
     Args:
         text: a rollout.
         model: the chat model's name.
+        prices: US dollars per million (prompt, completion) tokens; None takes those of `PRICES`.
 
     Returns:
-        The estimate, which errs high; None where the model has no price in `PRICES`.
+        The estimate, which errs high; None where no price is known.
     """
-    prices = PRICES.get(model)
-    return None if prices is None else expected_usage(question(text)).cost(prices)
+    known = PRICES.get(model) if prices is None else prices
+    return None if known is None else expected_usage(question(text)).cost(known)
 
 
 class Budget:

@@ -1,0 +1,64 @@
+"""Data frames as parquet files; equal frames give equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpg.artifacts.whole import ArtifactError, atomic_path
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a data frame as parquet (zstd); equal frames give equal bytes.
+
+    Args:
+        path: the file.
+        table: columns of one type each, lists of numbers among them. Its index must be the default
+            one: what matters belongs in a column.
+
+    Raises:
+        ArtifactError: a named or non-default index, or a column of mixed types.
+    """
+    if not table.index.equals(pd.RangeIndex(len(table))):
+        raise ArtifactError(f"{path}: the table's index would be lost; call reset_index() first")
+    try:
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+    except (pa.ArrowException, TypeError) as error:
+        raise ArtifactError(f"{path}: a column cannot be written as parquet: {error}") from error
+    with atomic_path(path) as partial:
+        pq.write_table(arrow, partial, compression="zstd")
+
+
+def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a parquet file.
+
+    Args:
+        path: the file.
+        columns: the columns to read, in this order; None reads all.
+
+    Raises:
+        ArtifactError: the file is missing, truncated or not parquet, or lacks a column; names the
+            file, the columns missing and those present.
+    """
+    path = Path(path)
+    try:
+        # Not `pq.read_table`: it turns a folder named `seed=0` into a column of its own.
+        with pq.ParquetFile(path) as file:
+            present = file.schema_arrow.names
+            missing = [name for name in columns or () if name not in present]
+            if missing:
+                raise ArtifactError(
+                    f"{path}: no column {', '.join(missing)}; it has {', '.join(present)}"
+                )
+            table = file.read(None if columns is None else list(columns)).to_pandas()
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file; run the step that makes it") from error
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(
+            f"{path}: not a whole parquet file ({error}); delete it to have it made again"
+        ) from error
+    return table if columns is None else table[list(columns)]
