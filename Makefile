@@ -29,6 +29,11 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export MPLBACKEND := Agg
 
+# Snakemake keeps a cache below ~/.cache, which a missing or read-only home does not have.
+ifeq ($(shell d="$${XDG_CACHE_HOME:-$$HOME/.cache}"; mkdir -p "$$d" 2>/dev/null && test -w "$$d" && echo yes),)
+export XDG_CACHE_HOME := $(CURDIR)/.cache
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help tiny smoke report test test-integration engines test-slow faults lint format lock clean clean-results
 # A recipe that fails leaves no stamp behind.

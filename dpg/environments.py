@@ -203,7 +203,10 @@ def _compare(python: Path, pins: dict[str, tuple[str, bool]], lock: Path) -> Non
         wanted = _version(line)
         skipped = ";" in line and name not in there  # its marker says: not on this machine
         if there.get(name) != wanted and not skipped:
-            raise LockError(f"{lock}: {name} {wanted} is locked, {there.get(name)} came")
+            raise LockError(
+                f"{lock}: pip installed {name} {there.get(name)}, expected {wanted}; the package "
+                "index may lack it: try another index"
+            )
 
 
 def _pip(python: Path, arguments: list[str], fault: str) -> str:

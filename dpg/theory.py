@@ -17,7 +17,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -183,7 +183,9 @@ def _blocks(counts: np.ndarray, width: int) -> Iterator[tuple[np.ndarray, int]]:
         yield np.pad(block, ((0, 0), (0, missing), (0, 0)), mode="edge"), width - missing
 
 
-def _train(counts, B, eta, optimizer, filled):
+def _train(
+    counts: np.ndarray, B: int, eta: float, optimizer: str, filled: int
+) -> tuple[np.ndarray, np.ndarray]:
     """One call of the learner: S trainings are one model of S weights that do not meet.
 
     A row of a step's batch is an example in a training. Its loss counts as often as the example
@@ -209,11 +211,11 @@ def score(weight: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(BENCHMARK * weight + OFFSET)
 
 
-def _losses(params, batch):
+def _losses(params: dict[str, jax.Array], batch: dict[str, jax.Array]) -> jax.Array:
     return batch["times"] * loss(params["weight"]).reshape(-1)
 
 
-def _total_score(params, initial):
+def _total_score(params: dict[str, jax.Array], initial: dict[str, jax.Array]) -> jax.Array:
     return score(params["weight"]).sum()  # its derivative by a row is that of the row's own term
 
 
@@ -222,10 +224,10 @@ def _per_training(name: str) -> optax.GradientTransformation:
     """An optimizer that takes each training's learning rate from the parameters."""
     direction = OPTIMIZERS[name]
 
-    def init(params):
+    def init(params: Any) -> Any:
         return direction.init(params["weight"])
 
-    def update(gradient, state, params):
+    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         step, state = direction.update(gradient["weight"], state, params["weight"])
         rate = params["eta"]
         return {"weight": -rate * step, "eta": jnp.zeros_like(rate)}, state

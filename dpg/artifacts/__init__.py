@@ -21,7 +21,7 @@ from dpg.artifacts.arrays import load_arrays, save_arrays
 from dpg.artifacts.json_files import naming, plain, read_json, write_json
 from dpg.artifacts.json_lines import JsonLines, read_lines
 from dpg.artifacts.tables import read_table, write_table
-from dpg.artifacts.whole import DISK_FAULTS, ArtifactError, atomic_path
+from dpg.artifacts.whole import DISK_FAULTS, ArtifactError, atomic_path, naming_fault
 
 __all__ = [
     "DISK_FAULTS",
@@ -30,6 +30,7 @@ __all__ = [
     "atomic_path",
     "load_arrays",
     "naming",
+    "naming_fault",
     "plain",
     "read_json",
     "read_lines",

@@ -104,8 +104,8 @@ def naming_fault(path: str | Path, *, any_fault: bool = False) -> Iterator[None]
     except Exception as error:
         if _is_full(error):
             raise ArtifactError(
-                f"{path}: no space is left on its file system ({_free_at(path)}), so nothing was "
-                "kept; free space there or raise the quota, then run the step again"
+                f"{path}: the disk is full, or the quota is used up ({_free_at(path)}), so nothing "
+                "of it was kept; free space there, then run the step again"
             ) from error
         if isinstance(error, OSError) and (any_fault or error.errno in _UNUSABLE):
             raise ArtifactError(

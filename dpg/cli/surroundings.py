@@ -22,8 +22,10 @@ def prepare() -> None:
     """Make this process independent of what its surroundings lack.
 
     Raises:
-        DpgError: the working folder is gone, or nothing can be written for temporary files.
+        DpgError: the working folder is gone, nothing can be written for temporary files, or file
+            names cannot be UTF-8.
     """
+    _speak_utf_8()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not so where a notebook has replaced it
             stream.reconfigure(errors="backslashreplace")
@@ -72,6 +74,23 @@ def is_writable(folder: Path) -> bool:
             if folder.exists():
                 return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
         folder = folder.parent
+
+
+def _speak_utf_8() -> None:
+    """Start this command again in Python's UTF-8 mode, where the locale names files otherwise.
+
+    Python does so by itself for the locale C, and not for ISO-8859-1 for instance. A path of a
+    scale file with other letters than ASCII would not be found there.
+    """
+    if sys.getfilesystemencoding().lower() in ("utf-8", "utf8"):
+        return
+    if os.environ.get("PYTHONUTF8") == "1":
+        raise DpgError(
+            f"file names are in {sys.getfilesystemencoding()} here, expected UTF-8: start Python "
+            "without -X utf8=0, -E and -I, or set LC_ALL=C.UTF-8"
+        )
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _working_folder() -> Path:

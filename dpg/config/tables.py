@@ -145,7 +145,8 @@ def _plain_type(schema: Tree) -> str:
     if isinstance(schema["type"], list):
         return " or ".join(_TYPES.get(str(name), str(name)) for name in schema["type"])
     if schema["type"] == "array":
-        return f"list: {_type(schema['items'])}"
+        parts = schema.get("prefixItems") or [schema["items"]]
+        return f"list: {', '.join(map(_type, parts))}"
     if schema["type"] == "string":
         named = "path" if schema.get("format") == "path" else "text"
         return _PATTERNS.get(schema.get("pattern", ""), named)

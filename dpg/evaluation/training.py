@@ -181,7 +181,8 @@ def _run(
             callbacks=[_watch(bar, str(out))],
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(state))
+        with artifacts.naming_fault(state / "checkpoint"):
+            trainer.train(resume_from_checkpoint=_last_checkpoint(state))
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     record = {
         "steps": trainer.state.global_step,

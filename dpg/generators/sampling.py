@@ -25,7 +25,9 @@ def key(seed: int, name: str, step: int = 0) -> jax.Array:
     return jax.random.fold_in(named, step)
 
 
-def prompt_indices(count: int, per_step: int, step: int, *, seed: int, shuffle: int = 0):
+def prompt_indices(
+    count: int, per_step: int, step: int, *, seed: int, shuffle: int = 0
+) -> np.ndarray:
     """The prompts of a GRPO step: epochs over all prompts, each in a new order.
 
     Args:

@@ -69,6 +69,7 @@ def load_model(
     Raises:
         DpgError: the directory has no tokenizer, or cannot be loaded.
     """
+    model: Any  # a `LanguageModel`, or EasyDeL's with the same methods
     if implementation == "easydel":
         from dpg.models import easydel
 

@@ -105,8 +105,8 @@ def _try(run: RunConfig, rate: float, train: Train, out: Path) -> dict[str, Any]
     lines = artifacts.read_lines(folder.metrics)
     last = [line for line in lines if line["phase"] == "validation"][-1]
     metric = last["metric"] if math.isfinite(last["metric"]) else None
-    error = None if metric is not None else "the last validation's metric is not finite"
-    return {"learning_rate": rate, "metric": metric, "error": error}
+    reason = None if metric is not None else "the last validation's metric is not finite"
+    return {"learning_rate": rate, "metric": metric, "error": reason}
 
 
 def _is_done(run: RunConfig, folder: RunFolder) -> bool:

@@ -49,6 +49,7 @@ def step_bytes(
 def program_bytes(compiled: jax.stages.Compiled) -> int:
     """What a compiled program needs at its peak, arguments and results included."""
     need = compiled.memory_analysis()
+    assert need is not None, "XLA tells what its programs need on every platform of ours"
     held = need.argument_size_in_bytes + need.output_size_in_bytes - need.alias_size_in_bytes
     return held + need.temp_size_in_bytes
 

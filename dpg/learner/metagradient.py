@@ -29,6 +29,7 @@ from dpg.learner.errors import LearnerError, NotFiniteError
 from dpg.learner.schedule import Schedule, plan
 
 Tree = Any
+Loss = Callable[[Tree, Tree], jax.Array]
 
 
 class MetagradientResult(NamedTuple):
@@ -99,7 +100,7 @@ def metagradient(
     """Trains on `batches` and differentiates the metric by every example's weight.
 
     Args:
-        per_example_loss: (params, batch) -> [B] float, one loss an example. An example's loss must
+        per_example_loss: (params, batch) -> [B] float, one loss per example. An example's loss must
             not depend on the others of its batch if `microbatch` is used.
         metric: (params, initial params) -> [] float, higher is better.
         params: any tree of floating-point arrays; not changed.
@@ -124,13 +125,13 @@ def metagradient(
         NotFiniteError (a LearnerError): a loss, the metric or a metagradient is not finite.
     """
     run = _Run.check(per_example_loss, params, batches, optimizer, weights, microbatch)
-    metric = _checked_metric(metric, run.params)
+    goal = _checked_metric(metric, run.params)
 
     if schedule is None:
         schedule = plan(run.T, memory, run.state_bytes, run.gradient_bytes)
     elif schedule.steps != run.T:
         raise LearnerError(f"the schedule is for {schedule.steps} steps; the batches hold {run.T}")
-    return _Backward(run, metric, host_memory).walk(schedule)
+    return _Backward(run, goal, host_memory).walk(schedule)
 
 
 def explain(
@@ -286,13 +287,21 @@ class _Run(NamedTuple):
     one_tape: bool  # a single step in one piece: its gradient and its derivative share a tape
 
     @classmethod
-    def check(cls, per_example_loss, params, batches, optimizer, weights, microbatch) -> "_Run":
+    def check(
+        cls,
+        per_example_loss: Loss,
+        params: Tree,
+        batches: Tree,
+        optimizer: optax.GradientTransformation,
+        weights: Any,
+        microbatch: int | None,
+    ) -> "_Run":
         _check_params(params)
         T, B = _leading_axes(batches)
         if microbatch is not None and (
             isinstance(microbatch, bool) or not isinstance(microbatch, int) or microbatch < 1
         ):
-            raise LearnerError(f"microbatch = {microbatch!r}; asked is an integer of at least 1")
+            raise LearnerError(f"microbatch = {microbatch!r}; expected an integer of at least 1")
         loss_dtype = _check_losses_shape(per_example_loss, params, batches, B)
         weights = _check_weights(weights, T, B, loss_dtype)
         params = jax.tree.map(jnp.asarray, params)
@@ -338,8 +347,8 @@ class _Run(NamedTuple):
             )
 
     def summary(self, losses: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        losses = jnp.stack(losses)
-        return jnp.mean(jnp.asarray(self.weights, losses.dtype) * losses, axis=1), losses
+        stacked = jnp.stack(losses)
+        return jnp.mean(jnp.asarray(self.weights, stacked.dtype) * stacked, axis=1), stacked
 
 
 def _check_finite(what: str, row: jax.Array, t: int, hint: str) -> None:
@@ -356,19 +365,19 @@ def _check_finite(what: str, row: jax.Array, t: int, hint: str) -> None:
         )
 
 
-def _name(path) -> str:
+def _name(path: Any) -> str:
     return jax.tree_util.keystr(path) or "the tree's only leaf"
 
 
 def _check_params(params: Tree) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
-        raise LearnerError("params have no arrays; asked is a tree of floating-point arrays")
+        raise LearnerError("params have no arrays; expected a tree of floating-point arrays")
     for path, leaf in leaves:
         if not programs.is_float(leaf):
             kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise LearnerError(
-                f"params{_name(path)} is of type {kind}; asked are floating-point arrays: keep "
+                f"params{_name(path)} is of type {kind}; expected floating-point arrays: keep "
                 "integer tables out of params, in the loss function"
             )
 
@@ -376,30 +385,30 @@ def _check_params(params: Tree) -> None:
 def _leading_axes(batches: Tree) -> tuple[int, int]:
     leaves = jax.tree_util.tree_leaves_with_path(batches)
     if not leaves:
-        raise LearnerError("batches have no arrays; asked is a tree of arrays [T, B, ...]")
+        raise LearnerError("batches have no arrays; expected a tree of arrays [T, B, ...]")
     for path, leaf in leaves:
         if not programs.is_array(leaf) or len(leaf.shape) < 2:
             found = getattr(leaf, "shape", type(leaf).__name__)
-            raise LearnerError(f"batches{_name(path)} is {found}; asked is an array [T, B, ...]")
+            raise LearnerError(f"batches{_name(path)} is {found}; expected an array [T, B, ...]")
     shapes = {tuple(leaf.shape[:2]) for _, leaf in leaves}
     if len(shapes) > 1:
         listed = ", ".join(f"{_name(path)} {tuple(leaf.shape)}" for path, leaf in leaves)
         raise LearnerError(
-            f"batches disagree on their leading axes [T, B]: {listed}; asked are the same two first"
+            f"batches disagree on their leading axes [T, B]: {listed}; expected the same two first"
         )
     T, B = shapes.pop()
     if T == 0 or B == 0:
-        raise LearnerError(f"batches have T = {T} steps of B = {B} examples; asked is at least one")
+        raise LearnerError(f"batches have T = {T} steps of B = {B} examples; expected at least one")
     return T, B
 
 
-def _check_losses_shape(per_example_loss, params, batches, B: int):
+def _check_losses_shape(per_example_loss: Loss, params: Tree, batches: Tree, B: int) -> Any:
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batches)
     out = jax.eval_shape(per_example_loss, _shapes(params), batch)
     if not programs.is_float(out) or tuple(out.shape) != (B,):
         found = f"{out.dtype}{list(out.shape)}" if programs.is_array(out) else type(out).__name__
         raise LearnerError(
-            f"per_example_loss returns {found}; asked is one floating-point loss an example, [{B}]"
+            f"per_example_loss returns {found}; expected one floating-point loss per example, [{B}]"
         )
     return out.dtype
 
@@ -408,33 +417,33 @@ def _checked_metric(metric: Callable, params: Tree) -> programs.Function:
     out = jax.eval_shape(metric, _shapes(params), _shapes(params))
     if not programs.is_float(out) or out.shape != ():
         found = f"{out.dtype}{list(out.shape)}" if programs.is_array(out) else type(out).__name__
-        raise LearnerError(f"metric returns {found}; asked is one floating-point number, shape []")
+        raise LearnerError(f"metric returns {found}; expected one floating-point number, shape []")
     return programs.Function.take_apart(metric)
 
 
-def _check_weights(weights, T: int, B: int, dtype):
+def _check_weights(weights: Any, T: int, B: int, dtype: Any) -> Any:
     if weights is None:
         return np.ones((T, B), dtype)
     if not programs.is_array(weights):
         weights = np.asarray(weights, dtype)
     if tuple(weights.shape) != (T, B):
-        raise LearnerError(f"weights have shape {tuple(weights.shape)}; asked is [{T}, {B}]")
+        raise LearnerError(f"weights have shape {tuple(weights.shape)}; expected [{T}, {B}]")
     if not (jnp.issubdtype(weights.dtype, jnp.number) or weights.dtype == bool):
-        raise LearnerError(f"weights are of type {weights.dtype}; asked are real numbers")
+        raise LearnerError(f"weights are of type {weights.dtype}; expected real numbers")
     return weights.astype(dtype)
 
 
-def _check_state(optimizer, params: Tree) -> Tree:
+def _check_state(optimizer: optax.GradientTransformation, params: Tree) -> Tree:
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise LearnerError(
-            f"optimizer is of type {type(optimizer).__name__}; asked is an optax transformation "
+            f"optimizer is of type {type(optimizer).__name__}; expected an optax transformation "
             "with init and update"
         )
     state = optimizer.init(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if not programs.is_array(leaf) or getattr(leaf.dtype, "kind", "") == "O":
             raise LearnerError(
-                f"the optimizer's state{_name(path)} is of type {type(leaf).__name__}; asked is a "
+                f"the optimizer's state{_name(path)} is of type {type(leaf).__name__}; expected a "
                 "state that is a tree of arrays (numbers as jnp.asarray)"
             )
     return _beside(state, params)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import optax
 
 Tree = Any
+Arrays = tuple[jax.Array, ...]
 
 
 class Static:
@@ -92,22 +93,22 @@ def split(tree: Tree) -> tuple[list, Callable[[list], Tree]]:
     return [x for x in leaves if is_float(x)], lambda new: _merge(leaves, treedef, new)
 
 
-def _merge(leaves, treedef, new):
-    new = iter(new)
-    return jax.tree.unflatten(treedef, [next(new) if is_float(x) else x for x in leaves])
+def _merge(leaves: list, treedef: Any, new: list) -> Tree:
+    rest = iter(new)
+    return jax.tree.unflatten(treedef, [next(rest) if is_float(x) else x for x in leaves])
 
 
 class Programs(NamedTuple):
     """The compiled pieces for one loss, one optimizer and one way to cut a batch."""
 
-    gradient: Callable
-    apply: Callable
-    apply_in_place: Callable
-    pull: Callable
-    curve: Callable
-    slope: Callable
-    linearize: Callable
-    along: Callable
+    gradient: jax.stages.Wrapped
+    apply: jax.stages.Wrapped
+    apply_in_place: jax.stages.Wrapped
+    pull: jax.stages.Wrapped
+    curve: jax.stages.Wrapped
+    slope: jax.stages.Wrapped
+    linearize: jax.stages.Wrapped
+    along: jax.stages.Wrapped
 
 
 @functools.lru_cache(maxsize=32)
@@ -123,20 +124,20 @@ def compile_programs(
         loss: the static part of a `Function` (params, batch) -> [B].
         optimizer: an optax transformation.
         microbatch: examples at a time; None takes the whole batch.
-        shardings: a list of shardings, one a leaf of the parameters, kept by everything shaped like
+        shardings: a list of shardings, one per leaf of the parameters, kept by everything shaped like
             them; its value is None on a single device.
     """
     update = optimizer.value.update
     places = shardings.value
 
-    def place(tree):
+    def place(tree: Tree) -> Tree:
         if places is None:
             return tree
         leaves, treedef = jax.tree.flatten(tree)
         constrained = map(jax.lax.with_sharding_constraint, leaves, places)
         return jax.tree.unflatten(treedef, constrained)
 
-    def chunked(step, batch, w):
+    def chunked(step: Callable, batch: Tree, w: jax.Array) -> tuple[Tree, Tree]:
         """`step(batch, w) -> (summed, stacked)` over pieces of the batch."""
         size = w.shape[0]
         if microbatch is None or microbatch >= size:
@@ -144,7 +145,7 @@ def compile_programs(
         pieces = -(-size // microbatch)
         padding = pieces * microbatch - size
 
-        def cut(x, fill):
+        def cut(x: jax.Array, fill: Callable) -> jax.Array:
             if padding:
                 x = jnp.concatenate([x, fill(x[-1:], padding)])
             return x.reshape(pieces, microbatch, *x.shape[1:])
@@ -156,21 +157,23 @@ def compile_programs(
         shapes = jax.eval_shape(step, jax.tree.map(lambda x: x[0], batch), w[0])[0]
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-        def body(total, piece):
+        def body(total: Tree, piece: Tree) -> tuple[Tree, Tree]:
             summed, stacked = step(*piece)
             return jax.tree.map(jnp.add, total, summed), stacked
 
         summed, stacked = jax.lax.scan(body, zero, (batch, w))
         return summed, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], stacked)
 
-    def weighted(params, per_example_loss, batch, w, size):
+    def weighted(
+        params: Tree, per_example_loss: Callable, batch: Tree, w: jax.Array, size: int
+    ) -> tuple[jax.Array, jax.Array]:
         losses = per_example_loss(params, batch)
         return jnp.sum(w.astype(losses.dtype) * losses) / size, losses
 
-    def gradient(arrays, params, batch, w):
+    def gradient(arrays: Arrays, params: Tree, batch: Tree, w: jax.Array) -> tuple[Tree, jax.Array]:
         per_example_loss = assemble(loss, arrays)
 
-        def step(batch, piece):
+        def step(batch: Tree, piece: jax.Array) -> tuple[Tree, jax.Array]:
             return jax.grad(weighted, has_aux=True)(
                 params, per_example_loss, batch, piece, w.shape[0]
             )
@@ -178,14 +181,16 @@ def compile_programs(
         g, losses = chunked(step, batch, w)
         return place(g), losses
 
-    def apply(g, state, params):
+    def apply(g: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         updates, state = update(g, state, params)
         return place(optax.apply_updates(params, updates)), state
 
-    def pull(g, state, params, adjoint_params, adjoint_state):
+    def pull(
+        g: Tree, state: Tree, params: Tree, adjoint_params: Tree, adjoint_state: Tree
+    ) -> tuple[Tree, Tree, Tree]:
         floats, merge = split(state)
 
-        def floating_part(g, floats, params):
+        def floating_part(g: Tree, floats: list, params: Tree) -> tuple[Tree, list]:
             params, state = apply(g, merge(floats), params)
             return params, split(state)[0]
 
@@ -193,11 +198,13 @@ def compile_programs(
         to_g, to_state, to_params = vjp((adjoint_params, adjoint_state))
         return place(to_g), to_state, place(to_params)
 
-    def curve(arrays, params, direction, batch, w, direct):
+    def curve(
+        arrays: Arrays, params: Tree, direction: Tree, batch: Tree, w: jax.Array, direct: Tree
+    ) -> tuple[Tree, jax.Array]:
         per_example_loss = assemble(loss, arrays)
 
-        def step(batch, piece):
-            def both(p):
+        def step(batch: Tree, piece: jax.Array) -> tuple[Tree, jax.Array]:
+            def both(p: Tree) -> tuple[Tree, jax.Array]:
                 return jax.grad(weighted, has_aux=True)(
                     p, per_example_loss, batch, piece, w.shape[0]
                 )
@@ -207,21 +214,25 @@ def compile_programs(
         bent, slopes = chunked(step, batch, w)
         return place(jax.tree.map(jnp.add, direct, bent)), slopes / w.shape[0]
 
-    def slope(arrays, params, direction, batch, w):
+    def slope(
+        arrays: Arrays, params: Tree, direction: Tree, batch: Tree, w: jax.Array
+    ) -> jax.Array:
         per_example_loss = assemble(loss, arrays)
 
-        def step(batch, _):
+        def step(batch: Tree, _: jax.Array) -> tuple[Tree, jax.Array]:
             return (), jax.jvp(lambda p: per_example_loss(p, batch), (params,), (direction,))[1]
 
         return chunked(step, batch, w)[1] / w.shape[0]
 
-    def linearize(arrays, params, batch, w):
+    def linearize(
+        arrays: Arrays, params: Tree, batch: Tree, w: jax.Array
+    ) -> tuple[Tree, jax.Array, Callable]:
         per_example_loss = assemble(loss, arrays)
         losses, tape = jax.linearize(lambda p: per_example_loss(p, batch), params)
         (g,) = jax.linear_transpose(tape, params)(w.astype(losses.dtype) / w.shape[0])
         return place(g), losses, tape
 
-    def along(tape, direction):
+    def along(tape: Callable, direction: Tree) -> jax.Array:
         slopes = tape(direction)
         return slopes / slopes.shape[0]
 
@@ -242,7 +253,7 @@ def compile_programs(
 def compile_metric(metric: Static) -> Callable:
     """(arrays, params, initial) -> (metric, its gradient with respect to params)."""
 
-    def value(params, arrays, initial):
+    def value(params: Tree, arrays: Arrays, initial: Tree) -> jax.Array:
         return assemble(metric, arrays)(params, initial)
 
     return jax.jit(

@@ -92,9 +92,9 @@ class Schedule:
     peaks: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, name: str, steps: int, actions: Iterator[Action]) -> "Schedule":
+    def of(cls, name: str, steps: int, walk: Iterator[Action]) -> "Schedule":
         """Walks through the actions once, counts, and raises ValueError where one is impossible."""
-        actions = tuple(actions)
+        actions = tuple(walk)
         kept, gradients, current, left = set(), set(), 0, steps
         trained = replayed = 0
         held = set()

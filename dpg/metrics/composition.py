@@ -18,7 +18,6 @@ def weighted(terms: Sequence[tuple[float, Callable]]) -> jax.tree_util.Partial:
     Raises:
         DpgError: no terms, or one that is no pair of a number and a function.
     """
-    terms = [tuple(term) for term in terms]
     if not terms:
         raise DpgError("a weighted metric needs at least one term (weight, metric)")
     for i, term in enumerate(terms):
@@ -27,7 +26,9 @@ def weighted(terms: Sequence[tuple[float, Callable]]) -> jax.tree_util.Partial:
     return jax.tree_util.Partial(_sum, [c for c, _ in terms], [metric for _, metric in terms])
 
 
-def _sum(coefficients, metrics, params, initial):
+def _sum(
+    coefficients: Sequence[float], metrics: Sequence[Callable], params: Any, initial: Any
+) -> jax.Array:
     parts = (c * m(params, initial) for c, m in zip(coefficients, metrics, strict=True))
     return sum(parts)
 

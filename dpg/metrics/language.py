@@ -15,6 +15,11 @@ import numpy as np
 
 from dpg.errors import DpgError
 
+Tree = Any
+"""Any tree of arrays: parameters, or a batch."""
+
+Loss = Callable[[Tree, Tree], jax.Array]
+
 
 def language_metric(
     per_example_loss: Callable, batch: Any, microbatch: int | None = None
@@ -38,7 +43,9 @@ def language_metric(
     return jax.tree_util.Partial(_score, per_example_loss, batch, microbatch)
 
 
-def _score(per_example_loss, batch, microbatch, params, initial):
+def _score(
+    per_example_loss: Loss, batch: Tree, microbatch: int | None, params: Tree, initial: Tree
+) -> jax.Array:
     del initial
     size = jax.tree.leaves(batch)[0].shape[0]
     if microbatch is None or microbatch >= size:
@@ -47,26 +54,30 @@ def _score(per_example_loss, batch, microbatch, params, initial):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _summed(microbatch, per_example_loss, batch, params):
+def _summed(microbatch: int, per_example_loss: Loss, batch: Tree, params: Tree) -> jax.Array:
     """The sum of a batch's losses, `microbatch` texts at a time."""
     return _over_pieces(lambda p: jnp.sum(per_example_loss(params, p)), batch, microbatch)
 
 
-def _summed_forward(microbatch, per_example_loss, batch, params):
+def _summed_forward(
+    microbatch: int, per_example_loss: Loss, batch: Tree, params: Tree
+) -> tuple[jax.Array, Tree]:
     # The gradient is taken with the value, piece by piece, so that one piece's activations are held
     # at a time and none is computed twice.
     piece = jax.value_and_grad(lambda params, p: jnp.sum(per_example_loss(params, p)))
     return _over_pieces(lambda p: piece(params, p), batch, microbatch)
 
 
-def _summed_backward(microbatch, gradient, cotangent):
+def _summed_backward(
+    microbatch: int, gradient: Tree, cotangent: jax.Array
+) -> tuple[None, None, Tree]:
     return None, None, jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), gradient)
 
 
 _summed.defvjp(_summed_forward, _summed_backward)
 
 
-def _over_pieces(function, batch, microbatch):
+def _over_pieces(function: Callable[[Tree], Tree], batch: Tree, microbatch: int) -> Tree:
     """The sum of `function` over pieces of a batch, the last of which may be smaller."""
     size = jax.tree.leaves(batch)[0].shape[0]
     whole = size // microbatch * microbatch

@@ -17,7 +17,7 @@ def norm_metric(parameter: str = "lm_head") -> jax.tree_util.Partial:
     return jax.tree_util.Partial(_minus_norm, parameter=parameter)
 
 
-def _minus_norm(params, initial, *, parameter):
+def _minus_norm(params: Any, initial: Any, *, parameter: str) -> jax.Array:
     del initial
     return -_norm(lookup(params, parameter))
 

@@ -50,7 +50,16 @@ def pattern_metric(
     )
 
 
-def _score(pattern, params, initial, *, parameter, row, column, scale):
+def _score(
+    pattern: np.ndarray,
+    params: Any,
+    initial: Any,
+    *,
+    parameter: str,
+    row: int,
+    column: int,
+    scale: float,
+) -> jax.Array:
     change = _change(params, initial, pattern.shape, parameter, row, column)
     # softplus(-z) = ln(1 + e^-z) without overflow where a pixel is far on the wrong side
     return -jnp.mean(jax.nn.softplus(-scale * pattern.astype(change.dtype) * change))
@@ -59,7 +68,7 @@ def _score(pattern, params, initial, *, parameter, row, column, scale):
 def decode_signs(
     params: Any,
     initial: Any,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     *,
     parameter: str = "lm_head",
     row: int = 0,
@@ -87,7 +96,9 @@ def pixels_right(
     return float(np.mean(signs == pattern))
 
 
-def _change(params, initial, shape, parameter, row, column):
+def _change(
+    params: Any, initial: Any, shape: tuple[int, ...], parameter: str, row: int, column: int
+) -> jax.Array:
     h, w = shape
     after, before = lookup(params, parameter), lookup(initial, parameter)
     if len(after.shape) != 2 or row + h > after.shape[0] or column + w > after.shape[1]:
@@ -124,6 +135,7 @@ def qr(payload: str) -> np.ndarray:
             where all are digits, capital letters or among " $%*+-./:", 41 digits).
     """
     import qrcode
+    from qrcode.exceptions import DataOverflowError
 
     if not payload:
         raise DpgError("a QR code needs a payload of at least one character")
@@ -138,7 +150,7 @@ def qr(payload: str) -> np.ndarray:
         code.add_data(payload)
         try:
             code.make(fit=True)
-        except (qrcode.exceptions.DataOverflowError, ValueError):
+        except (DataOverflowError, ValueError):
             continue  # beyond the largest version
         if code.version == 1:
             return np.where(np.array(code.get_matrix()), -1, 1).astype(np.int8)

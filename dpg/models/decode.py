@@ -148,10 +148,10 @@ def _ends(eos_id: Ends) -> np.ndarray:
 
     A single id is no array of length one, so that its program stays what it is without this choice.
     """
-    ids = [eos_id] if isinstance(eos_id, int | np.integer) else list(eos_id or ())
+    ids = [eos_id] if isinstance(eos_id, int | np.integer) else list(dict.fromkeys(eos_id or ()))
     if len(ids) > 1:
-        return np.array(list(dict.fromkeys(ids)), np.int32)
-    return np.asarray(ids[0] if ids else -1, np.int32)
+        return np.array(ids, np.int32)
+    return np.array(ids[0] if ids else -1, np.int32)
 
 
 def _check(
@@ -230,7 +230,7 @@ def _generate(
 
     before = prefix.read(model, params, prompts, prompt_mask)
     layers = _unstack(params["layers"])
-    prompt: list[_Pair | None] = _unstack((before.keys, before.values))
+    prompt: list[_Pair] = _unstack((before.keys, before.values))
     lengths = jnp.repeat(before.lengths, G)
     token, logprob = choose(jnp.repeat(before.hidden, G, axis=0), jnp.int32(0))
     rollouts = Rollouts(
@@ -242,10 +242,11 @@ def _generate(
         _, K, _, d = prompt[0][0].shape
         own = jnp.zeros((U, K * G, R, d), before.keys.dtype)
         cache, first = tuple((own, own) for _ in layers), 0
+        beside: Sequence[_Pair | None] = prompt
     else:
         room = ((0, 0), (0, 0), (0, R), (0, 0))
         cache = tuple((jnp.pad(k, room), jnp.pad(v, room)) for k, v in prompt)
-        prompt, first = [None] * len(layers), P
+        first, beside = P, [None] * len(layers)
 
     def unfinished(carry: Any) -> Array:
         step, _, running, _, _ = carry
@@ -260,7 +261,7 @@ def _generate(
         rotary = family.rotary(config, positions)
         x = family.embed(config, params, token[:, None], positions)
         new_cache = []
-        for layer, shared, own in zip(layers, prompt, cache, strict=True):
+        for layer, shared, own in zip(layers, beside, cache, strict=True):
 
             def attend(
                 q: Array, k: Array, v: Array, shared: _Pair | None = shared, own: _Pair = own

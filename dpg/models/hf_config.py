@@ -190,11 +190,21 @@ def _refuse_windows(config: dict) -> None:
 
 
 def _read_rotary(config: dict) -> tuple[float, Llama3Scaling | None]:
-    """Base and scaling, from `rope_scaling` and `rope_theta`, or `rope_parameters`.
+    """Base and scaling, from `rope_parameters` (transformers 5) or `rope_theta`, `rope_scaling`.
 
-    The first is the older spelling; it wins where a file has both, as in transformers 5.
+    A file may have both spellings, for readers of either time: they must say the same.
     """
-    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    found = [_rotary(config, config[key]) for key in ("rope_parameters", "rope_scaling")
+             if config.get(key)]  # fmt: skip
+    if found[1:] and found[0] != found[1]:
+        raise DpgError(
+            "config.json: rope_parameters and rope_scaling (with rope_theta) contradict each "
+            f"other, {found[0]} and {found[1]}; expected the same, or one of them"
+        )
+    return found[0] if found else _rotary(config, {})
+
+
+def _rotary(config: dict, rope: dict) -> tuple[float, Llama3Scaling | None]:
     theta = _number(rope, "rope_theta", _number(config, "rope_theta", 10000.0))
     kind = rope.get("rope_type") or rope.get("type") or "default"
     for where in (rope, config):

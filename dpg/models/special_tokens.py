@@ -131,11 +131,12 @@ def listed(config: Mapping[str, Any]) -> dict[str, bool]:
         raise DpgError(
             f"added_tokens_decoder is {decoder!r:.80}; expected an object of tokens by id"
         ) from None
-    special = list(named(config).values())
+    special = [*named(config).values()]
     for key in ("additional_special_tokens", "extra_special_tokens"):
         more = config.get(key)
-        special += map(content, more) if isinstance(more, list) else []
-    return found | {text: True for text in special if text is not None}
+        texts = map(content, more) if isinstance(more, list) else ()
+        special += [text for text in texts if text is not None]
+    return found | dict.fromkeys(special, True)
 
 
 def ends(directory: Path) -> tuple[int, ...]:

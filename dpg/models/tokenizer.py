@@ -6,6 +6,7 @@ A thin layer over the `tokenizers` library, so that nothing here needs transform
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class Tokenizer:
         text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
         (directory / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
 
-    @property
+    @cached_property  # asked for often, and slow for large vocabularies
     def vocab_size(self) -> int:
         """One more than the largest id, special tokens included."""
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1

@@ -65,6 +65,7 @@ def build(
     if kind == "custom":
         from dpg.metrics import from_dotted_path
 
+        assert run.reward.path is not None  # the settings' own check
         factory = from_dotted_path(run.reward.path, what="reward")
         return factory(run, target, examples, **run.reward.arguments)
     from dpg.text.passages import train_passages

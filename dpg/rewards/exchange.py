@@ -134,7 +134,7 @@ def unpack_rewards(body: bytes) -> Rewards:
 def _pack(arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> bytes:
     # One entry: of several, the library writes the order anew each time, and equal calls must be
     # equal bytes.
-    return safetensors.numpy.save(arrays, {"said": json.dumps(said, allow_nan=False)})
+    return safetensors.numpy.save(dict(arrays), {"said": json.dumps(said, allow_nan=False)})
 
 
 def _unpack(body: bytes, wanted: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

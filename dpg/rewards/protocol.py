@@ -34,11 +34,11 @@ class RolloutBatch:
     groups: np.ndarray
     step: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shapes = self.tokens.shape, self.mask.shape, self.groups.shape
         if self.tokens.ndim != 2 or shapes[0] != shapes[1] or shapes[2] != shapes[0][:1]:
             raise RewardError(
-                f"step {self.step}: want tokens [N, R], mask [N, R], groups [N], got {shapes}"
+                f"step {self.step}: expected tokens [N, R], mask [N, R], groups [N], got {shapes}"
             )
         empty = np.flatnonzero(~self.mask.any(1))
         if empty.size:

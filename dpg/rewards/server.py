@@ -167,7 +167,8 @@ class Calls:
             call.started = time.monotonic()
             with self._lock:
                 self._current = call
-            outcome = self._compute(call)
+            assert call.batch is not None  # let go of below, once computed
+            outcome = self._compute(call, call.batch)
             seconds = round(time.monotonic() - call.started, 1)
             with self._lock:
                 self._current, call.batch = None, None
@@ -179,9 +180,9 @@ class Calls:
             self._say(f"step {call.step}, {call.kind}: {seconds} s, {outcome.error or 'done'}")
             call.finished.set_result(outcome)
 
-    def _compute(self, call: Call) -> Outcome:
+    def _compute(self, call: Call, batch: RolloutBatch) -> Outcome:
         try:
-            return Outcome(exchange.pack_rewards(self._handlers[call.kind](call.batch)))
+            return Outcome(exchange.pack_rewards(self._handlers[call.kind](batch)))
         except DpgError as error:
             return Outcome(None, str(error))
         except Exception as error:  # goes to the client, who raises it; the server lives on
@@ -215,15 +216,15 @@ def application(calls: Calls, token: str, body_limit: int) -> Any:
         return refuse(401, "another token than this server's: it is in its connection file")
 
     @app.get("/health")
-    async def health():
+    async def health() -> dict[str, str]:
         return {"status": "ok", "dpg": dpg.__version__}
 
     @app.get("/status")
-    async def status(request: fastapi.Request):
+    async def status(request: fastapi.Request) -> Response:
         return stranger(request) or JSONResponse(calls.status())
 
     @app.post("/calls/{name}")
-    async def submit(name: str, request: fastapi.Request):
+    async def submit(name: str, request: fastapi.Request) -> Response:
         refused = stranger(request)
         if refused:
             return refused
@@ -249,7 +250,7 @@ def application(calls: Calls, token: str, body_limit: int) -> Any:
         return JSONResponse({"name": taken.name, **calls.status()}, 202)
 
     @app.get("/calls/{name}")
-    async def answer(name: str, request: fastapi.Request, wait: float = 0.0):
+    async def answer(name: str, request: fastapi.Request, wait: float = 0.0) -> Response:
         refused = stranger(request)
         if refused:
             return refused

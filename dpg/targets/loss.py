@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
 from dpg.config import LearnerSettings
 from dpg.models import LanguageModel
+
+Compat = Literal["paper", "authors"]
 
 
 def loss_of(model: LanguageModel, settings: LearnerSettings) -> jax.tree_util.Partial:
@@ -24,7 +26,7 @@ def loss_of(model: LanguageModel, settings: LearnerSettings) -> jax.tree_util.Pa
 
 
 def per_example_loss(
-    model: LanguageModel, params: Any, batch: Any, *, compat: str, precision: str
+    model: LanguageModel, params: Any, batch: Any, *, compat: Compat, precision: str
 ) -> jax.Array:
     """`LanguageModel.per_example_loss` [B], its products of matrices in a named precision.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -61,7 +62,7 @@ def chosen_microbatch(
         shorter = (response_tokens // part for part in (2, 4))
         for tokens in (tokens for tokens in shorter if tokens > 1):  # one has nothing to predict
             name = f"learner.remat: true and generator.response_tokens: {tokens}"
-            yield name, lambda tokens=tokens: bytes_of(1, tokens + added_tokens, True)
+            yield name, functools.partial(bytes_of, 1, tokens + added_tokens, True)
 
     kept = _kept_bytes(settings, params)
     return memory.largest(

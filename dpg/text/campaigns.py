@@ -1,9 +1,9 @@
 """Passages of Debian's packages: campaigns of the game Battle for Wesnoth.
 
 They stand in for LAMBADA where the hub is out of reach: short fiction, written in English and
-translated by people, in Debian's packages `wesnoth-<version>-<campaign>` (GPL-2+). The packages are
-read, never installed: a `.deb` is an `ar` archive with a tar in it, and the translations are gettext
-catalogues whose message ids are the English text.
+translated by people, in Debian's packages `wesnoth-<version>-<campaign>` (GPL-2+). The packages
+are read, never installed: a `.deb` is an `ar` archive with a tar in it, and the translations are
+gettext catalogues whose message ids are the English text.
 """
 
 from __future__ import annotations
@@ -144,10 +144,16 @@ _CATALOGUE = re.compile(r"/locale/(\w+)/LC_MESSAGES/wesnoth-(\w+)\.mo$")
 
 def _catalogues(deb: Path) -> dict[str, dict[str, dict[str, str]]]:
     """Campaign to language to catalogue (English to translation) of a package."""
-    codes = {one.wesnoth_locale: one.code for one in find_languages(TARGET_CODES)}
+    codes = {
+        one.wesnoth_locale: one.code
+        for one in find_languages(TARGET_CODES)
+        if one.wesnoth_locale is not None
+    }
     found: dict[str, dict[str, dict[str, str]]] = {}
     for path, content in _deb_files(deb, lambda path: _wanted(path, codes)):
-        locale, campaign = _CATALOGUE.search(path).groups()
+        match = _CATALOGUE.search(path)
+        assert match is not None  # `_wanted` has seen it
+        locale, campaign = match.groups()
         catalogue = read_catalogue(content, f"{deb.name}: {path}")
         found.setdefault(campaign, {})[codes[locale]] = catalogue
     return found
@@ -155,7 +161,7 @@ def _catalogues(deb: Path) -> dict[str, dict[str, dict[str, str]]]:
 
 def _wanted(path: str, codes: Mapping[str, str]) -> bool:
     match = _CATALOGUE.search(path)
-    return bool(match) and match.group(1) in codes
+    return match is not None and match.group(1) in codes
 
 
 def read_catalogue(content: bytes, where: str) -> dict[str, str]:
@@ -191,7 +197,9 @@ def _deb_files(deb: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, 
         with tarfile.open(fileobj=io.BytesIO(_data_tar(deb)), mode="r|*") as archive:
             for member in archive:
                 if member.isfile() and wanted(member.name):
-                    yield member.name, archive.extractfile(member).read()
+                    file = archive.extractfile(member)
+                    assert file is not None  # a file has contents
+                    yield member.name, file.read()
     except (OSError, EOFError, tarfile.TarError) as error:
         raise DpgError(
             f"{deb} is not a whole Debian package: {error}; delete it and have it fetched again"

@@ -161,7 +161,8 @@ def counts(passages: pd.DataFrame) -> pd.DataFrame:
 
 def _keys(rows: Sequence[Any]) -> list[tuple[str, str, str]]:
     """(id, language, text) of each row; a repeated text without an id is numbered."""
-    keys, times = [], {}
+    keys: list[tuple[str, str, str]] = []
+    times: dict[tuple[str, str], int] = {}
     for number, row in enumerate(rows):
         record = row if isinstance(row, Mapping) else {"text": row}
         if "text" not in record:

@@ -3,6 +3,9 @@
 Two styles. `paraphrase` is the paper's (Appendix G): an instruct model is asked, in its own chat
 template, to rephrase the article. `prefix` is for models too small to follow an instruction:
 the article's first tokens, to be continued.
+
+Prompts never change with the day, machine or time zone: a template that asks for today's date is
+told 26 Jul 2024 (`dpg.models.chat`).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ PARAPHRASE = (
 
 
 class PromptTokenizer(Protocol):
-    """What this module asks of a tokenizer (`dpg.models.Tokenizer` has it)."""
+    """What this module needs of a tokenizer (`dpg.models.Tokenizer` has it)."""
 
     def encode(self, text: str) -> list[int]:
         """Ids without special tokens."""
@@ -44,9 +47,9 @@ def encode_prompts(
     style: Literal["prefix", "paraphrase"],
     max_tokens: int,
 ) -> list[list[int]]:
-    """One list of token ids an article.
+    """One list of token ids per article.
 
-    `prefix`: the first `max_tokens` ids, exactly that many. `paraphrase`: Appendix G in the chat
+    `prefix`: exactly the first `max_tokens` ids. `paraphrase`: Appendix G in the chat
     template, the whole prompt cut on the right to at most `max_tokens` ids, the template's own
     closing tokens included (as verl's `truncation=right` does, with which the paper trained).
 

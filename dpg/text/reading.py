@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 
 from dpg.errors import DpgError
 
 
-def import_datasets():
+def import_datasets() -> ModuleType:
     """The datasets library, or a DpgError that says what it is needed for."""
     try:
         import datasets

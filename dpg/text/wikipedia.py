@@ -49,7 +49,8 @@ def articles_from_wheel(
     language. Raises DpgError for a language that the wheel lacks and for a file that is not
     this wheel.
     """
-    rows, report = [], Counter()
+    rows: list[tuple[str, str, str, str]] = []
+    report: Counter[str] = Counter()
     for language in find_languages(languages):
         if language.wheel_locale is None:
             raise DpgError(

@@ -149,7 +149,7 @@ def test_a_line_that_a_full_disk_refuses_leaves_no_part_of_it(small_disk):
     with JsonLines(path) as log:
         log.append({"step": 0})
         before = path.read_bytes()
-        with pytest.raises(ArtifactError, match=r"m\.jsonl: no space is left"):
+        with pytest.raises(ArtifactError, match=r"m\.jsonl: the disk is full"):
             log.append({"step": 1, "text": "x" * 2**20})
         assert path.read_bytes() == before
         log.append({"step": 1, "text": "short"})

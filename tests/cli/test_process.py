@@ -64,7 +64,11 @@ def test_flags_that_may_change_numbers_are_left_out_and_said(tmp_path):
 
 @pytest.mark.integration
 def test_each_number_of_threads_and_set_of_flags_has_a_cache_of_its_own(tmp_path):
-    shells = ({"NPROC": "1"}, {"NPROC": "2"}, {"NPROC": "1", "DPG_XLA_FLAGS": "--xla_cpu_enable_fast_math=false"})
+    shells = (
+        {"NPROC": "1"},
+        {"NPROC": "2"},
+        {"NPROC": "1", "DPG_XLA_FLAGS": "--xla_cpu_enable_fast_math=false"},
+    )
     caches = [drawn(tmp_path, **exported)[0][2] for exported in shells]
     assert len(set(caches)) == 3
     assert drawn(tmp_path, NPROC="1")[0][2] == caches[0]

@@ -61,3 +61,12 @@ def test_where_the_experiments_are_is_no_setting(load):
     assert isinstance(scale, ScaleFile)
     assert str(scale.experiments_file) == "config/experiments.yaml"
     assert "experiments_file" not in scale.model_dump()
+
+
+def test_prices_of_a_judge_are_two_numbers_that_are_not_negative(load):
+    judge = "judge: {kind: openai, model: other, prices: %s}"
+    scale = load(("scale: mine", "scale: mine\n" + judge % "[0.5, 2]")).scale
+    assert scale.judge.prices == (0.5, 2.0)
+    for wrong in ("[0.5]", "[0.5, -2]", "[1, 2, 3]", "much"):
+        with pytest.raises(ConfigError, match=r"judge\.prices"):
+            load(("scale: mine", "scale: mine\n" + judge % wrong))

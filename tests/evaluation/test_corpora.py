@@ -87,19 +87,40 @@ def test_more_tokens_keep_the_shards_and_fewer_read_only_the_first(
     assert 300 <= sum(len(ids) for _, ids in corpora.read_corpus(copy)) < 700
 
 
-def test_another_seed_or_checkpoint_begins_anew(
-    corpus, tmp_path, run, downstream_settings, model_dir, articles
+def test_another_seed_or_checkpoint_begins_anew_and_deletes_nothing(
+    corpus, tmp_path, run, downstream_settings, model_dir, articles, capsys
 ):
     copy, other = tmp_path / "corpus", tmp_path / "generator"
     shutil.copytree(corpus, copy)
     again(run, downstream_settings.corpus, model_dir, articles, copy, seed=1)
     assert files(copy)["shard_00000.parquet"] != files(corpus)["shard_00000.parquet"]
+    said = capsys.readouterr().err
+    assert "seed was 0, is 1" in said
+    (aside,) = tmp_path.glob("corpus-*")
+    assert files(aside) == files(corpus)
+    assert list(corpora.read_corpus(aside)) == list(corpora.read_corpus(corpus))
     model, params, words = load(model_dir)
     save(other, model, {**params, "embed": 2 * params["embed"]}, words)
     again(run, downstream_settings.corpus, other, articles, copy)
     assert files(copy)["shard_00000.parquet"] != files(corpus)["shard_00000.parquet"]
+    shards = {path.name: path.stat().st_mtime_ns for path in aside.glob("shard_*")}
     again(run, downstream_settings.corpus, model_dir, articles, copy)
     assert files(copy) == files(corpus)
+    # Not written again: the folder of these settings is found where it was moved to.
+    assert {path.name: path.stat().st_mtime_ns for path in copy.glob("shard_*")} == shards
+    assert len(list(tmp_path.glob("corpus-*"))) == 2
+
+
+def test_an_empty_folder_that_the_workflow_made_is_not_moved(
+    tmp_path, run, downstream_settings, model_dir, articles, capsys
+):
+    out = tmp_path / "corpus"
+    out.mkdir()
+    again(
+        run, downstream_settings.corpus.model_copy(update={"tokens": 50}), model_dir, articles, out
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    assert "not used" not in capsys.readouterr().err
 
 
 def test_equal_texts_are_counted_once(tmp_path, words):

@@ -39,7 +39,12 @@ def settings(downstream_settings):
 
 def fit(base, rows, settings, out, **changes):
     return training.fit(
-        base, rows, settings, **({"learning_rate": 3e-3, "epochs": 2, "seed": 5} | changes), out=out
+        base,
+        rows,
+        settings,
+        **({"learning_rate": 3e-3, "epochs": 2, "seed": 5} | changes),
+        step="continue_pretraining",
+        out=out,
     )
 
 
@@ -167,15 +172,15 @@ def test_a_training_that_failed_goes_on_to_the_same_weights(
     with pytest.raises(RuntimeError, match="step 6"):
         fit(model_dir, rows, often, out)
     assert not out.exists()
-    left = sorted(path.name for path in (tmp_path / ".model.progress").glob("checkpoint-*"))
+    left = sorted(path.name for path in (tmp_path / ".model.state").glob("checkpoint-*"))
     assert left == ["checkpoint-2", "checkpoint-4"]
     # As a kill during the write of the newest leaves it.
-    (tmp_path / ".model.progress" / "checkpoint-4" / "trainer_state.json").unlink()
+    (tmp_path / ".model.state" / "checkpoint-4" / "trainer_state.json").unlink()
     monkeypatch.setattr(training, "_collate", collate)
     record = fit(model_dir, rows, often, out)
     assert far(out, trained[0]) == 0
     assert record["losses"] == trained[1]["losses"]
-    assert not (tmp_path / ".model.progress").exists()
+    assert not (tmp_path / ".model.state").exists()
 
 
 KILLED = """
@@ -185,7 +190,8 @@ from dpg.config import CptSettings
 from dpg.evaluation import training
 base, out, rows, settings = sys.argv[1:]
 settings = CptSettings.model_validate_json(settings)
-training.fit(base, json.loads(rows), settings, learning_rate=3e-3, epochs=40, seed=5, out=out)
+how = {"learning_rate": 3e-3, "epochs": 40, "seed": 5, "step": "continue_pretraining"}
+training.fit(base, json.loads(rows), settings, **how, out=out)
 """
 
 
@@ -200,12 +206,12 @@ def test_a_killed_process_goes_on_to_the_same_weights(tmp_path, model_dir, rows,
     kills = 0
     for _ in range(20):
         process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
-        progress = tmp_path / ".killed.progress"
-        seen = len(list(progress.glob("checkpoint-*"))), max_step(progress)
+        state = tmp_path / ".killed.state"
+        seen = len(list(state.glob("checkpoint-*"))), max_step(state)
         deadline = time.monotonic() + 60
         # Killed twice, each time when it has got a checkpoint further.
         while process.poll() is None and time.monotonic() < deadline:
-            if kills < 2 and max_step(progress) > seen[1] + 10:
+            if kills < 2 and max_step(state) > seen[1] + 10:
                 os.killpg(process.pid, signal.SIGKILL)
                 kills += 1
                 break
@@ -218,17 +224,19 @@ def test_a_killed_process_goes_on_to_the_same_weights(tmp_path, model_dir, rows,
     assert far(tmp_path / "killed", tmp_path / "whole") == 0
 
 
-def max_step(progress):
-    steps = [int(path.name.split("-")[1]) for path in progress.glob("checkpoint-*")]
+def max_step(state):
+    steps = [int(path.name.split("-")[1]) for path in state.glob("checkpoint-*")]
     return max(steps, default=0)
 
 
 def test_checkpoints_of_another_training_are_not_taken_up(tmp_path, model_dir, rows, settings):
-    folder = tmp_path / ".model.progress" / "checkpoint-2"
+    folder = tmp_path / ".model.state" / "checkpoint-2"
     folder.mkdir(parents=True)
     (folder / "trainer_state.json").write_text("{}")
     fit(model_dir, rows[:8], settings, tmp_path / "model", epochs=1)
     assert (tmp_path / "model" / training.RECORD).exists()
+    (aside,) = tmp_path.glob(".model.state-*")  # nothing is deleted
+    assert (aside / "checkpoint-2" / "trainer_state.json").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path, model_dir, rows, settings):
@@ -247,7 +255,7 @@ def test_a_directory_without_its_files_is_named(tmp_path, model_dir, rows, setti
 
 
 def test_rows_that_do_not_fit_are_named(tmp_path, model_dir, rows, settings):
-    with pytest.raises(DpgError, match=r"row 1 has 17 tokens: allowed are 2 to the context of 16"):
+    with pytest.raises(DpgError, match=r"row 1 has 17 tokens, expected 2 to the context of 16"):
         fit(model_dir, [rows[0], list(range(17))], settings, tmp_path / "model")
     with pytest.raises(DpgError, match=r"row 0 has 1 tokens"):
         fit(model_dir, [[3]], settings, tmp_path / "model")

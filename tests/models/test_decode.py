@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +134,78 @@ def test_end_of_text(case):
     chunked = run(case, key=4, eos_id=eos, batch_size=3)
     np.testing.assert_array_equal(chunked.tokens, ended.tokens)
     np.testing.assert_array_equal(chunked.mask, ended.mask)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_response_ends_at_any_of_its_ends(case, temperature):
+    model, params, _, _ = case
+    free = run(case, key=4, temperature=temperature)
+    ends = (int(free.tokens[2, 3]), int(free.tokens[0, 5]), 60, int(free.tokens[2, 3]))
+    ended = run(case, key=4, temperature=temperature, eos_id=ends)
+    for row in range(N):
+        hits = np.flatnonzero(np.isin(free.tokens[row], ends))
+        length = hits[0] + 1 if len(hits) else R
+        assert ended.mask[row].tolist() == [True] * length + [False] * (R - length)
+        assert ended.tokens[row, :length].tolist() == free.tokens[row, :length].tolist()
+        assert (ended.tokens[row, length:] == ends[0]).all()
+    expected = token_logprobs(model, params, *joined(case, ended), temperature or 1.0)[:, P:]
+    np.testing.assert_allclose(ended.logprobs, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_no_end_is_drawn_before_min_tokens(case, temperature):
+    model, params, _, _ = case
+    free = run(case, temperature=temperature)
+    ends = tuple(set(free.tokens[:, 0].tolist()) | {EOS, 11})
+    held = run(case, temperature=temperature, eos_id=ends, min_tokens=3)
+    assert not np.isin(held.tokens[:, :3], ends).any()
+    assert (held.mask.sum(1) >= 4).all()
+    expected = token_logprobs(model, params, *joined(case, held), temperature or 1.0)[:, P:]
+    np.testing.assert_allclose(held.logprobs, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("one", [EOS, (EOS,), [EOS, EOS], np.int64(EOS)])
+def test_one_end_is_one_program_whatever_its_spelling(case, one):
+    plain = run(case, eos_id=EOS)
+    before = _generate._cache_size()
+    jax.tree.map(np.testing.assert_array_equal, run(case, eos_id=one), plain)
+    assert _generate._cache_size() == before
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_ids_that_the_tokenizer_does_not_know_are_never_drawn(case, temperature):
+    model, params, prompts, mask = case
+    free = run(case, temperature=temperature)
+    known = int(free.tokens.max())  # so that some row would draw an id from here on
+    padded = (replace(model, known=known), params, prompts, mask)
+    found = run(padded, temperature=temperature, eos_id=(EOS, 3), min_tokens=2)
+    assert found.tokens.max() < known
+    expected = token_logprobs(model, params, *joined(case, found), temperature or 1.0)[:, P:]
+    np.testing.assert_allclose(found.logprobs, expected, rtol=0, atol=2e-5)
+
+
+def test_samples_of_known_ids_follow_the_softmax_over_them():
+    logits = 2.0 * np.random.default_rng(0).standard_normal(50).astype(np.float32)
+    logits[45] = 80.0  # beyond the known ids, with all the probability
+    rows, known = 100_000, 40
+    model = LanguageModel(Gpt2Config(50, 8, 1, 2, 8, 8, tied=False), known=known)
+    params = jax.tree.map(lambda x: 0 * x, model.init(jax.random.key(0)))
+    params["final_norm_bias"] = params["final_norm_bias"].at[0].set(1.0)
+    params["lm_head"] = params["lm_head"].at[0].set(logits)
+    rollouts = generate(
+        model, params, np.zeros((1, 1), np.int32), np.ones((1, 1), bool), jax.random.key(2),
+        response_tokens=1, temperature=1.0, eos_id=None, group_size=rows,
+    )  # fmt: skip
+    masses = np.exp(logits[:known].astype(np.float64))
+    expected = rows * masses / masses.sum()
+    counts = np.bincount(np.asarray(rollouts.tokens)[:, 0], minlength=50)
+    assert counts[known:].sum() == 0
+    often = expected >= 5
+    chi_square = ((counts[:known] - expected)[often] ** 2 / expected[often]).sum()
+    assert chi_square < chi_square_limit(often.sum() - 1)
+    whole = logits - np.logaddexp.reduce(logits.astype(np.float64))
+    tokens = np.asarray(rollouts.tokens)[:, 0]
+    np.testing.assert_allclose(rollouts.logprobs[:, 0], whole[tokens], rtol=0, atol=1e-4)
 
 
 def test_loop_stops_when_every_row_has_ended(monkeypatch):

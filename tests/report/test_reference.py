@@ -1,5 +1,6 @@
 """A kept study knows what it is a result of, and the one in the repository is up to date."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -66,6 +67,42 @@ def test_a_setting_that_is_gone_is_told(finished, kept):
     (kept / "study.json").write_text(json.dumps(record))
     (line,) = reference.outdated(finished.study, kept)
     assert line == "uuid/adam/seed0: no longer a valid configuration"
+
+
+def with_seed(kept, name, seed, **changed):
+    """Add a run of another seed to a reference, a copy of its seed 0."""
+    record = json.loads((kept / "study.json").read_text())
+    run = copy.deepcopy(record["runs"][f"{name}/seed0"]) | {"seed": seed}
+    run["generator"] |= changed
+    record["runs"][f"{name}/seed{seed}"] = run
+    (kept / "study.json").write_text(json.dumps(record))
+
+
+def test_seeds_kept_beyond_those_of_the_study_are_no_difference(finished, kept):
+    record = json.loads((kept / "study.json").read_text())
+    record["scale"]["seeds"] = [0, 1, 2]
+    (kept / "study.json").write_text(json.dumps(record))
+    for seed in (1, 2):
+        with_seed(kept, "uuid/adam", seed)
+    assert reference.outdated(finished.study, kept) == []
+
+
+def test_a_kept_run_of_another_seed_is_compared_with_the_studys(finished, kept):
+    with_seed(kept, "uuid/adam", 1, grpo_steps=71)
+    (line,) = reference.outdated(finished.study, kept)
+    assert line == "uuid/adam/seed1: generator.grpo_steps was 71, is 72"
+
+
+def test_a_seed_that_the_reference_lacks_is_a_difference(finished, kept, tmp_path):
+    study = changed(tmp_path, "seeds: [0]", "seeds: [0, 1]")
+    (line,) = reference.outdated(study, kept)
+    assert line == "seeds: 0 then, 0, 1 now"
+    names = list(json.loads((kept / "study.json").read_text())["runs"])
+    for name in names[1:]:
+        with_seed(kept, name.removesuffix("/seed0"), 1)
+    (line,) = reference.outdated(study, kept)
+    missing = names[0].replace("seed0", "seed1")
+    assert line == f"{missing}: the study asks for this seed, the reference lacks it"
 
 
 def test_a_folder_without_a_record_is_no_reference(finished, tmp_path):

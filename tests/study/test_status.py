@@ -53,7 +53,8 @@ def test_of_an_empty_study_everything_is_missing(study, layout):
 def test_a_run_is_done_with_its_record_running_with_a_fresh_log_else_stopped(study, layout):
     runs = {name: layout.run("sixseven", name, 0) for name in ("adam-T96", "sgd-T8", "naive-T1")}
     runs["adam-T96"].generator.mkdir(parents=True)
-    for path in (runs["adam-T96"].metrics, runs["adam-T96"].rollouts):
+    done = runs["adam-T96"]
+    for path in (done.metrics, done.rollouts, done.pattern):
         path.touch()
     runs["adam-T96"].record.write_text("{}")
     lines = [{"step": s, "phase": "train"} for s in range(7)]

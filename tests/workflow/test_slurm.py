@@ -186,7 +186,8 @@ def test_verl_trains_on_two_nodes(tmp_path):
     )
     with running_slurm(tmp_path / "daemons", gpus=0, nodes=2) as slurm:
         # Without GPUs, Snakemake's plugin asks for one task, and so for one node.
-        process = by_slurm(study, "--set-resources", "generate_pattern:tasks=2", "generate_pattern:runtime=1h")
+        rule = "generate_pattern"
+        process = by_slurm(study, "--set-resources", f"{rule}:tasks=2", f"{rule}:runtime=1h")
         try:
             code = process.wait(timeout=1500)
         finally:

@@ -12,6 +12,7 @@ outputs proper appear at the end, whole.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -125,8 +126,9 @@ def validate(
         sampling.key(run.seed, "validation"),
         run.validation.temperature,
     )
-    own = without_end(rollouts.tokens, rollouts.mask, tokenizer.eos_id)
-    batch = RolloutBatch(rollouts.tokens, own, np.arange(len(own)), step)
+    tokens = np.asarray(rollouts.tokens)
+    own = without_end(tokens, np.asarray(rollouts.mask), tokenizer.eos_id)
+    batch = RolloutBatch(tokens, own, np.arange(len(own)), step)
     return assess(run, batch, tokenizer, prompts, scorer)
 
 
@@ -154,8 +156,9 @@ def grpo_step(
     rollouts = generator.rollout(
         chosen.tokens, chosen.mask, key, settings.temperature, settings.group_size
     )
-    own = without_end(rollouts.tokens, rollouts.mask, tokenizer.eos_id)
-    rewards = reward(RolloutBatch(rollouts.tokens, own, groups, step))
+    tokens = np.asarray(rollouts.tokens)
+    own = without_end(tokens, np.asarray(rollouts.mask), tokenizer.eos_id)
+    rewards = reward(RolloutBatch(tokens, own, groups, step))
     advantages = group_advantages(rewards.values, rewards.groups, settings.advantage_eps)
     log = generator.update(
         chosen.tokens, chosen.mask, rollouts, advantages, f"step {step}", settings.rate(step)
@@ -177,7 +180,7 @@ class _Limit:
     def __init__(self, deadline: float | None):
         self._deadline = deadline
         self._last = time.monotonic()
-        self._room = None if deadline is None else deadline - self._last
+        self._room = math.inf if deadline is None else deadline - self._last
         self._steps: list[float] = []  # seconds each, validations and checkpoints included
 
     def comes_before_another_step(self) -> bool:

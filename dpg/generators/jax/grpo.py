@@ -61,7 +61,7 @@ def policy_loss(
     if dual_clip is not None:
         loss = jnp.where(weight > 0, jnp.minimum(loss, weight * dual_clip), loss)
 
-    def mean(values):
+    def mean(values: jax.Array) -> jax.Array:
         return jnp.where(mask, values, 0.0).sum() / count
 
     return PolicyLoss(mean(loss), mean(clipped > plain), mean(-difference))

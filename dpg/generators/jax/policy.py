@@ -91,7 +91,7 @@ class JaxGenerator:
             eos_id=self.eos_id,
             min_tokens=MIN_TOKENS,
             group_size=group_size,
-            batch_size=self._rollout_batch(*prompts.shape, group_size),
+            batch_size=self._rollout_batch(len(prompts), prompts.shape[1], group_size),
             **options,
         )
         return jax.tree.map(np.asarray, rollouts)

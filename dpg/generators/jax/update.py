@@ -18,14 +18,17 @@ from dpg.models import LanguageModel, prefix
 from dpg.models.layers import target_nll, wide
 from dpg.models.model import head
 
+Number = float | jax.Array
+"""A float32 scalar inside the compiled program, a number for the log."""
+
 
 class UpdateLog(NamedTuple):
     """What an update leaves for the log: means over its mini-batches."""
 
-    loss: float
-    clip_fraction: float
-    approximate_kl: float
-    gradient_norm: float
+    loss: Number
+    clip_fraction: Number
+    approximate_kl: Number
+    gradient_norm: Number
 
 
 class SampledUpdateLog(NamedTuple):
@@ -36,11 +39,11 @@ class SampledUpdateLog(NamedTuple):
             that a token was sampled with and the float32 policy's.
     """
 
-    loss: float
-    clip_fraction: float
-    approximate_kl: float
-    gradient_norm: float
-    sampling_gap: float
+    loss: Number
+    clip_fraction: Number
+    approximate_kl: Number
+    gradient_norm: Number
+    sampling_gap: Number
 
 
 class Batch(NamedTuple):
@@ -58,8 +61,10 @@ def cut(batch: Batch, pieces: int) -> Batch:
     """The batch in `pieces` equal pieces [pieces, ...], each with the prompts of its rollouts."""
     if len(batch.prompts) % pieces:  # a piece ends amid a group: every rollout its own prompt
         group = len(batch.tokens) // len(batch.prompts)
-        repeated = (x.repeat(group, axis=0) for x in batch[:2])
-        batch = Batch(*repeated, *batch[2:])
+        batch = batch._replace(
+            prompts=batch.prompts.repeat(group, axis=0),
+            prompt_mask=batch.prompt_mask.repeat(group, axis=0),
+        )
     return jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), batch)
 
 
@@ -87,27 +92,36 @@ def update(
     state: Any,
     batches: Batch,
     rate: jax.Array,
-) -> tuple[Any, Any, UpdateLog]:
+) -> tuple[Any, Any, UpdateLog | SampledUpdateLog]:
     """All epochs over all mini-batches [n, size, ...] in one program."""
     gap = None
     if is_half(settings):
         batches, gap = _rescored(model, settings, params, batches)
 
-    def mini_batch(carry, batch):
+    def mini_batch(carry: tuple[Any, Any], batch: Batch) -> tuple[tuple[Any, Any], UpdateLog]:
         params, state = carry
         gradient, loss = _gradient(model, settings, params, batch)
         updates, state = optimizer.update(gradient, state, params)
         # An update of AdamW, its weight decay too, is proportional to the learning rate.
         updates = jax.tree.map(lambda update: rate * update, updates)
-        log = UpdateLog(*loss, optax.tree.norm(gradient))
+        log = UpdateLog(
+            loss=loss.loss,
+            clip_fraction=loss.clip_fraction,
+            approximate_kl=loss.approximate_kl,
+            gradient_norm=optax.tree.norm(gradient),
+        )
         return in_parts(settings, (optax.apply_updates(params, updates), state)), log
 
-    def epoch(carry, _):
+    def epoch(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], UpdateLog]:
         return jax.lax.scan(mini_batch, carry, batches)
 
     (params, state), log = jax.lax.scan(epoch, (params, state), length=settings.epochs)
     log = jax.tree.map(jnp.mean, log)
-    return params, state, log if gap is None else SampledUpdateLog(*log, gap)
+    return (
+        params,
+        state,
+        log if gap is None else SampledUpdateLog(**log._asdict(), sampling_gap=gap),
+    )
 
 
 def _rescored(
@@ -132,6 +146,7 @@ def _rescored(
 def _microbatch(settings: GeneratorSettings, size: int) -> int:
     """Rollouts at a time in a mini-batch of `size`."""
     micro = settings.update_microbatch
+    assert micro != "auto", "the generator replaces it by the number chosen"
     if micro is None or micro >= size:
         return size
     if size % micro:
@@ -149,7 +164,7 @@ def _gradient(
     if settings.remat:
         model = replace(model, remat=True)
 
-    def loss(params, part):
+    def loss(params: Any, part: Batch) -> tuple[jax.Array, PolicyLoss]:
         logprobs = _logprobs(model, settings, params, part)
         value = policy_loss(
             logprobs,
@@ -168,7 +183,7 @@ def _gradient(
         return jax.grad(loss, has_aux=True)(params, batch)
     parts = cut(batch, size // micro)
 
-    def add(total, part):
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, jax.grad(loss, has_aux=True)(params, part)), None
 
     zero = jax.tree.map(jnp.zeros_like, params), PolicyLoss(*jnp.zeros(3))
@@ -181,7 +196,8 @@ def _logprobs(
     """`response_logprobs` of a part of a batch, on as many devices as the settings ask for."""
 
     def function(params: Any, given: tuple) -> jax.Array:
-        return response_logprobs(model, params, *given, settings.temperature)
+        prompts, mask, tokens = given
+        return response_logprobs(model, params, prompts, mask, tokens, settings.temperature)
 
     given = part.prompts, part.prompt_mask, part.tokens
     if settings.devices is None:
@@ -197,7 +213,12 @@ def in_parts(settings: GeneratorSettings, tree: Any) -> Any:
 
 
 def response_logprobs(
-    model: LanguageModel, params: Any, prompts, prompt_mask, tokens, temperature: float
+    model: LanguageModel,
+    params: Any,
+    prompts: jax.Array,
+    prompt_mask: jax.Array,
+    tokens: jax.Array,
+    temperature: float,
 ) -> jax.Array:
     """Log-probabilities of the responses: float32 [N, R] from tokens int32 [N, R].
 

@@ -15,7 +15,7 @@ def lend_cpu() -> None:
     import torch
     import torch.distributed
 
-    lacking = {
+    lacking: dict[str, Any] = {
         "memory_allocated": lambda *_: 0,
         "memory_reserved": lambda *_: 0,
         "max_memory_allocated": lambda *_: 0,
@@ -36,11 +36,11 @@ def lend_cpu() -> None:
     start = torch.distributed.init_process_group
 
     @functools.wraps(start)
-    def start_with_gloo(backend=None, **more):
+    def start_with_gloo(backend: str | None = None, **more: Any) -> Any:
         # verl names a backend for "cpu" and one for the device, which PyTorch takes only once.
         return start("gloo" if backend == "cpu:gloo,cpu:gloo" else backend, **more)
 
-    torch.distributed.init_process_group = start_with_gloo
+    setattr(torch.distributed, "init_process_group", start_with_gloo)  # noqa: B010
 
 
 def set_up_hf_rollout(seed: int) -> None:
@@ -62,7 +62,7 @@ def set_up_hf_rollout(seed: int) -> None:
     )
     began, sample = plain.__init__, plain.generate_sequences
 
-    def begin(self, module, config):
+    def begin(self: Any, module: Any, config: Any) -> None:
         config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
         with open_dict(config):
             config.n = 1
@@ -73,7 +73,7 @@ def set_up_hf_rollout(seed: int) -> None:
         sampled = module.generate
         module.generate = lambda *, position_ids=None, **given: sampled(**given)
 
-    def generate(self, prompts):
+    def generate(self: Any, prompts: Any) -> Any:
         import torch
 
         info = prompts.meta_info

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
 
-try:
-    from torch.utils.data import Dataset
-except ImportError:  # outside of verl's environment the module can be read, and no more
+if TYPE_CHECKING:
     Dataset = object
+else:
+    try:
+        from torch.utils.data import Dataset
+    except ImportError:  # outside of verl's environment the module can be read, and no more
+        Dataset = object
 
 
 class PromptDataset(Dataset):
@@ -25,7 +28,9 @@ class PromptDataset(Dataset):
         tokenizer, processor, config: not used; what verl passes.
     """
 
-    def __init__(self, data_files: Any, tokenizer=None, processor=None, config=None):
+    def __init__(
+        self, data_files: Any, tokenizer: Any = None, processor: Any = None, config: Any = None
+    ):
         path = data_files if isinstance(data_files, str) else next(iter(data_files))
         arrays = safetensors.numpy.load_file(path)
         self.tokens, self.mask, self.order = arrays["tokens"], arrays["mask"], arrays["order"]

@@ -132,7 +132,10 @@ def _address_towards(node: str) -> str:
 def _field(name: str, *what: str) -> str:
     """A field of what Slurm says about a job or a node."""
     shown = _scontrol("--oneliner", "show", *what)
-    return re.search(rf"(?:^|\s){name}=(\S+)", shown)[1]
+    found = re.search(rf"(?:^|\s){name}=(\S+)", shown)
+    if found is None:
+        raise DpgError(f"`scontrol show {' '.join(what)}` says no {name}: {shown.strip()}")
+    return found[1]
 
 
 def _scontrol(*arguments: str) -> str:

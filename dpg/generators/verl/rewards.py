@@ -34,7 +34,13 @@ class RewardManager:
         tokenizer, num_examine, compute_score, reward_fn_key: what verl passes; not used.
     """
 
-    def __init__(self, tokenizer=None, num_examine=0, compute_score=None, reward_fn_key=""):
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        num_examine: int = 0,
+        compute_score: Any = None,
+        reward_fn_key: str = "",
+    ):
         self.run = Run.read()
         self.client = RewardClient(self.run.connection)
         self.failure: Exception | None = None

@@ -57,7 +57,7 @@ class Run(NamedTuple):
 def last_checkpoint(folder: Path) -> int:
     """Training steps done in verl's last whole checkpoint; 0 where there is none."""
     named = folder / "latest_checkpointed_iteration.txt"
-    return int(named.read_text()) if named.exists() else 0
+    return int(named.read_text(encoding="utf-8")) if named.exists() else 0
 
 
 def record_failure(run: Run, error: Exception) -> None:

@@ -58,7 +58,7 @@ def _also_to_files(log: Any, run: Run) -> Any:
         return log
 
     @functools.wraps(log)
-    def logged(self, data, step, backend=None):
+    def logged(self: Any, data: dict[str, Any], step: int, backend: Any = None) -> Any:
         if NUMBERS["loss"] in data:
             record = {ours: float(data[theirs]) for ours, theirs in NUMBERS.items()}
             if not all(map(math.isfinite, (record["loss"], record["gradient_norm"]))):
@@ -72,7 +72,7 @@ def _also_to_files(log: Any, run: Run) -> Any:
             artifacts.write_json(run.files.numbers("update", step - 1), record)
         return log(self, data, step, backend)
 
-    logged.writes_files = True
+    setattr(logged, "writes_files", True)  # noqa: B010 - a function has no such attribute
     return logged
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from dpg.config import JudgeSettings
 from dpg.errors import DpgError
-from dpg.evaluation.judge import OfflineJudge, OpenAIJudge, build
+from dpg.evaluation.judge import OfflineJudge, OpenAIJudge, build, expected_cost
 
 ROOT = Path(__file__).parents[3]
 
@@ -20,6 +20,17 @@ def test_build_knows_two_judges(tmp_path, bare):
     assert isinstance(judge, OpenAIJudge)
     assert (judge.model, judge.max_cost) == ("gpt-4.1-nano", 3.0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_a_known_price_has_one_in_the_settings(tmp_path, bare):
+    with pytest.raises(DpgError, match="prices"):
+        build(JudgeSettings(kind="openai", model="other"), cache=tmp_path / "c")
+    settings = JudgeSettings(kind="openai", model="other", prices=(1.0, 2.0))
+    judge = build(settings, cache=tmp_path / "c")
+    assert isinstance(judge, OpenAIJudge)
+    assert judge.prices == (1.0, 2.0)
+    cost = judge.estimate(["uno"]).cost
+    assert cost == pytest.approx(expected_cost("uno", "other", (1.0, 2.0)))
 
 
 def test_build_for_an_estimate_needs_no_key(tmp_path, monkeypatch):

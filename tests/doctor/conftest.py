@@ -1,0 +1,25 @@
+"""The studies that the doctor's tests look at."""
+
+from pathlib import Path
+
+import pytest
+
+from dpg import config
+from dpg.study.layout import Layout
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+
+
+@pytest.fixture(scope="session")
+def paper():
+    return config.load(CONFIG / "paper.yaml", CONFIG / "experiments.yaml")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return config.load(CONFIG / "tiny.yaml", CONFIG / "experiments.yaml")
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return Layout("paper", tmp_path / "results")
