@@ -1,13 +1,16 @@
-"""Other processes: started and ended with a block, and ended with the process that started them."""
+"""Processes: started and ended with a block, ended with their parent, told from one another."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +22,7 @@ class Process(NamedTuple):
     """A process with its log."""
 
     name: str
-    handle: subprocess.Popen
+    handle: subprocess.Popen[bytes]
     log: Path
 
     def tail(self) -> str:
@@ -35,15 +38,17 @@ def started(
     log: Path,
     environment: Mapping[str, str],
     folder: Path | None = None,
+    keep: Collection[int] = (),
 ) -> Iterator[Process]:
     """A process that is ended with the block, whatever ends the block.
 
     Args:
         name: what errors call it.
         command: program and arguments.
-        log: what it says is added to this file.
+        log: its output is appended to this file.
         environment: all of its variables.
-        folder: where it runs; here by default.
+        folder: where it runs; by default the working folder of this process.
+        keep: open files that it holds open, too, such as `dpg.state.Lock.descriptors`.
     """
     with log.open("ab") as output:
         handle = subprocess.Popen(
@@ -53,6 +58,7 @@ def started(
             stderr=output,
             env=environment,
             cwd=folder,
+            pass_fds=tuple(keep),
         )
     try:
         yield Process(name, handle, log)
@@ -76,3 +82,86 @@ def when_parent_ends(act: Callable[[], None]) -> None:
         act()
 
     threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+# --- which process -------------------------------------------------------------------------------
+
+_PROC = Path("/proc")
+
+
+class Identity(NamedTuple):
+    """A process, told from a later one that has the same number.
+
+    Attributes:
+        host: the machine's name.
+        process: its number there.
+        parent: number of the process that started it.
+        began: when it started, as its machine counts; compared and not read.
+        command: its command line.
+    """
+
+    host: str
+    process: int
+    parent: int
+    began: str
+    command: str
+
+    @classmethod
+    def of_this(cls) -> Identity:
+        """This very process."""
+        number = os.getpid()
+        seen = _look_at(number)
+        began = "" if seen is None else seen.began
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        return cls(socket.gethostname(), number, os.getppid(), began, command)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this machine."""
+        return self.host == socket.gethostname()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs; only this machine can be asked, see `is_here`."""
+        seen = _look_at(self.process)
+        return seen is not None and seen.began == self.began
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether it runs on without the process that started it."""
+        seen = _look_at(self.process)
+        return seen is not None and seen.began == self.began and seen.parent != self.parent
+
+
+class _Seen(NamedTuple):
+    began: str
+    parent: int
+
+
+def _look_at(process: int) -> _Seen | None:
+    """What this machine says of a process; None where there is none of this number."""
+    if (_PROC / "self" / "stat").exists():
+        return _look_in_proc(process)
+    return _ask_ps(process)
+
+
+def _look_in_proc(process: int) -> _Seen | None:
+    try:
+        stat = (_PROC / str(process) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The name, in parentheses, may itself have spaces and parentheses (proc_pid_stat(5)).
+    fields = stat[stat.rindex(")") + 1 :].split()
+    state, parent, ticks = fields[0], int(fields[1]), fields[19]
+    if state in "ZX":  # it has ended, and its parent has not asked how
+        return None
+    boot = (_PROC / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
+    return _Seen(f"{boot} {ticks}", parent)
+
+
+def _ask_ps(process: int) -> _Seen | None:
+    command = ["ps", "-o", "ppid=,lstart=", "-p", str(process)]
+    environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
+    asked = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    parent, _, began = asked.stdout.strip().partition(" ")
+    return _Seen(began.strip(), int(parent)) if parent.isdigit() else None

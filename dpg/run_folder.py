@@ -10,6 +10,7 @@ Engines write a run through `RunFolder`, and the study reads it through `RunFold
 `pattern.json`        pattern metrics: the pattern, and the decoded image of each validation
 `generator/`          the trained generator, a Hugging Face directory
 `state/`              while the run is under way: its log, checkpoints and validations so far
+`.state.lock`         the process that is at work on the run (`dpg.state`)
 ====================  ==========================================================================
 """
 
@@ -66,6 +67,11 @@ class RunFolder:
     def state(self) -> RunState:
         """What is kept while the run is under way."""
         return RunState(self.path / "state")
+
+    @property
+    def earlier_state(self) -> Path:
+        """Where an earlier version of this package kept a run under way; not used."""
+        return self.path / "progress"
 
     @property
     def is_finished(self) -> bool:

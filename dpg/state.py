@@ -3,18 +3,31 @@
 A step that was killed goes on from its state if its settings and inputs are the same. If they are
 not, the state is never deleted: it is moved aside under its digest, and found again when the step
 is run with the old settings.
+
+One process at a time works on a state. It holds a lock beside the folder, in a hidden file that
+names the process. The system's lock (flock) ends with the process, however that ended. Where a file
+system has no such lock, the name in the file decides.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import json
+import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpg import revisions
-from dpg.artifacts import read_json, write_json
+from dpg.artifacts import naming_fault, read_json, write_json
 from dpg.digests import of_settings
+from dpg.errors import DpgError
+from dpg.processes import Identity
 
 SETTINGS = "settings.json"
 """What the state was made with; a folder without it was never begun."""
@@ -22,16 +35,37 @@ SETTINGS = "settings.json"
 _SHOWN = 5  # differences that the message lists
 
 
-def open_state(folder: str | Path, step: str, inputs: Mapping[str, Any]) -> Path:
-    """Open the folder in which a step keeps its state.
+class StateLockedError(DpgError):
+    """Another process works on the same state; the message names it."""
+
+
+@contextlib.contextmanager
+def open_state(folder: str | Path, step: str, inputs: Mapping[str, Any]) -> Iterator[Path]:
+    """Open the folder in which a step keeps its state, for this process alone, in a `with` block.
+
+    Args:
+        folder: made if it is not there.
+        step: the step's name, one of `dpg.revisions.HISTORY`.
+        inputs: everything that the state depends on, in JSON's types.
+
+    Yields:
+        `folder`.
+
+    Raises:
+        StateLockedError: another process works on it.
+    """
+    with locked(folder):
+        yield take_up(folder, step, inputs)
+
+
+def take_up(folder: str | Path, step: str, inputs: Mapping[str, Any]) -> Path:
+    """The folder in which a step keeps its state; the caller holds it (`locked`).
 
     State of the same inputs stays. State of other inputs is moved to a sibling that carries its
     digest, and a message on standard error says what differs, where it is and how to go on with it.
 
     Args:
-        folder: made if it is not there.
-        step: the step's name, one of `dpg.revisions.HISTORY`.
-        inputs: everything that the state depends on, as JSON has it.
+        folder, step, inputs: as for `open_state`.
 
     Returns:
         `folder`.
@@ -41,7 +75,7 @@ def open_state(folder: str | Path, step: str, inputs: Mapping[str, Any]) -> Path
     kept = _settings_of(folder)
     if kept != wanted:
         if folder.exists():
-            _move_aside(folder, kept, wanted)
+            _say_unused(folder, move_aside(folder, kept), kept, wanted)
         earlier = _aside(folder, wanted)
         if earlier.exists():
             earlier.rename(folder)
@@ -56,6 +90,17 @@ def beside(out: Path) -> Path:
     return out.with_name(f".{out.name}.state")
 
 
+def move_aside(folder: Path, settings: Any) -> Path:
+    """Rename a folder to a free sibling that carries the digest of these settings; returns it."""
+    place = _aside(folder, settings)
+    name, number = place.name, 1
+    while place.exists():
+        number += 1
+        place = folder.with_name(f"{name}-{number}")
+    folder.rename(place)
+    return place
+
+
 def _settings_of(folder: Path) -> Any:
     file = folder / SETTINGS
     return read_json(file) if file.exists() else None
@@ -65,28 +110,20 @@ def _aside(folder: Path, settings: Any) -> Path:
     return folder.with_name(f"{folder.name}-{of_settings({'settings': settings})[:12]}")
 
 
-def _move_aside(folder: Path, kept: Any, wanted: Any) -> None:
-    place = _aside(folder, kept)
-    number = 1
-    while place.exists():
-        number += 1
-        place = _aside(folder, kept).with_name(f"{_aside(folder, kept).name}-{number}")
-    folder.rename(place)
+def _say_unused(folder: Path, place: Path, kept: Any, wanted: Any) -> None:
     if kept is None:
         reason = f"it has no {SETTINGS}, so nobody knows what it was made with"
     else:
-        found = differences(kept, wanted)
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        reason = f"it was made with other settings or inputs: {'; '.join(found[:_SHOWN])}{more}"
+        reason = f"it was made with other settings or inputs: {listed(differences(kept, wanted))}"
     _say(
-        f"{folder}: the state found here is not used: {reason}. It is kept as {place.name}, and the "
-        "step starts anew. To go on with it, restore those settings and run the step again; delete "
-        "it when it is not needed."
+        f"{folder}: the state found here is not used: {reason}. It is kept as {place.name}, and "
+        "the step starts anew. To go on with it, restore those settings and run the step again; "
+        "delete it when it is not needed."
     )
 
 
 def differences(then: Any, now: Any, at: str = "") -> list[str]:
-    """Where two settings differ, such as "run.learner.steps was 8, is 4"; digests are named only."""
+    """Where two settings differ, such as "run.learner.steps was 8, is 4"; digests by name only."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys([*then, *now])
         return [
@@ -101,9 +138,214 @@ def differences(then: Any, now: Any, at: str = "") -> list[str]:
     return [f"{at} was {then!r}, is {now!r}"]
 
 
+def listed(found: list[str]) -> str:
+    """Differences on one line, the first five of them."""
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return "; ".join(found[:_SHOWN]) + more
+
+
 def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 64
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+# --- one process at a time -----------------------------------------------------------------------
+
+_NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+# Options of a mount under which flock is not seen by other machines (mount.lustre(8), nfs(5)).
+_LOCAL_FLOCK = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}
+_ENDING = 120.0  # seconds for the processes that a killed one had started to end by themselves
+
+
+class Lock(NamedTuple):
+    """What `locked` gives.
+
+    Attributes:
+        descriptors: the open lock file. A process that is started to write the same state keeps
+            it open (`dpg.processes.started`), so that the lock outlives a killed parent until
+            this process has ended as well. Empty where the file system has no locks.
+    """
+
+    descriptors: tuple[int, ...]
+
+
+class _Owner(NamedTuple):
+    """What a lock file says: who holds the lock, and since when (UTC, ISO 8601)."""
+
+    who: Identity
+    since: str
+
+    def __str__(self) -> str:
+        return (
+            f"process {self.who.process} on {self.who.host}, since {self.since}: {self.who.command}"
+        )
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path) -> Iterator[Lock]:
+    """Hold a step's state for this process alone, in a `with` block.
+
+    A lock that a killed process left is taken over, and a line on standard error says so.
+
+    Args:
+        folder: the state's; it need not exist.
+
+    Raises:
+        StateLockedError: another process holds it, or one of another machine may; names it.
+    """
+    folder = Path(folder)
+    path = lock_of(folder)
+    is_new = not path.parent.exists()
+    descriptor, by_system = _take(folder, path)
+    try:
+        yield Lock((descriptor,) if by_system else ())
+    finally:
+        if _is_at(descriptor, path):
+            path.unlink()
+        os.close(descriptor)
+        if is_new:  # a step that never began leaves no folder
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
+
+
+def lock_of(folder: Path) -> Path:
+    """The lock file of a state folder: a hidden sibling, there while a process holds it."""
+    return folder.with_name(f".{folder.name.removeprefix('.')}.lock")
+
+
+def _take(folder: Path, path: Path) -> tuple[int, bool]:
+    """Take the lock: its open file, and whether the system keeps it."""
+    end: float | None = None
+    while True:
+        with naming_fault(path, any_fault=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            by_system = _flock(descriptor)
+            if by_system is None:
+                end = _wait(folder, path, descriptor, end)
+            elif _is_at(descriptor, path) and _become_owner(folder, path, descriptor, by_system):
+                return descriptor, by_system
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _flock(descriptor: int) -> bool | None:
+    """Whether the system gave the lock; None where another holds it, False without locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno in _NO_FLOCK:
+            return False
+        raise
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one of this name: its last holder may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _wait(folder: Path, path: Path, descriptor: int, end: float | None) -> float:
+    """Wait while only processes that the owner had started hold the lock; raise if it is alive.
+
+    Returns:
+        Until when to wait, on `time.monotonic()`'s clock; `end` is what the last call returned.
+    """
+    owner = _read_owner(descriptor)
+    if owner is None or not owner.who.is_here or owner.who.is_alive:
+        raise _refusal(folder, path, owner)
+    if end is None:
+        _say(f"{folder}: waiting for what was started by a process that has ended: {owner}")
+    elif time.monotonic() > end:
+        raise _refusal(folder, path, owner)
+    time.sleep(0.5)
+    return end or time.monotonic() + _ENDING
+
+
+def _become_owner(folder: Path, path: Path, descriptor: int, by_system: bool) -> bool:
+    """Write this process's name into the lock file; False where the file is gone meanwhile."""
+    last = _read_owner(descriptor, patience=0.0)
+    if last is not None:
+        known = (by_system and not _is_local(path)) or last.who.is_here
+        if not known or (not by_system and last.who.is_alive):
+            raise _refusal(folder, path, last)
+        _say(f"{folder}: taking over the lock of a process that has ended: {last}")
+    mine = _Owner(Identity.of_this(), datetime.now(UTC).isoformat(timespec="seconds"))
+    _write_owner(descriptor, mine)
+    if by_system:
+        return True
+    time.sleep(0.5)  # of two that found no owner, the one that wrote last has the lock
+    if (now := _read_owner(descriptor)) != mine:
+        raise _refusal(folder, path, now)
+    return _is_at(descriptor, path)
+
+
+def _refusal(folder: Path, path: Path, owner: _Owner | None) -> StateLockedError:
+    """The error for whoever comes second."""
+    if owner is None:
+        return StateLockedError(
+            f"{folder}: another process works on this state, and has not yet written its name to "
+            f"{path}; expected one process at a time: wait until it has ended"
+        )
+    if not owner.who.is_here:
+        out = (
+            f"This machine cannot see whether it is alive. If it is not, delete {path} and run the "
+            "command again"
+        )
+    elif not owner.who.is_alive:
+        out = f"It has ended, but a process that it had started still holds {path}: end that one"
+    elif owner.who.is_orphan:
+        out = (
+            "The process that had started it is gone, such as a killed Snakemake, but it goes on. "
+            f"Wait until it has ended, or end it with `kill {owner.who.process}`"
+        )
+    else:
+        out = f"Wait until it has ended, or end it with `kill {owner.who.process}`"
+    return StateLockedError(
+        f"{folder}: another process works on this state: {owner}. Expected one process at a time. "
+        f"{out}"
+    )
+
+
+def _read_owner(descriptor: int, patience: float = 2.0) -> _Owner | None:
+    """Who the lock file says holds it; whoever has just taken it is given time to write."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            found = json.loads(os.pread(descriptor, 1 << 16, 0))
+            return _Owner(Identity(**found["who"]), found["since"])
+        except (ValueError, TypeError, KeyError):
+            if time.monotonic() >= end:
+                return None
+        time.sleep(0.05)
+
+
+def _write_owner(descriptor: int, owner: _Owner) -> None:
+    content = json.dumps({"who": owner.who._asdict(), "since": owner.since}) + "\n"
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, content.encode(), 0)
+    os.fsync(descriptor)
+
+
+def _is_local(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Whether the file system is one of several machines whose flock each keeps for itself."""
+    if not mounts.exists():
+        return False
+    place, found = path.resolve(), (-1, False)
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, point, _, options, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        if place.is_relative_to(point):
+            found = max(found, (len(point), bool(_LOCAL_FLOCK & set(options.split(",")))))
+    return found[1]

@@ -39,12 +39,16 @@ def generate(
     verl: Annotated[
         Path | None, typer.Option(help="verl's environment; default: what the workflow makes.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train again; a finished run is kept beside it.")
+    ] = False,
     out: OptionalOut = None,
 ) -> None:
     """Train a generator with the Dataset Policy Gradient (Algorithm 1).
 
     Killed or stopped at its time limit, the same command goes on from the last checkpoint and ends
-    with the same numbers. At the time limit it leaves with status 75 instead of 0.
+    with the same numbers. At the time limit it leaves with status 75 instead of 0. A run that
+    is finished is not trained again, unless --force asks for it.
 
     **Example:** `dpg generate -c config/tiny.yaml --experiment lambada-es --variant adam`
     """
@@ -54,6 +58,7 @@ def generate(
     if study.scale.engine == "jax":  # another engine's target lives in its reward server
         process.enter_targets_environment(study, run)
     process.start_jax()
+    from dpg.generators.finished import done_already
     from dpg.generators.run import engine_of
     from dpg.progress import StepBar
     from dpg.run_folder import RunFolder
@@ -67,6 +72,10 @@ def generate(
         reward_model=reward_model,
     )
     folder = RunFolder(out) if out else layout.run_of(run)
+    engine = study.scale.engine
+    if done := done_already(run, inputs, folder, engine=engine, force=force):
+        typer.echo(done)
+        return
     with StepBar(f"{experiment}/{variant}", run.generator.grpo_steps) as bar:
         engine_of(study, verl)(run, inputs, folder, seconds=seconds, on_step=bar)
 

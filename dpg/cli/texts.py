@@ -90,11 +90,13 @@ def passages(
 
     study, layout = study_of(config)
     packages = campaigns or layout.sources / "benchmark-campaigns"
-    table = sources.benchmark(study.scale.text, packages)
+    table, cleaned = sources.benchmark(study.scale.text, packages)
     write_table(out or layout.passages, table)
     stamp(out or layout.passages, "passages")
     counts = {str(code): count for code, count in table["language"].value_counts().items()}
     typer.echo(f"{len(table)} passages: {listed(counts)}")
+    if cleaned:
+        typer.echo(f"cleaned: {listed(cleaned)}")
 
 
 @text_app.command()

@@ -199,28 +199,29 @@ def write_corpus(
         "articles": of_file(articles),
         "seed": seed,
     }
-    _open(out, config)
-    engine = None
-    written = 0
-    with (
-        RunRecord(out / RECORD, config, seed, step="rollouts", kind="rollouts") as record,
-        Progress(f"corpus {out.parent.name}/{out.name}", settings.tokens) as bar,
-    ):
-        shards: list[dict[str, Any]] = []
-        while written < settings.tokens:
-            path = out / f"shard_{len(shards):05d}.parquet"
-            if not path.exists():
-                engine = engine or engine_of(run, settings, Path(generator), seed)
-                chosen = sampling.prompt_indices(
-                    len(prompts.articles), settings.shard_rollouts, len(shards), seed=seed
-                )
-                artifacts.write_table(
-                    path, _shard(engine, prompts.take(chosen), len(shards), tokenizer)
-                )
-            shards.append(_described(path))
-            written += shards[-1]["tokens"]
-            bar(min(written, settings.tokens))
-        record.entries |= _summary(out, shards)
+    _make_way(out)
+    with open_state(out, "rollouts", config):
+        engine = None
+        written = 0
+        with (
+            RunRecord(out / RECORD, config, seed, step="rollouts", kind="rollouts") as record,
+            Progress(f"corpus {out.parent.name}/{out.name}", settings.tokens) as bar,
+        ):
+            shards: list[dict[str, Any]] = []
+            while written < settings.tokens:
+                path = out / f"shard_{len(shards):05d}.parquet"
+                if not path.exists():
+                    engine = engine or engine_of(run, settings, Path(generator), seed)
+                    chosen = sampling.prompt_indices(
+                        len(prompts.articles), settings.shard_rollouts, len(shards), seed=seed
+                    )
+                    artifacts.write_table(
+                        path, _shard(engine, prompts.take(chosen), len(shards), tokenizer)
+                    )
+                shards.append(_described(path))
+                written += shards[-1]["tokens"]
+                bar(min(written, settings.tokens))
+            record.entries |= _summary(out, shards)
     return record.entries
 
 
@@ -233,11 +234,10 @@ def _tokenizer(generator: str | Path) -> Tokenizer:
     return Tokenizer.load(generator)
 
 
-def _open(out: Path, config: dict[str, Any]) -> None:
-    """Open the folder; shards of other settings or another checkpoint are moved aside."""
+def _make_way(out: Path) -> None:
+    """Remove an empty folder: the workflow makes it, and there is nothing in it to move aside."""
     if out.is_dir() and not any(out.iterdir()):
-        out.rmdir()  # the workflow makes it before the step begins: there is nothing to move
-    open_state(out, "rollouts", config)
+        out.rmdir()
 
 
 def _shard(engine: Engine, prompts: Prompts, shard: int, tokenizer: Tokenizer) -> pd.DataFrame:

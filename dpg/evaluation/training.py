@@ -73,9 +73,9 @@ def fit(
         record = artifacts.read_json(out / RECORD)
         if record["inputs"] == inputs:
             return record
-    state = open_state(beside(out), step, inputs)
-    record = _run(base, rows, settings, inputs, state, out)
-    shutil.rmtree(state)
+    with open_state(beside(out), step, inputs) as state:
+        record = _run(base, rows, settings, inputs, state, out)
+        shutil.rmtree(state)
     return record
 
 

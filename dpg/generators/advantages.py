@@ -18,10 +18,10 @@ def group_advantages(rewards: np.ndarray, groups: np.ndarray, eps: float = 0.0) 
     """Each reward minus its group's mean, over its group's standard deviation.
 
     Computed in float64: metagradients are of the order of 1e-9, so that an epsilon of the usual
-    1e-6 in the denominator would switch the normalisation off without a word.
+    1e-6 in the denominator would silently switch the normalisation off.
 
     Args:
-        rewards: [N] float, one a rollout.
+        rewards: [N] float, one per rollout.
         groups: [N] int; rollouts with the same number answer the same prompt.
         eps: added to the standard deviation (sample standard deviation, N - 1 in the denominator,
             as in verl).
@@ -35,7 +35,9 @@ def group_advantages(rewards: np.ndarray, groups: np.ndarray, eps: float = 0.0) 
     rewards = np.asarray(rewards, np.float64)
     groups = np.asarray(groups)
     if rewards.ndim != 1 or rewards.shape != groups.shape:
-        raise AdvantageError(f"want rewards and groups [N], got {rewards.shape} and {groups.shape}")
+        raise AdvantageError(
+            f"found shapes {rewards.shape} and {groups.shape}, expected rewards and groups [N]"
+        )
     bad = np.flatnonzero(~np.isfinite(rewards))
     if bad.size:
         raise AdvantageError(f"the rewards of rollouts {bad[:8].tolist()} are not finite")

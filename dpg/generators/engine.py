@@ -5,6 +5,7 @@ This module imports neither JAX nor pydantic, since the processes of other engin
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,26 @@ class RunInputs:
     articles: Path
     passages: Path | None = None
     reward_model: Path | None = None
+
+
+class ZeroRewards:
+    """Says once of a run that all rewards of a step are zero: such a step teaches nothing."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def look(self, step: int, record: Mapping[str, Any]) -> None:
+        """Look at a training step's line of the log."""
+        if self._said or record["reward_mean"] != 0 or record["reward_std"] != 0:
+            return
+        self._said = True
+        print(
+            f"step {step}: every reward is zero, so the step teaches nothing (said once). Expected "
+            "rewards that differ: can the metric change within learner.steps at "
+            "learner.learning_rate?",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class Engine(Protocol):

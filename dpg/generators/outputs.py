@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 from dpg import artifacts
@@ -14,6 +16,17 @@ from dpg.run_folder import RunFolder
 from dpg.targets.metric import pattern_of
 
 
+def say_of_earlier_version(folder: RunFolder) -> None:
+    """Say of a state that an earlier version of this package left what it is; it is not touched."""
+    if folder.earlier_state.is_dir():
+        print(
+            f"{folder.earlier_state}: a run under way of an earlier version of dpg. It is not used "
+            f"(this version keeps {folder.state.path.name}/), and may be deleted",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def write_outputs(
     run: RunConfig,
     folder: RunFolder,
@@ -22,6 +35,7 @@ def write_outputs(
     params: Any,
     tokenizer: Tokenizer,
     seconds: float,
+    inputs: Mapping[str, Any],
     **entries: Any,
 ) -> None:
     """Write a finished run's outputs, its record last, and clear its state away.
@@ -31,6 +45,7 @@ def write_outputs(
         folder: the run's; its state holds the log and what `validation.keep` wrote.
         model, params, tokenizer: the trained generator.
         seconds: of wall time that the run took in all.
+        inputs: what it started from (`dpg.generators.started_from`).
         **entries: further entries of the record.
     """
     state = folder.state
@@ -47,6 +62,7 @@ def write_outputs(
         scale=run.scale,
         experiment=run.experiment,
         variant=run.variant,
+        inputs=dict(inputs),
         **entries,
     ):
         pass

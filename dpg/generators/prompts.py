@@ -67,10 +67,10 @@ def encode(
         tokenizer: the generator's.
         style: how an article becomes a prompt.
         size: P, tokens of a prompt at most.
-        count: how many are wanted, from the top; None takes all.
+        count: the number of prompts, from the top; None takes all.
 
     Raises:
-        DpgError: fewer articles than wanted that are long enough for a prompt.
+        DpgError: fewer articles than `count` that are long enough for a prompt.
     """
     if style == "prefix":
         articles = articles[prompt_texts.long_enough(articles.text.tolist(), tokenizer, size)]

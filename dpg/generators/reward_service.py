@@ -109,7 +109,7 @@ def in_order(batch: RolloutBatch, count: int) -> RolloutBatch:
     order = np.argsort(batch.groups, kind="stable")
     if not np.array_equal(batch.groups[order], np.arange(count)):
         raise RewardError(
-            f"step {batch.step}: a validation wants one response to each of {count} prompts, got "
-            f"{len(batch)} to {len(np.unique(batch.groups))} prompts"
+            f"step {batch.step}: found {len(batch)} responses to {len(np.unique(batch.groups))} "
+            f"prompts, expected one to each of the {count} validation prompts"
         )
     return RolloutBatch(batch.tokens[order], batch.mask[order], batch.groups[order], batch.step)

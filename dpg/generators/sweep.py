@@ -8,7 +8,7 @@ upwards by factors of 2, at most 14 of them, until the best by the final validat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from dpg.config import RunConfig, SweepSettings
 from dpg.errors import DpgError
 from dpg.generators.advantages import AdvantageError
 from dpg.generators.engine import RunInputs
+from dpg.generators.finished import differences_of, set_aside
 from dpg.generators.jax.engine import run_generator
+from dpg.generators.started_from import from_files
 from dpg.learner.errors import NotFiniteError
 from dpg.progress import StepBar
 from dpg.rewards.protocol import RewardError
@@ -42,20 +44,29 @@ def sweep(run: RunConfig, settings: SweepSettings, inputs: RunInputs, out: Path)
         with StepBar(title, one.generator.grpo_steps) as bar:
             run_generator(one, inputs, folder, on_step=bar)
 
-    return search(run, settings, train, out)
+    return search(run, settings, train, out, from_files(run, inputs))
 
 
-def search(run: RunConfig, settings: SweepSettings, train: Train, out: Path) -> dict[str, Any]:
+def search(
+    run: RunConfig,
+    settings: SweepSettings,
+    train: Train,
+    out: Path,
+    inputs: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Train a generator at one rate after another and write ``sweep.json``.
 
-    A rate whose run is finished in `out` is not trained again, so a killed sweep goes on. A rate at
-    which the target diverges is noted as such and ends the sweep: all later ones are larger.
+    A rate whose run is finished in `out` is not trained again, so a killed sweep goes on. A
+    finished run of other settings or inputs is kept under another name, and its rate is tried anew.
+    A rate at which the target diverges is noted as such and ends the sweep: all later ones are
+    larger.
 
     Args:
         run: the run whose `learner.learning_rate` is looked for; its other values stay.
         settings: first rate, factor, how many, and the patience.
         train: carries out a run into a folder.
         out: the sweep's folder.
+        inputs: what its runs start from (`dpg.generators.started_from`); None compares none.
 
     Returns:
         What was written: `experiment`, `variant`, `seed`, `configured` (the rate in the
@@ -72,7 +83,7 @@ def search(run: RunConfig, settings: SweepSettings, train: Train, out: Path) -> 
         )
     tried: list[dict[str, Any]] = []
     for rate in rates(settings):
-        tried.append(_try(run, rate, train, out))
+        tried.append(_try(run, rate, train, out, inputs))
         if tried[-1]["metric"] is None or _past_the_best(tried, settings.patience):
             break
     finite = [entry for entry in tried if entry["metric"] is not None]
@@ -93,11 +104,13 @@ def search(run: RunConfig, settings: SweepSettings, train: Train, out: Path) -> 
     return record
 
 
-def _try(run: RunConfig, rate: float, train: Train, out: Path) -> dict[str, Any]:
+def _try(
+    run: RunConfig, rate: float, train: Train, out: Path, inputs: Mapping[str, Any] | None
+) -> dict[str, Any]:
     learner = run.learner.model_copy(update={"learning_rate": rate})
     folder = RunFolder(out / f"rate-{rate:.6g}")
     one = run.model_copy(update={"learner": learner})
-    if not _is_done(one, folder):
+    if not _is_done(one, folder, inputs):
         try:
             train(one, folder)
         except DIVERGED as error:
@@ -109,11 +122,14 @@ def _try(run: RunConfig, rate: float, train: Train, out: Path) -> dict[str, Any]
     return {"learning_rate": rate, "metric": metric, "error": reason}
 
 
-def _is_done(run: RunConfig, folder: RunFolder) -> bool:
-    """Whether the folder holds this very run, finished."""
+def _is_done(run: RunConfig, folder: RunFolder, inputs: Mapping[str, Any] | None) -> bool:
+    """Whether the folder holds this very run, finished; a finished run of others is set aside."""
     if not folder.is_finished:
         return False
-    return artifacts.read_json(folder.record)["config"] == run.model_dump(mode="json")
+    if not differences_of(artifacts.read_json(folder.record), run, "jax", inputs):
+        return True
+    set_aside(folder)
+    return False
 
 
 def _past_the_best(tried: list[dict[str, Any]], patience: int) -> bool:

@@ -5,7 +5,7 @@ every training example; `train` is the training alone. Knows no language model: 
 metric, any optax optimizer.
 """
 
-from dpg.learner.errors import LearnerError, NotFiniteError
+from dpg.learner.errors import LearnerError, LearnerWarning, NotFiniteError
 from dpg.learner.metagradient import (
     MetagradientResult,
     TrainResult,
@@ -17,6 +17,7 @@ from dpg.learner.smoothness import Metasmoothness, metasmoothness
 
 __all__ = [
     "LearnerError",
+    "LearnerWarning",
     "MetagradientResult",
     "Metasmoothness",
     "NotFiniteError",

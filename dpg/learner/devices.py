@@ -27,7 +27,7 @@ _AXIS = "devices"
 
 @functools.cache
 def mesh_of(count: int) -> Mesh:
-    """So many devices of this process in a row.
+    """The first `count` devices of this process in a row.
 
     Raises:
         LearnerError: it has fewer.

@@ -1,10 +1,10 @@
-"""The learner's errors: what was given, what is asked, and where a number stopped being one."""
+"""The learner's errors and its warning: what was found, what was expected, what to do."""
 
 from dpg.errors import DpgError
 
 
 class LearnerError(DpgError):
-    """Input that the learner cannot train on; the message says what was given and what is asked."""
+    """Input that the learner cannot train on, or whose derivative would say nothing."""
 
 
 class NotFiniteError(LearnerError):
@@ -21,3 +21,7 @@ class NotFiniteError(LearnerError):
         self.what = what
         self.step = step
         self.examples = examples
+
+
+class LearnerWarning(UserWarning):
+    """Metagradients that are computed as defined, and likely useless all the same."""

@@ -15,6 +15,7 @@ is the only step, its gradient and that forward mode share one forward pass.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,12 +25,13 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dpg.learner import programs
-from dpg.learner.errors import LearnerError, NotFiniteError
+from dpg.learner import checks, programs, vanished
+from dpg.learner.errors import LearnerError, LearnerWarning, NotFiniteError
 from dpg.learner.schedule import Schedule, plan
 
-Tree = Any
-Loss = Callable[[Tree, Tree], jax.Array]
+Tree = Any  # any tree of arrays
+Loss = Callable[[Tree, Tree], jax.Array]  # (params, batch) -> [B]
+Metric = Callable[[Tree, Tree], jax.Array]  # (params, initial params) -> []
 
 
 class MetagradientResult(NamedTuple):
@@ -59,7 +61,7 @@ class TrainResult(NamedTuple):
 
 
 def train(
-    per_example_loss: Callable[[Tree, Tree], jax.Array],
+    per_example_loss: Loss,
     params: Tree,
     batches: Tree,
     optimizer: optax.GradientTransformation,
@@ -85,8 +87,8 @@ def train(
 
 
 def metagradient(
-    per_example_loss: Callable[[Tree, Tree], jax.Array],
-    metric: Callable[[Tree, Tree], jax.Array],
+    per_example_loss: Loss,
+    metric: Metric,
     params: Tree,
     batches: Tree,
     optimizer: optax.GradientTransformation,
@@ -105,7 +107,8 @@ def metagradient(
         metric: (params, initial params) -> [] float, higher is better.
         params: any tree of floating-point arrays; not changed.
         batches: a tree of arrays [T, B, ...]: T steps of B examples.
-        optimizer: any optax transformation whose state is a tree of arrays.
+        optimizer: any optax transformation of gradients, state and parameters whose state is a
+            tree of arrays. One that also reads the loss (a line search, polyak_sgd) is refused.
         weights: [T, B] float, default ones: the point at which the derivative is taken.
         microbatch: examples at a time inside a step; the result does not depend on it.
         memory: bytes for stored states and gradients; None keeps all of them. Within a budget the
@@ -121,21 +124,35 @@ def metagradient(
         A `MetagradientResult`.
 
     Raises:
-        LearnerError (a ValueError): input of a wrong shape or kind, or a budget below one state.
+        LearnerError (a ValueError): input of a wrong shape or kind; a budget below one state; an
+            optimizer that cannot be applied or differentiated; an optimizer that takes only the
+            signs of gradients (lion, sign_sgd), since every metagradient is then 0.
         NotFiniteError (a LearnerError): a loss, the metric or a metagradient is not finite.
+
+    Warns:
+        LearnerWarning: parameters of 16 bits; or every metagradient is 0 because the metric or
+            the losses are flat here.
     """
-    run = _Run.check(per_example_loss, params, batches, optimizer, weights, microbatch)
-    goal = _checked_metric(metric, run.params)
+    run = _Run.check(
+        per_example_loss, params, batches, optimizer, weights, microbatch, derivative=True
+    )
+    checks.check_metric(metric, run.params)
+    goal = programs.Function.take_apart(metric)
+    if half := checks.half_precision(run.params):
+        warnings.warn(half, LearnerWarning, stacklevel=2)
 
     if schedule is None:
         schedule = plan(run.T, memory, run.state_bytes, run.gradient_bytes)
     elif schedule.steps != run.T:
         raise LearnerError(f"the schedule is for {schedule.steps} steps; the batches hold {run.T}")
-    return _Backward(run, goal, host_memory).walk(schedule)
+    result = _Backward(run, goal, host_memory).walk(schedule)
+    if all_zero := _why_all_zero(run, goal, result):
+        warnings.warn(all_zero, LearnerWarning, stacklevel=2)
+    return result
 
 
 def explain(
-    per_example_loss: Callable[[Tree, Tree], jax.Array],
+    per_example_loss: Loss,
     params: Tree,
     batches: Tree,
     optimizer: optax.GradientTransformation,
@@ -295,21 +312,21 @@ class _Run(NamedTuple):
         optimizer: optax.GradientTransformation,
         weights: Any,
         microbatch: int | None,
+        *,
+        derivative: bool = False,
     ) -> "_Run":
-        _check_params(params)
-        T, B = _leading_axes(batches)
-        if microbatch is not None and (
-            isinstance(microbatch, bool) or not isinstance(microbatch, int) or microbatch < 1
-        ):
-            raise LearnerError(f"microbatch = {microbatch!r}; expected an integer of at least 1")
-        loss_dtype = _check_losses_shape(per_example_loss, params, batches, B)
-        weights = _check_weights(weights, T, B, loss_dtype)
+        checks.check_params(params)
+        T, B = checks.leading_axes(batches)
+        checks.check_microbatch(microbatch)
+        dtype = checks.loss_dtype(per_example_loss, params, batches, B)
+        weights = checks.checked_weights(weights, T, B, dtype)
         params = jax.tree.map(jnp.asarray, params)
-        state = _check_state(optimizer, params)
+        state = _beside(checks.initial_state(optimizer, params), params)
         loss = programs.Function.take_apart(per_example_loss)
         compiled = programs.compile_programs(
             loss.static, programs.Static(optimizer), microbatch, _shardings(params)
         )
+        checks.check_optimizer(compiled, params, state, derivative=derivative)
         one_tape = T == 1 and (microbatch is None or microbatch >= B)
         return cls(params, state, batches, weights, loss, compiled, T, B, one_tape)
 
@@ -334,119 +351,33 @@ class _Run(NamedTuple):
     def check_losses(self, losses: Sequence[jax.Array], t: int) -> None:
         """Looks at step t, which is one behind the step in flight: the device never waits."""
         if t >= 0 and losses[t] is not None:
-            _check_finite("loss", losses[t], t, "a smaller learning rate, or a look at these rows")
+            hint = "a smaller learning rate, or a look at these rows"
+            checks.check_finite("loss", losses[t], t, hint)
 
     def check_metagradient(self, rows: Sequence[jax.Array]) -> None:
+        hint = (
+            "the losses are finite, their derivatives are not; an optimizer like Adam needs "
+            "eps_root > 0 here, and a square root or a norm needs to stay away from 0"
+        )
         for t in reversed(range(self.T)):
-            _check_finite(
-                "metagradient",
-                rows[t],
-                t,
-                "the losses are finite, their derivatives are not; Adam needs eps_root > 0 here, "
-                "and a square root or a norm needs to stay away from 0",
-            )
+            checks.check_finite("metagradient", rows[t], t, hint)
 
     def summary(self, losses: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
         stacked = jnp.stack(losses)
         return jnp.mean(jnp.asarray(self.weights, stacked.dtype) * stacked, axis=1), stacked
 
 
-def _check_finite(what: str, row: jax.Array, t: int, hint: str) -> None:
-    finite = np.isfinite(np.asarray(row))
-    if not finite.all():
-        bad = tuple(int(i) for i in np.flatnonzero(~finite))
-        shown = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
-        raise NotFiniteError(
-            f"the {what} of step {t} is not finite for {len(bad)} of {finite.size} examples "
-            f"({shown}); {hint}",
-            what,
-            t,
-            bad,
-        )
+def _why_all_zero(run: _Run, metric: programs.Function, result: MetagradientResult) -> str | None:
+    """Why every metagradient is 0, in words; None where one is not 0.
 
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path) or "the tree's only leaf"
-
-
-def _check_params(params: Tree) -> None:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves:
-        raise LearnerError("params have no arrays; expected a tree of floating-point arrays")
-    for path, leaf in leaves:
-        if not programs.is_float(leaf):
-            kind = getattr(leaf, "dtype", type(leaf).__name__)
-            raise LearnerError(
-                f"params{_name(path)} is of type {kind}; expected floating-point arrays: keep "
-                "integer tables out of params, in the loss function"
-            )
-
-
-def _leading_axes(batches: Tree) -> tuple[int, int]:
-    leaves = jax.tree_util.tree_leaves_with_path(batches)
-    if not leaves:
-        raise LearnerError("batches have no arrays; expected a tree of arrays [T, B, ...]")
-    for path, leaf in leaves:
-        if not programs.is_array(leaf) or len(leaf.shape) < 2:
-            found = getattr(leaf, "shape", type(leaf).__name__)
-            raise LearnerError(f"batches{_name(path)} is {found}; expected an array [T, B, ...]")
-    shapes = {tuple(leaf.shape[:2]) for _, leaf in leaves}
-    if len(shapes) > 1:
-        listed = ", ".join(f"{_name(path)} {tuple(leaf.shape)}" for path, leaf in leaves)
-        raise LearnerError(
-            f"batches disagree on their leading axes [T, B]: {listed}; expected the same two first"
-        )
-    T, B = shapes.pop()
-    if T == 0 or B == 0:
-        raise LearnerError(f"batches have T = {T} steps of B = {B} examples; expected at least one")
-    return T, B
-
-
-def _check_losses_shape(per_example_loss: Loss, params: Tree, batches: Tree, B: int) -> Any:
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batches)
-    out = jax.eval_shape(per_example_loss, _shapes(params), batch)
-    if not programs.is_float(out) or tuple(out.shape) != (B,):
-        found = f"{out.dtype}{list(out.shape)}" if programs.is_array(out) else type(out).__name__
-        raise LearnerError(
-            f"per_example_loss returns {found}; expected one floating-point loss per example, [{B}]"
-        )
-    return out.dtype
-
-
-def _checked_metric(metric: Callable, params: Tree) -> programs.Function:
-    out = jax.eval_shape(metric, _shapes(params), _shapes(params))
-    if not programs.is_float(out) or out.shape != ():
-        found = f"{out.dtype}{list(out.shape)}" if programs.is_array(out) else type(out).__name__
-        raise LearnerError(f"metric returns {found}; expected one floating-point number, shape []")
-    return programs.Function.take_apart(metric)
-
-
-def _check_weights(weights: Any, T: int, B: int, dtype: Any) -> Any:
-    if weights is None:
-        return np.ones((T, B), dtype)
-    if not programs.is_array(weights):
-        weights = np.asarray(weights, dtype)
-    if tuple(weights.shape) != (T, B):
-        raise LearnerError(f"weights have shape {tuple(weights.shape)}; expected [{T}, {B}]")
-    if not (jnp.issubdtype(weights.dtype, jnp.number) or weights.dtype == bool):
-        raise LearnerError(f"weights are of type {weights.dtype}; expected real numbers")
-    return weights.astype(dtype)
-
-
-def _check_state(optimizer: optax.GradientTransformation, params: Tree) -> Tree:
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise LearnerError(
-            f"optimizer is of type {type(optimizer).__name__}; expected an optax transformation "
-            "with init and update"
-        )
-    state = optimizer.init(params)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        if not programs.is_array(leaf) or getattr(leaf.dtype, "kind", "") == "O":
-            raise LearnerError(
-                f"the optimizer's state{_name(path)} is of type {type(leaf).__name__}; expected a "
-                "state that is a tree of arrays (numbers as jnp.asarray)"
-            )
-    return _beside(state, params)
+    Raises:
+        LearnerError: the optimizer is the reason.
+    """
+    if np.asarray(result.weights_grad).any():
+        return None
+    g, _, _ = run.gradient(run.params, 0)
+    start = vanished.Start(run.programs, g, run.state, run.params)
+    return vanished.reason(start, metric, result.params)
 
 
 def _beside(state: Tree, params: Tree) -> Tree:
@@ -460,10 +391,6 @@ def _beside(state: Tree, params: Tree) -> Tree:
 
 def _is_named(x: Any) -> bool:
     return isinstance(getattr(x, "sharding", None), NamedSharding)
-
-
-def _shapes(tree: Tree) -> Tree:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def _shardings(params: Tree) -> programs.Static:

@@ -124,8 +124,8 @@ def compile_programs(
         loss: the static part of a `Function` (params, batch) -> [B].
         optimizer: an optax transformation.
         microbatch: examples at a time; None takes the whole batch.
-        shardings: a list of shardings, one per leaf of the parameters, kept by everything shaped like
-            them; its value is None on a single device.
+        shardings: a list of shardings, one per leaf of the parameters, kept by everything shaped
+            like them; its value is None on a single device.
     """
     update = optimizer.value.update
     places = shardings.value

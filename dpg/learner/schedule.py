@@ -219,7 +219,7 @@ def binomial(steps: int, states: int) -> Schedule:
 def kary(steps: int, k: int) -> Schedule:
     """The k-ary tree of Engstrom et al. (2025): each stretch is cut in k, each part in k again."""
     if k < 2:
-        raise LearnerError(f"k = {k}; asked is a tree with at least 2 branches")
+        raise LearnerError(f"k = {k}; expected a tree with at least 2 branches")
 
     def walk(start: int, n: int) -> Iterator[Action]:
         if n == 1:

@@ -67,7 +67,7 @@ def metasmoothness(
         LearnerError: besides, a step that is not positive or a direction of the wrong shape.
     """
     if not step > 0:
-        raise LearnerError(f"step = {step}; asked is a positive number")
+        raise LearnerError(f"step = {step}; expected a positive number")
     result = metagradient(
         per_example_loss,
         metric,
@@ -83,7 +83,7 @@ def metasmoothness(
         direction = np.random.default_rng(seed).standard_normal(shape)
     direction = np.asarray(direction, result.weights_grad.dtype)
     if direction.shape != shape:
-        raise LearnerError(f"direction has shape {direction.shape}; asked is {list(shape)}")
+        raise LearnerError(f"direction has shape {direction.shape}; expected {list(shape)}")
     start = np.ones(shape, direction.dtype) if weights is None else np.asarray(weights)
 
     def trained(h: float) -> Tree:

@@ -22,7 +22,7 @@ def weighted(terms: Sequence[tuple[float, Callable]]) -> jax.tree_util.Partial:
         raise DpgError("a weighted metric needs at least one term (weight, metric)")
     for i, term in enumerate(terms):
         if len(term) != 2 or not isinstance(term[0], int | float) or not callable(term[1]):
-            raise DpgError(f"term {i} is {term!r}; asked is a pair (weight, metric)")
+            raise DpgError(f"term {i} is {term!r}; expected a pair (weight, metric)")
     return jax.tree_util.Partial(_sum, [c for c, _ in terms], [metric for _, metric in terms])
 
 
@@ -49,7 +49,7 @@ def from_dotted_path(
     """
     module, colon, name = path.partition(":")
     if not (colon and module and name):
-        raise DpgError(f"{what} {path!r}; asked is package.module:function")
+        raise DpgError(f"{what} {path!r}; expected package.module:function")
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -64,5 +64,5 @@ def from_dotted_path(
     if settings is not None:
         found = found(**settings)
     if not callable(found):
-        raise DpgError(f"{what} {path!r} is a {type(found).__name__}; asked is a function")
+        raise DpgError(f"{what} {path!r} is a {type(found).__name__}; expected a function")
     return found

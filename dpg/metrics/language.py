@@ -37,9 +37,9 @@ def language_metric(
     sizes = {np.shape(x)[0] if np.ndim(x) else None for x in jax.tree.leaves(batch)}
     if len(sizes) != 1 or None in sizes or 0 in sizes:
         shapes = [np.shape(x) for x in jax.tree.leaves(batch)]
-        raise DpgError(f"the texts' arrays have shapes {shapes}; asked are arrays [N, ...], N >= 1")
+        raise DpgError(f"the texts' arrays have shapes {shapes}; expected arrays [N, ...], N >= 1")
     if microbatch is not None and microbatch < 1:
-        raise DpgError(f"microbatch = {microbatch}; asked is an integer of at least 1")
+        raise DpgError(f"microbatch = {microbatch}; expected an integer of at least 1")
     return jax.tree_util.Partial(_score, per_example_loss, batch, microbatch)
 
 
@@ -115,7 +115,7 @@ def text_batch(
     start = [] if bos_id is None else [bos_id]
     rows = [start + list(encode(text)) for text in texts]
     if not rows:
-        raise DpgError("no texts given; asked is at least one")
+        raise DpgError("no texts given; expected at least one")
     longest = max(map(len, rows))
     if length is None:
         length = longest

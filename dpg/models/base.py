@@ -96,37 +96,34 @@ def train(
     out = Path(out)
     own = Tokenizer.load(tokenizer)
     table = artifacts.read_table(corpus, ["text", "language"])
-    state = open_state(
-        beside(out),
-        "pretrain",
-        {
-            "model": settings.model_dump(mode="json"),
-            "recipe": recipe.model_dump(mode="json"),
-            "corpus": of_file(corpus),
-        },
-    )
+    inputs = {
+        "model": settings.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
+        "corpus": of_file(corpus),
+    }
     model = LanguageModel(architecture(settings, own, recipe.context))
-    with Progress(f"pre-training {out.name}", recipe.steps) as bar:
-        params, losses = pretrain(
-            model,
-            own,
-            {str(code): part.text.tolist() for code, part in table.groupby("language")},
-            mixture={str(code): share for code, share in recipe.mixture.items()},
-            steps=recipe.steps,
-            batch_size=recipe.batch_size,
-            context=recipe.context,
-            learning_rate=recipe.learning_rate,
-            warmup=round(recipe.warmup * recipe.steps),
-            seed=settings.seed,
-            checkpoint_dir=state,
-            checkpoint_every=_CHECKPOINT_EVERY,
-            progress=lambda step, loss: bar(step, f"loss {loss:.3f}"),
-        )
-    save(out, model, params, own)
-    with artifacts.atomic_path(out / LOSSES) as partial, artifacts.JsonLines(partial) as log:
-        for row in losses:
-            log.append(row)
-    shutil.rmtree(state)
+    with open_state(beside(out), "pretrain", inputs) as state:
+        with Progress(f"pre-training {out.name}", recipe.steps) as bar:
+            params, losses = pretrain(
+                model,
+                own,
+                {str(code): part.text.tolist() for code, part in table.groupby("language")},
+                mixture={str(code): share for code, share in recipe.mixture.items()},
+                steps=recipe.steps,
+                batch_size=recipe.batch_size,
+                context=recipe.context,
+                learning_rate=recipe.learning_rate,
+                warmup=round(recipe.warmup * recipe.steps),
+                seed=settings.seed,
+                checkpoint_dir=state,
+                checkpoint_every=_CHECKPOINT_EVERY,
+                progress=lambda step, loss: bar(step, f"loss {loss:.3f}"),
+            )
+        save(out, model, params, own)
+        with artifacts.atomic_path(out / LOSSES) as partial, artifacts.JsonLines(partial) as log:
+            for row in losses:
+                log.append(row)
+        shutil.rmtree(state)
 
 
 def architecture(

@@ -1,4 +1,4 @@
-"""Rewards: a batch of rollouts in, one number each out. `build` makes the one a run names."""
+"""Rewards: a batch of rollouts in, one number per rollout out. `build` makes the one of a run."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class RewardClient:
                     f"{answer.json()}. Raise the client's timeout, or lower learner.steps or "
                     "learner.batch_size"
                 )
-            if answer.status == 503:  # as many calls wait as may wait
+            if answer.status == 503:  # the queue is full
                 time.sleep(min(self.wait, 5.0))
             elif sent and answer.status == 202:
                 self.progress(answer.json())

@@ -81,7 +81,7 @@ def new_token() -> str:
 
 
 def body_bytes(rollouts: int, tokens: int) -> int:
-    """The size of a call with so many rollouts of so many tokens, its header generously counted."""
+    """The largest size of a call with this number of rollouts, of this number of tokens each."""
     return rollouts * (5 * tokens + 8) + 65536
 
 
@@ -145,7 +145,7 @@ def _unpack(body: bytes, wanted: Mapping[str, Any]) -> tuple[dict[str, np.ndarra
     found = {name: str(array.dtype) for name, array in arrays.items()}
     expected = {name: str(np.dtype(kind)) for name, kind in wanted.items()}
     if found != expected:
-        raise ExchangeError(f"want the arrays {expected}, got {found}")
+        raise ExchangeError(f"found the arrays {found}, expected {expected}")
     # The library reads a header's metadata from files alone: a length, then JSON.
     length = int.from_bytes(body[:8], "little")
     header = json.loads(body[8 : 8 + length])

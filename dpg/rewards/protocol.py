@@ -1,4 +1,4 @@
-"""What every reward is: a batch of rollouts in, one number each out.
+"""What every reward is: a batch of rollouts in, one number per rollout out.
 
 The engines (JAX here, verl elsewhere) know no more than this, and a reward knows no engine.
 """
@@ -54,7 +54,7 @@ class RolloutBatch:
 
 @dataclass(frozen=True)
 class Rewards:
-    """One number a rollout, and what is worth a line in the log.
+    """One number per rollout, and what is worth a line in the log.
 
     Attributes:
         values: [N] float64, higher is better, finite.

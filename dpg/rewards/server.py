@@ -238,7 +238,7 @@ def application(calls: Calls, token: str, body_limit: int) -> Any:
                 if len(body) > body_limit:
                     return refuse(413, too_large)
         except ClientDisconnect:
-            return refuse(400, "the connection ended amid the body")  # nobody is there to read it
+            return refuse(400, "the connection ended before the body did")  # and nobody reads it
         try:
             taken = await asyncio.to_thread(_take_up, calls, name, bytes(body))
         except BusyError as error:

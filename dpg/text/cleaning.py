@@ -2,15 +2,23 @@
 
 Wikipedia's and the campaigns' texts come with wiki, HTML, Pango or gettext markup in them. A
 generator that reads markup learns to write it, so nothing with markup passes unseen: a source of
-our own drops and counts it, a user's own file is an error that names the text.
+our own drops and counts it, a user's own file is an error that names the text. The same holds for
+characters that no text has: control characters, and halves of surrogate pairs.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from typing import NamedTuple
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+# All but those that count as white space: tab, line feed and their kind.
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
+# What some readers take for the end of a line and others do not.
+_LINE_BREAKS = re.compile("\r\n?|[\v\f\x1c-\x1f\x85\u2028\u2029]")
+# Letters and symbols of Unicode that draw nothing: fillers, joiners, the empty braille cell.
+_FILLERS = "\u034f\u115f\u1160\u2800\u3164\uffa0"
 _EMPTY_BRACKETS = re.compile(r"\s*\(\s*[;,:]?\s*\)")
 
 # An HTML or Pango tag has attributes with "=" or none at all: "a < b and c > d" is not one.
@@ -38,6 +46,52 @@ def one_line(text: str) -> str:
     """
     visible = _INVISIBLE.sub("", unicodedata.normalize("NFC", text))
     return " ".join(_EMPTY_BRACKETS.sub("", visible).split())
+
+
+def has_invisible(text: str) -> bool:
+    """Whether `one_line` would take soft hyphens or zero-width characters off the text."""
+    return _INVISIBLE.search(text) is not None
+
+
+def find_control(text: str) -> str | None:
+    """The first character that no text may hold, in words, or None."""
+    found = _CONTROL.search(text)
+    if found is None:
+        return None
+    code = ord(found[0])
+    kind = "half of a surrogate pair" if code >= 0xD800 else "a control character"
+    return f"U+{code:04X}, {kind}"
+
+
+class Tidied(NamedTuple):
+    """A passage fit to be divided into words, and what was done to it."""
+
+    text: str
+    changes: tuple[str, ...]
+    """Of "line separators replaced" and "blank ends cut"."""
+
+
+def tidy(text: str) -> Tidied:
+    """A passage with plain line breaks, and with a visible character at either end.
+
+    After a blank at the end, the last word, which LAMBADA asks for, would be empty.
+    """
+    plain = _LINE_BREAKS.sub("\n", text)
+    first, last = 0, len(plain)
+    while first < last and _is_blank(plain[first]):
+        first += 1
+    while first < last and _is_blank(plain[last - 1]):
+        last -= 1
+    changes = {
+        "line separators replaced": plain != text,
+        "blank ends cut": last - first < len(plain),
+    }
+    return Tidied(plain[first:last], tuple(name for name, done in changes.items() if done))
+
+
+def _is_blank(character: str) -> bool:
+    # Cf: format characters, such as zero-width spaces, joiners and marks of direction.
+    return character.isspace() or unicodedata.category(character) == "Cf" or character in _FILLERS
 
 
 def find_markup(text: str) -> str | None:

@@ -11,18 +11,26 @@ every language. `split_passages` adds `split`.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from dpg.errors import DpgError
-from dpg.text.cleaning import find_markup
+from dpg.text.cleaning import find_markup, tidy
 from dpg.text.languages import CODES
 from dpg.text.languages import languages as find_languages
 from dpg.text.ordering import keyed_hash
-from dpg.text.reading import hub_error, import_datasets, read_jsonl, require_columns
+from dpg.text.reading import (
+    check_characters,
+    hub_error,
+    import_datasets,
+    read_jsonl,
+    require_columns,
+    shown,
+)
 
 HUB_DATASET = "EleutherAI/lambada_openai"
 COLUMNS = ("id", "language", "text", "source")
@@ -30,17 +38,26 @@ PARTS = ("train", "validation", "test")
 MIN_CHARACTERS = 100
 
 
+class Passages(NamedTuple):
+    """A source's passages, and how many of them were cleaned."""
+
+    table: pd.DataFrame
+    report: dict[str, int]
+    """What was done (`blank ends cut`, `line separators replaced`) to the number of texts."""
+
+
 def passages_from_hub(
     name: str = HUB_DATASET,
     languages: Sequence[str] = CODES,
     *,
     revision: str | None = None,
-) -> pd.DataFrame:
+) -> Passages:
     """LAMBADA in several languages; row i of every language is one passage.
 
-    `name` may be a local folder in the hub's layout. All rows are kept as they are, so that the
-    perplexity is that of the published benchmark. Raises DpgError without the datasets
-    library or a network, for languages of unequal lengths and for an empty passage.
+    `name` may be a local folder in the hub's layout. All rows are kept, so that the perplexity is
+    that of the published benchmark; only blanks at a text's ends go, since its last word would be
+    empty, and unusual line separators. Raises DpgError without the datasets library or a network,
+    for languages of unequal lengths, and for a passage that is empty or no text.
     """
     datasets = import_datasets()
     texts: dict[str, list[str]] = {}
@@ -56,20 +73,24 @@ def passages_from_hub(
     lengths = {code: len(column) for code, column in texts.items()}
     if len(set(lengths.values())) > 1:
         raise DpgError(f"{name}: the languages have unequal numbers of passages: {lengths}")
-    return passage_table(
-        (f"lambada-{row:04d}", code, _not_empty(text, f"{name} ({code}), row {row}"), "lambada")
+    report: Counter[str] = Counter()
+    table = passage_table(
+        (f"lambada-{row:04d}", code, _clean(text, f"{name} ({code}), row {row}", report), "lambada")
         for code, column in texts.items()
         for row, text in enumerate(column)
     )
+    return Passages(table, dict(report))
 
 
-def passages_from_folder(folder: Path, languages: Sequence[str] | None = None) -> pd.DataFrame:
+def passages_from_folder(folder: Path, languages: Sequence[str] | None = None) -> Passages:
     """A user's own passages: `{language}.jsonl` files with `{"text": ...}` on every line.
 
-    `languages` defaults to those of which there is a file. Where all files have equally many
+    `languages` defaults to those of which there is a file. Blanks at a text's ends are cut, and
+    unusual line separators become line feeds; both are counted. Where all files have equally many
     passages, the same line is the same passage in every language and has one id; otherwise every
     language has ids of its own. Raises DpgError naming the file and line of a passage without
-    words or with markup, a missing file, and a folder without such files.
+    words, with markup or with control characters, of another encoding than UTF-8 and of a line
+    that is no such object; for a missing or empty file; and for a folder without such files.
     """
     folder = Path(folder)
     codes = [code for code in CODES if (folder / f"{code}.jsonl").exists()]
@@ -78,14 +99,15 @@ def passages_from_folder(folder: Path, languages: Sequence[str] | None = None) -
     if not codes:
         raise DpgError(f"{folder} has no file of passages: name them {{language}}.jsonl (de.jsonl)")
     texts: dict[str, list[str]] = {}
+    report: Counter[str] = Counter()
     for code in codes:
         path = folder / f"{code}.jsonl"
         if not path.is_file():
-            raise DpgError(f"{path} is missing: write one passage a line, {{'text': '...'}}")
+            raise DpgError(f"{path} is missing: write one passage per line, {{'text': '...'}}")
         texts[code] = []
         for number, row in read_jsonl(path):
             where = f"{path.name}, line {number}"
-            text = _not_empty(row["text"], where)
+            text = _clean(row["text"], where, report)
             markup = find_markup(text)
             if markup is not None:
                 raise DpgError(f"{where}: the passage has markup in it ({markup!r}); remove it")
@@ -93,11 +115,18 @@ def passages_from_folder(folder: Path, languages: Sequence[str] | None = None) -
         if not texts[code]:
             raise DpgError(f"{path} has no passages")
     parallel = len({len(column) for column in texts.values()}) == 1
-    return passage_table(
-        (f"line-{row:05d}" if parallel else f"{code}-line-{row:05d}", code, text, folder.name)
+    source = shown(folder.absolute().name)
+    table = passage_table(
+        (f"line-{row:05d}" if parallel else f"{code}-line-{row:05d}", code, text, source)
         for code, column in texts.items()
         for row, text in enumerate(column, start=1)
     )
+    return Passages(table, dict(report))
+
+
+def passage_files(folder: Path) -> list[Path]:
+    """The files that `passages_from_folder` reads, sorted; none where there is no such folder."""
+    return sorted(path for code in CODES if (path := Path(folder) / f"{code}.jsonl").is_file())
 
 
 def split(rows: Any, *, seed: int) -> dict[str, Any]:
@@ -197,10 +226,16 @@ def _places(keys: list[tuple[str, str, str]], seed: int) -> dict[str, tuple[str,
     return {name: (parts[place], place) for place, name in enumerate(order)}
 
 
-def _not_empty(text: str, where: str) -> str:
-    if not text.strip():
+def _clean(text: object, where: str, report: Counter[str]) -> str:
+    """The passage tidied, what was done to it counted; a DpgError where it is none."""
+    if not isinstance(text, str):
+        raise DpgError(f"{where}: the text is {text!r}; expected a string")
+    check_characters(text, where)
+    tidied = tidy(text)
+    if not tidied.text:
         raise DpgError(f"{where}: the passage has no words; remove it")
-    return text
+    report.update(tidied.changes)
+    return tidied.text
 
 
 def passage_table(rows: Iterable[tuple[str, str, str, str]]) -> pd.DataFrame:

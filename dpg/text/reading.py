@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 
 from dpg.errors import DpgError
+from dpg.text.cleaning import find_control
 
 
 def import_datasets() -> ModuleType:
@@ -41,21 +45,146 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], what: str) -> N
         raise DpgError(f"{what} lacks {', '.join(lacking)}: it has {', '.join(table.columns)}")
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
+def shown(name: str) -> str:
+    """A file's name as a message or a table can hold it, also where the name is not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def check_characters(text: str, where: str, what: str = "text") -> None:
+    """Raise a DpgError where a text holds a control character or half of a surrogate pair."""
+    found = find_control(text)
+    if found is not None:
+        raise DpgError(f"{where}: the {what} has the character {found}; remove it")
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file with plain line breaks; a byte order mark is taken off.
+
+    Raises DpgError naming the file for one that cannot be read or has another encoding, and the
+    line where that is known.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DpgError(f"{shown(path.name)} cannot be read: {error.strerror or error}") from error
+    for mark, encoding in _OTHER_MARKS:
+        if content.startswith(mark):
+            raise DpgError(
+                f"{shown(path.name)} is {encoding} (it begins with the byte order mark "
+                f"{mark.hex(' ').upper()}); expected UTF-8: save it as UTF-8"
+            )
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DpgError(
+            f"{shown(path.name)}, line {_line_at(content, error.start)}: the byte "
+            f"0x{content[error.start]:02X} is not UTF-8 ({error.reason}); save the file as UTF-8"
+        ) from error
+    if "\0" in text:
+        raise DpgError(
+            f"{shown(path.name)}, line {_line_at(content, content.index(0))}: the text has the "
+            "character U+0000, as files in UTF-16 have; save the file as UTF-8"
+        )
+    return _LINE_END.sub("\n", text)
+
+
+# UTF-32's first: the little-endian mark begins with that of UTF-16.
+_OTHER_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_LINE_END = re.compile("\r\n?")
+
+
+def _line_at(content: bytes, place: int) -> int:
+    return len(re.findall(rb"\r\n?|\n", content[:place])) + 1
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of a JSON lines file whose objects all have a string `text`.
 
-    Empty lines are passed over. Raises DpgError naming file and line for anything else.
+    Empty lines are passed over. Raises DpgError naming file and line for anything else, for a key
+    that occurs twice, and for a text with control characters.
     """
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DpgError(f"{path.name}, line {number}: not JSON: {error}") from error
-            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                raise DpgError(
-                    f'{path.name}, line {number}: write {{"text": "..."}}, an object with a text'
-                )
-            yield number, row
+    # Not `splitlines`: a text may hold U+2028 and other characters that it takes for line ends.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        line = line.lstrip("\ufeff")  # files that were joined bring their marks along
+        if line.strip():
+            yield number, _row(line, f"{shown(path.name)}, line {number}")
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line, object_pairs_hook=_unrepeated)
+    except _RepeatedKeyError as error:
+        raise DpgError(f"{where}: the key {error.args[0]!r} occurs twice; keep one") from error
+    except json.JSONDecodeError as error:
+        said = f"{error.msg} at column {error.colno}"  # its own "line 1" would mislead
+        raise DpgError(f"{where}: not JSON: {said}") from error
+    except (ValueError, RecursionError) as error:
+        raise DpgError(f"{where}: not JSON: {error}") from error
+    if not isinstance(row, dict) or "text" not in row:
+        raise DpgError(f'{where}: write {{"text": "..."}}, an object with a text')
+    return checked_row(row, where)
+
+
+def checked_row(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """A row whose text is a string without control characters; a DpgError for any other."""
+    text = row["text"]
+    if not isinstance(text, str):
+        kind = "missing (null)" if text is None else f"{_short(text)} ({type(text).__name__})"
+        raise DpgError(f"{where}: the text is {kind}; expected a string")
+    check_characters(text, where)
+    return row
+
+
+def _short(value: object) -> str:
+    said = repr(value)
+    return said if len(said) <= 40 else f"{said[:37]}..."
+
+
+class _RepeatedKeyError(Exception):
+    """A JSON object has a key twice; the key is its argument."""
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _RepeatedKeyError(key)
+            seen.add(key)
+    return row
+
+
+def read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row number from 1, {"text": ..., "title": ...}) of a parquet file with a column `text`.
+
+    The title is left out where there is no such column. Raises DpgError naming the file for one
+    that cannot be read, and the row for a text that is no string or has control characters.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        # Not `read_table`, which takes folders named `key=value` above the file for columns.
+        table = parquet.ParquetFile(path).read()
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise DpgError(f"{shown(path.name)} cannot be read: {said}") from error
+    for column in ("text", "title"):
+        if table.column_names.count(column) > 1:
+            raise DpgError(f"{shown(path.name)} has the column {column} twice; keep one")
+    if "text" not in table.column_names:
+        raise DpgError(f"{shown(path.name)} lacks text: it has {', '.join(table.column_names)}")
+    columns = [name for name in ("text", "title") if name in table.column_names]
+    for number in range(1, table.num_rows + 1):
+        where = f"{shown(path.name)}, row {number}"
+        try:
+            row = {name: table.column(name)[number - 1].as_py() for name in columns}
+        except UnicodeDecodeError as error:
+            raise DpgError(f"{where}: not UTF-8 ({error.reason}); write it as UTF-8") from error
+        yield number, checked_row(row, where)

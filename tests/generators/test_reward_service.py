@@ -108,7 +108,7 @@ def test_rollouts_of_another_generator_are_refused(service):
         RewardClient(service.file)(batch)
     short = rollouts(service.run, 300, 3, validation=True)
     short = RolloutBatch(short.tokens[:-1], short.mask[:-1], short.groups[:-1], 3)
-    with pytest.raises(RewardError, match="one response to each of 32 prompts, got 31"):
+    with pytest.raises(RewardError, match="found 31 responses .*expected one to each of the 32"):
         RewardClient(service.file).validate(short)
 
 
@@ -145,7 +145,7 @@ def test_two_responses_to_one_prompt_are_no_validation():
     tokens, mask = np.ones((4, 2), np.int32), np.ones((4, 2), bool)
     ordered = in_order(RolloutBatch(tokens, mask, np.array([3, 1, 0, 2]), 0), 4)
     assert ordered.groups.tolist() == [0, 1, 2, 3]
-    with pytest.raises(RewardError, match="got 4 to 3 prompts"):
+    with pytest.raises(RewardError, match="found 4 responses to 3 prompts"):
         in_order(RolloutBatch(tokens, mask, np.array([0, 1, 1, 2]), 0), 4)
 
 

@@ -23,8 +23,9 @@ RUN = STUDY.run("norm", "sgd-T96", 0)
 class Trainer:
     """Writes what a run leaves; its last metric is best at a rate, in powers of two."""
 
-    def __init__(self, best, diverges_at=math.inf):
+    def __init__(self, best, diverges_at=math.inf, inputs=None):
         self.best, self.diverges_at, self.seen = best, diverges_at, []
+        self.inputs = inputs
 
     def __call__(self, run, folder):
         rate = run.learner.learning_rate
@@ -37,7 +38,7 @@ class Trainer:
             log.append({"step": 1, "phase": "validation", "metric": -off})
             log.append({"step": 1, "phase": "train", "metric": 100.0})
         config = run.model_dump(mode="json")
-        with RunRecord(folder.record, config, run.seed, step="generate"):
+        with RunRecord(folder.record, config, run.seed, step="generate", inputs=self.inputs):
             pass
 
 
@@ -75,6 +76,18 @@ def test_finished_rates_are_not_trained_again_unless_the_run_changed(tmp_path):
     assert again.seen == []
     search(RUN.model_copy(update={"seed": 1}), SweepSettings(), again, tmp_path)
     assert again.seen == rates(SweepSettings())[:5]
+    assert len(list(tmp_path.glob("rate-1e-06-*"))) == 1  # and nothing is lost
+
+
+def test_finished_rates_of_other_inputs_are_tried_anew(tmp_path):
+    inputs = {"generator": {"weights": "0" * 64}}
+    search(RUN, SweepSettings(), Trainer(best=4e-6, inputs=inputs), tmp_path, inputs)
+    again = Trainer(best=4e-6, inputs=inputs)
+    search(RUN, SweepSettings(), again, tmp_path, inputs)
+    assert again.seen == []
+    other = {"generator": {"weights": "1" * 64}}
+    search(RUN, SweepSettings(), Trainer(best=4e-6, inputs=other), tmp_path, other)
+    assert len(list(tmp_path.glob("rate-1e-06-*"))) == 1
 
 
 def test_a_rate_at_which_the_target_diverges_ends_the_sweep(tmp_path):

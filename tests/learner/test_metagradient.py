@@ -300,7 +300,7 @@ def test_batches_that_disagree():
 
 
 def test_batches_without_two_axes():
-    bad(r"batches\['x'\] is \(5,\); asked is an array \[T, B", batches={"x": np.ones(5)})
+    bad(r"batches\['x'\] is \(5,\); expected an array \[T, B", batches={"x": np.ones(5)})
     bad("no arrays", batches={})
 
 
@@ -309,20 +309,20 @@ def test_no_steps():
 
 
 def test_weights_of_the_wrong_shape():
-    bad(r"weights have shape \(4,\); asked is \[5, 4\]", weights=np.ones(4))
+    bad(r"weights have shape \(4,\); expected \[5, 4\]", weights=np.ones(4))
     bad(r"weights have shape \(5, 1\)", weights=[[1.0]] * 5)
     bad(r"weights are of type", weights=np.full((5, 4), "a"))
 
 
 def test_metric_that_returns_a_vector():
-    bad(r"metric returns float64\[6\]; asked is one floating-point number",
+    bad(r"metric returns float64\[6\]; expected one floating-point number",
         metric=lambda p, i: p[1][0])  # fmt: skip
     bad(r"metric returns int", metric=lambda p, i: jnp.int32(1))
     bad(r"metric returns NoneType", metric=lambda p, i: None)
 
 
 def test_loss_that_is_no_vector():
-    bad(r"per_example_loss returns float64\[\]; asked .* \[4\]",
+    bad(r"per_example_loss returns float64\[\]; expected .* \[4\]",
         per_example_loss=lambda p, b: jnp.sum(p[0]))  # fmt: skip
 
 

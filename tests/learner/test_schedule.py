@@ -105,7 +105,7 @@ def test_gradients_are_kept_where_they_fit():
 
 
 def test_a_budget_below_one_state_says_what_the_least_is():
-    with pytest.raises(LearnerError, match=r"memory = 99 bytes .* 100 bytes \(100 B\)"):
+    with pytest.raises(LearnerError, match=r"memory = 99 bytes .* 100 bytes \(100 bytes\)"):
         plan(5, 99, 100, 30)
     assert plan(5, 100, 100, 30).states == 1
 

@@ -52,5 +52,5 @@ def test_bad_input():
     task = regression(T=2)
     with pytest.raises(LearnerError, match="step = 0"):
         metasmoothness(*task, optax.sgd(0.01), step=0)
-    with pytest.raises(LearnerError, match=r"direction has shape \(2,\); asked is \[2, 4\]"):
+    with pytest.raises(LearnerError, match=r"direction has shape \(2,\); expected \[2, 4\]"):
         metasmoothness(*task, optax.sgd(0.01), direction=[1.0, 2.0])

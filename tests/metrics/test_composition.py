@@ -39,11 +39,11 @@ def test_a_dotted_path_with_and_without_settings(tmp_path, monkeypatch):
     assert from_dotted_path("my_metrics_of_test:score")(PARAMS, START) == total
     made = from_dotted_path("my_metrics_of_test:make", {"scale": 2.0})
     assert made(PARAMS, START) == 2 * total
-    with pytest.raises(DpgError, match="is a int; asked is a function"):
+    with pytest.raises(DpgError, match="is a int; expected a function"):
         from_dotted_path("my_metrics_of_test:number")
     with pytest.raises(DpgError, match="there is no 'scores'"):
         from_dotted_path("my_metrics_of_test:scores")
     with pytest.raises(DpgError, match="must be importable"):
         from_dotted_path("no_such_module_at_all:x")
-    with pytest.raises(DpgError, match=r"asked is package\.module:function"):
+    with pytest.raises(DpgError, match=r"expected package\.module:function"):
         from_dotted_path("my_metrics_of_test.score")

@@ -9,6 +9,7 @@ from dpg.config import FolderModel, HubModel, PretrainingSettings, TrainedModel
 from dpg.errors import DpgError
 from dpg.models import base, load
 from dpg.models import tokenizer as tokenizers
+from dpg.state import beside
 
 pytestmark = pytest.mark.integration
 
@@ -41,7 +42,7 @@ def test_a_trained_model_is_a_directory_with_tokenizer_and_losses(files, tmp_pat
     assert params["embed"].shape == (tokenizer.vocab_size, 8)
     losses = artifacts.read_lines(tmp_path / "gpt2" / base.LOSSES)
     assert [row["step"] for row in losses] == list(range(1, 7))
-    assert not list(tmp_path.glob(".*progress"))
+    assert not beside(tmp_path / "gpt2").exists()
 
 
 def test_checkpoints_of_another_recipe_are_not_taken_up(files, tmp_path, monkeypatch):
@@ -50,7 +51,7 @@ def test_checkpoints_of_another_recipe_are_not_taken_up(files, tmp_path, monkeyp
     monkeypatch.setattr(base, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # killed after training, before the model is written
         base.train(SHAPE, RECIPE, **files, out=tmp_path / "gpt2")
-    assert list(tmp_path.glob(".gpt2.progress/*.safetensors"))
+    assert list(beside(tmp_path / "gpt2").glob("*.safetensors"))
     monkeypatch.setattr(base, "save", real)
     other = RECIPE.model_copy(update={"learning_rate": 2e-3})
     base.train(SHAPE, other, **files, out=tmp_path / "gpt2")

@@ -112,7 +112,7 @@ def articles(data):
 
 
 def passages(data):
-    made = sources.benchmark(text_settings(data), Path("none"))
+    made, _ = sources.benchmark(text_settings(data), Path("none"))
     return of_table(made[0] if isinstance(made, tuple) else made)
 
 

@@ -159,7 +159,7 @@ class TestExchange:
         assert found.log == {"metric": -0.1}
 
     def test_another_content_is_refused(self):
-        with pytest.raises(exchange.ExchangeError, match="want the arrays"):
+        with pytest.raises(exchange.ExchangeError, match="found the arrays"):
             exchange.unpack_call(exchange.pack_rewards(Rewards(np.zeros(2), np.zeros(2, int))))
         with pytest.raises(exchange.ExchangeError, match="no safetensors"):
             exchange.unpack_call(b"\x80\x04\x95 a pickle of some kind")
@@ -256,7 +256,7 @@ def test_a_wrong_token_gets_nothing(shared, tmp_path):
     wrong.write(tmp_path / "wrong.json")
     with pytest.raises(RewardServerError, match=r"answers 401: another token"):
         RewardClient(tmp_path / "wrong.json")(rollouts(40))
-    assert shared.request("GET", "/progress", token="guess")[0] == 401
+    assert shared.request("GET", "/status", token="guess")[0] == 401
     for path in ("/docs", "/redoc", "/openapi.json"):
         assert shared.request("GET", path)[0] == 404
     assert "begin 40" not in shared.lines()

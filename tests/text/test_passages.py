@@ -287,12 +287,13 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_passages_from_a_dataset_in_the_hubs_layout(hub, cache):
-    table = passages_from_hub(str(hub))
+    table, report = passages_from_hub(str(hub))
+    assert report == {}
     assert table.columns.tolist() == ["id", "language", "text", "source"]
     assert table.groupby("language").size().to_dict() == dict.fromkeys(CODES, 7)
     third = table[table["id"] == "lambada-0003"].set_index("language")["text"]
     assert third.to_dict() == {code: f"Passage 3\nin {code}" for code in CODES}
-    assert set(passages_from_hub(str(hub), ["en", "es"])["language"]) == {"en", "es"}
+    assert set(passages_from_hub(str(hub), ["en", "es"]).table["language"]) == {"en", "es"}
 
 
 @pytest.mark.parametrize(
@@ -300,6 +301,8 @@ def test_passages_from_a_dataset_in_the_hubs_layout(hub, cache):
     [
         ([], r"unequal numbers of passages: .*'it': 6"),
         (['{"text": " "}'], r"\(it\), row 6: the passage has no words"),
+        (['{"text": null}'], r"\(it\), row 6: the text is None; expected a string"),
+        (['{"text": "a \\u0000 b"}'], r"\(it\), row 6: .*U\+0000, a control character"),
     ],
 )
 def test_unequal_or_empty_passages_on_the_hub(hub, cache, last, message):
@@ -307,6 +310,15 @@ def test_unequal_or_empty_passages_on_the_hub(hub, cache, last, message):
     path.write_text("\n".join([*path.read_text().splitlines()[:-1], *last]))
     with pytest.raises(DpgError, match=message):
         passages_from_hub(str(hub))
+
+
+def test_an_empty_last_word_on_the_hub_is_cut(hub, cache):
+    path = hub / "data" / "lambada_test_it.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-1], '{"text": "una parola \\u00a0"}']))
+    table, report = passages_from_hub(str(hub))
+    assert texts_of(table, "it")[-1] == "una parola"
+    assert report == {"blank ends cut": 1}
 
 
 def test_no_hub(cache, monkeypatch):
@@ -322,12 +334,14 @@ def write_lines(path: Path, texts: list[str]) -> None:
 def test_passages_from_a_folder(tmp_path):
     write_lines(tmp_path / "en.jsonl", ["one", "two"])
     write_lines(tmp_path / "de.jsonl", ["eins", "zwei"])
-    table = passages_from_folder(tmp_path)
+    table, report = passages_from_folder(tmp_path)
+    assert report == {}
+    assert set(table["source"]) == {tmp_path.name}
     assert table[table["id"] == "line-00002"]["text"].tolist() == ["zwei", "two"]
     write_lines(tmp_path / "de.jsonl", ["eins", "zwei", "drei"])
-    apart = passages_from_folder(tmp_path)
+    apart = passages_from_folder(tmp_path).table
     assert apart["id"].is_unique
-    assert passages_from_folder(tmp_path, ["de"])["id"].tolist() == [
+    assert passages_from_folder(tmp_path, ["de"]).table["id"].tolist() == [
         "line-00001",
         "line-00002",
         "line-00003",

@@ -149,8 +149,10 @@ def test_articles_from_a_folder(tmp_path):
     [
         ("a.txt", " \n", r"a\.txt: the article has no words"),
         ("a.txt", "An <i>old</i> tale", r"a\.txt: the article has markup in it \('An <i>old"),
-        ("a.txt", b"\xff\xfe", r"a\.txt is not UTF-8"),
+        ("a.txt", " \u200b\u3000", r"a\.txt: the article has no words"),
+        ("a.txt", b"\xff\xfe", r"a\.txt is UTF-16"),
         ("a.jsonl", '{"text": "ok"}\n{"text": ""}', r"a\.jsonl, line 2: the article has no words"),
+        ("a.jsonl", "\n \n", r"a\.jsonl has no articles; fill it, or delete it"),
         ("a.jsonl", '{"text": "ok"}\n{"text": ', r"a\.jsonl, line 2: not JSON"),
         ("a.jsonl", '{"body": "ok"}', r"a\.jsonl, line 1: write .*text"),
         ("a.jsonl", '{"text": "[[Rome]]"}', r"a\.jsonl, line 1: .*markup"),

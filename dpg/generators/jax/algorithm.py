@@ -14,17 +14,22 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from dpg import artifacts
 from dpg.config import RunConfig
-from dpg.digests import of_arrays
 from dpg.generators import sampling
 from dpg.generators.advantages import group_advantages
-from dpg.generators.engine import OnStep, OutOfTimeError, ShortTimeError, ignore
+from dpg.generators.engine import (
+    OnStep,
+    OutOfTimeError,
+    ShortTimeError,
+    ZeroRewards,
+    ignore,
+)
 from dpg.generators.jax.policy import JaxGenerator
 from dpg.generators.outputs import write_outputs
 from dpg.generators.prompts import Prompts
@@ -33,7 +38,7 @@ from dpg.generators.validation import Outcome, assess, keep, without_end
 from dpg.models import LanguageModel, Tokenizer
 from dpg.rewards.protocol import Reward, RolloutBatch
 from dpg.run_folder import RunFolder, RunState
-from dpg.state import open_state
+from dpg.state import take_up
 
 
 def train_generator(
@@ -45,11 +50,12 @@ def train_generator(
     scorer: Scorer,
     prompts: Prompts,
     validation_prompts: Prompts,
+    inputs: Mapping[str, Any],
     folder: RunFolder,
     deadline: float | None = None,
     on_step: OnStep = ignore,
 ) -> None:
-    """Train a generator and write its run folder.
+    """Train a generator and write its run folder; the caller holds its state (`dpg.state.locked`).
 
     Args:
         run: the resolved configuration.
@@ -57,6 +63,8 @@ def train_generator(
         scorer: the reward, and the target for validation.
         prompts: training prompts, drawn from in epochs.
         validation_prompts: as many as a validation answers; disjoint from `prompts`.
+        inputs: what the run starts from (`dpg.generators.started_from`); state of other inputs is
+            not taken up.
         folder: where the outputs go.
         deadline: `time.monotonic()` at which the run has stopped cleanly with `OutOfTimeError`.
             No step is begun that would not be done by then, except for one per call.
@@ -67,11 +75,8 @@ def train_generator(
         OutOfTimeError: the deadline passed; everything done so far is kept.
     """
     generator = JaxGenerator(model, params, run.generator, tokenizer.eos_id)
-    leaves = jax.tree.leaves(
-        (params, scorer.target.params, prompts.tokens, validation_prompts.tokens)
-    )
-    under_way = _UnderWay.open(run, of_arrays(leaves), folder.state, generator)
-    limit = _Limit(deadline)
+    under_way = _UnderWay.open(run, inputs, folder.state, generator)
+    limit, zeros = _Limit(deadline), ZeroRewards()
     with under_way.log as log:
         for step in range(under_way.step, run.generator.grpo_steps + 1):
             if step % run.validation.every == 0 or step == run.generator.grpo_steps:
@@ -83,6 +88,7 @@ def train_generator(
                 break
             record = grpo_step(run, step, generator, tokenizer, prompts, scorer.reward)
             log.append({"step": step, "phase": "train", **record})
+            zeros.look(step, record)
             on_step(step + 1, record)
             late = limit.comes_before_another_step()
             if (step + 1) % run.checkpoint_every == 0 or late:
@@ -99,6 +105,7 @@ def train_generator(
         params=generator.params,
         tokenizer=tokenizer,
         seconds=under_way.seconds,
+        inputs=inputs,
     )
 
 
@@ -212,11 +219,15 @@ class _UnderWay:
 
     @classmethod
     def open(
-        cls, run: RunConfig, inputs: str, state: RunState, generator: JaxGenerator
+        cls,
+        run: RunConfig,
+        inputs: Mapping[str, Any],
+        state: RunState,
+        generator: JaxGenerator,
     ) -> _UnderWay:
         """Take up the state left there, or start anew where it is of other settings or inputs."""
         settings = {"run": run.model_dump(mode="json"), "inputs": inputs}
-        open_state(state.path, "generate", settings)
+        take_up(state.path, "generate", settings)
         step, seconds = 0, 0.0
         if state.checkpoint.exists():
             arrays = artifacts.load_arrays(state.checkpoint)

@@ -7,9 +7,12 @@ import time
 from dpg.config import RunConfig
 from dpg.generators.engine import OnStep, RunInputs, ignore
 from dpg.generators.jax.algorithm import train_generator
+from dpg.generators.outputs import say_of_earlier_version
 from dpg.generators.prompts import check_prompting, prompts_of
 from dpg.generators.scorer import build_scorer, load_model
+from dpg.generators.started_from import started_from
 from dpg.run_folder import RunFolder
+from dpg.state import locked
 from dpg.targets import memory
 
 
@@ -27,8 +30,21 @@ def run_generator(
     Raises:
         DpgError: a model without a tokenizer, or that cannot be prompted as the run says; too few
             articles; or whatever `train_generator` says.
+        StateLockedError: another process carries out the same run.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
+    with locked(folder.state.path):  # before the models are loaded: a second process leaves at once
+        say_of_earlier_version(folder)
+        _train(run, inputs, folder, deadline, on_step)
+
+
+def _train(
+    run: RunConfig,
+    inputs: RunInputs,
+    folder: RunFolder,
+    deadline: float | None,
+    on_step: OnStep,
+) -> None:
     model, params, tokenizer = load_model(inputs.generator)
     check_prompting(run.generator, run.prompt_style, inputs.generator, model, tokenizer)
     scorer = build_scorer(
@@ -38,14 +54,17 @@ def run_generator(
         passages=inputs.passages,
         reward_model=inputs.reward_model,
     )
+    prompts = prompts_of(run, inputs.articles, tokenizer, "train")
+    unseen = prompts_of(run, inputs.articles, tokenizer, "validation")
     train_generator(
         run,
         model=model,
         params=params,
         tokenizer=tokenizer,
         scorer=scorer,
-        prompts=prompts_of(run, inputs.articles, tokenizer, "train"),
-        validation_prompts=prompts_of(run, inputs.articles, tokenizer, "validation"),
+        prompts=prompts,
+        validation_prompts=unseen,
+        inputs=started_from(run, inputs, tokenizer, prompts, unseen),
         folder=folder,
         deadline=deadline,
         on_step=on_step,

@@ -40,7 +40,7 @@ def policy_loss(
         logprobs: [B, R] float, log-probabilities of the response tokens under the policy in
             training.
         old_logprobs: [B, R] float, the same under the policy that sampled them.
-        advantages: [B] float, one a rollout, the same for all its tokens.
+        advantages: [B] float, one per rollout, the same for all its tokens.
         mask: [B, R] bool, true on response tokens, the end-of-text among them.
         clip: the ratio is held within 1 - clip and 1 + clip.
         dual_clip: for a negative advantage the loss is at most this many times the advantage's size

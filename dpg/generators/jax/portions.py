@@ -35,7 +35,7 @@ def chosen_microbatch(
         lowered = update.lower(model, changed, optimizer, *shapes, rate)
         return program_bytes(lowered.compile())
 
-    # Whole groups first: a piece that ends amid a group reads its prompt once a rollout.
+    # Whole groups first: a piece that cuts a group reads its prompt once per rollout.
     sizes = [n for n in range(1, size + 1) if size % n == 0 and n % settings.group_size == 0]
     P, R = settings.prompt_tokens, settings.response_tokens
     return memory.largest(

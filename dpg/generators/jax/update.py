@@ -59,7 +59,7 @@ class Batch(NamedTuple):
 
 def cut(batch: Batch, pieces: int) -> Batch:
     """The batch in `pieces` equal pieces [pieces, ...], each with the prompts of its rollouts."""
-    if len(batch.prompts) % pieces:  # a piece ends amid a group: every rollout its own prompt
+    if len(batch.prompts) % pieces:  # a piece cuts a group: every rollout has its own prompt
         group = len(batch.tokens) // len(batch.prompts)
         batch = batch._replace(
             prompts=batch.prompts.repeat(group, axis=0),

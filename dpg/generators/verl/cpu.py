@@ -1,4 +1,4 @@
-"""What verl 0.5.0 lacks where there is no GPU: functions of PyTorch's CPU device, right rollouts."""
+"""What verl 0.5.0 lacks without a GPU: functions of PyTorch's CPU device, right rollouts."""
 
 from __future__ import annotations
 

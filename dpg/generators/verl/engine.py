@@ -17,7 +17,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,19 @@ import numpy as np
 import dpg
 from dpg import artifacts, environments
 from dpg.config import RunConfig
-from dpg.digests import of_arrays, of_weights
 from dpg.errors import DpgError
 from dpg.generators import sampling
-from dpg.generators.engine import OnStep, OutOfTimeError, RunInputs, ignore
-from dpg.generators.outputs import write_outputs
+from dpg.generators.engine import OnStep, OutOfTimeError, RunInputs, ZeroRewards, ignore
+from dpg.generators.outputs import say_of_earlier_version, write_outputs
 from dpg.generators.prompts import Prompts, prompts_of
+from dpg.generators.started_from import started_from
 from dpg.generators.verl import overrides, ray_cluster
 from dpg.generators.verl.run import RUN_VARIABLE, Run, last_checkpoint
 from dpg.models import Tokenizer, load
 from dpg.processes import Process, started
 from dpg.rewards.protocol import RewardError
 from dpg.run_folder import RunFolder, RunState
-from dpg.state import open_state
+from dpg.state import locked, take_up
 
 _UP = 900.0  # seconds for the reward server to load its models
 
@@ -71,45 +71,52 @@ def run_generator(
     Raises:
         DpgError: the environment is missing, verl cannot be given a value, or what ended the run.
         OutOfTimeError: the time limit came first.
+        StateLockedError: another process carries out the same run.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     python = environments.existing_python(environments.for_gpus("verl", gpus), environment)
     folder = RunFolder(folder.path.absolute())
-    tokenizer = Tokenizer.load(inputs.generator)
-    prompts = prompts_of(run, inputs.articles, tokenizer, "train")
-    unseen = prompts_of(run, inputs.articles, tokenizer, "validation")
-    under_way = _UnderWay.open(run, folder.state, inputs, prompts, unseen)
-    if under_way.steps_done < run.generator.grpo_steps:
-        worker = under_way.prepare(inputs.generator, tokenizer.eos_id, gpus, nodes, prompts, unseen)
-        with contextlib.ExitStack() as stack:
-            server = stack.enter_context(_reward_server(run, inputs, config, folder, gpus))
-            trainer = stack.enter_context(_trainer(python, worker, folder.state, gpus, nodes))
-            _watch(under_way, server, trainer, deadline, on_step)
-    under_way.finish(folder, tokenizer)
+    with locked(folder.state.path) as lock:
+        say_of_earlier_version(folder)
+        tokenizer = Tokenizer.load(inputs.generator)
+        prompts = prompts_of(run, inputs.articles, tokenizer, "train")
+        unseen = prompts_of(run, inputs.articles, tokenizer, "validation")
+        digests = started_from(run, inputs, tokenizer, prompts, unseen)
+        under_way = _UnderWay.open(run, folder.state, digests)
+        if under_way.steps_done < run.generator.grpo_steps:
+            worker = under_way.prepare(
+                inputs.generator, tokenizer.eos_id, gpus, nodes, prompts, unseen
+            )
+            keep = lock.descriptors  # both write to the state, and end after a killed parent
+            with (
+                _reward_server(run, inputs, config, folder, gpus, keep) as server,
+                _trainer(python, worker, folder.state, gpus, nodes, keep) as trainer,
+            ):
+                _watch(under_way, server, trainer, deadline, on_step)
+        under_way.finish(folder, tokenizer)
 
 
 class _UnderWay:
     """A run under way, by its state."""
 
-    def __init__(self, run: RunConfig, state: RunState, seconds: float):
-        self.run, self.state = run, state
+    def __init__(
+        self, run: RunConfig, state: RunState, inputs: Mapping[str, Any], seconds: float
+    ) -> None:
+        self.run, self.state, self.inputs = run, state, inputs
         self._earlier, self._start = seconds, time.monotonic()
 
     @classmethod
-    def open(
-        cls, run: RunConfig, state: RunState, inputs: RunInputs, prompts: Prompts, unseen: Prompts
-    ) -> _UnderWay:
+    def open(cls, run: RunConfig, state: RunState, inputs: Mapping[str, Any]) -> _UnderWay:
         """Take up the state left there, or start anew where it is of other settings or inputs."""
         settings = {
             "engine": "verl",
             "run": run.model_dump(mode="json"),
-            "models": [of_weights(inputs.generator), of_weights(inputs.target)],
-            "prompts": of_arrays([prompts.tokens, unseen.tokens]),
+            "inputs": inputs,
         }
-        open_state(state.path, "generate", settings)
+        take_up(state.path, "generate", settings)
         state.failure.unlink(missing_ok=True)
         seconds = artifacts.read_json(state.seconds) if state.seconds.exists() else 0.0
-        return cls(run, state, seconds)
+        return cls(run, state, inputs, seconds)
 
     @property
     def steps_done(self) -> int:
@@ -200,12 +207,13 @@ class _UnderWay:
             params=params,
             tokenizer=tokenizer,
             seconds=self.seconds,
+            inputs=self.inputs,
             engine="verl",
         )
 
 
 def prompt_order(run: RunConfig, count: int) -> np.ndarray:
-    """The prompts of all training steps in the order of their use: int64 [M x prompts a step].
+    """The prompts of all training steps in the order of their use: int64 [M x prompts per step].
 
     The very prompts, in the very order, of the JAX engine.
     """
@@ -229,7 +237,12 @@ def write_prompts(path: Path, prompts: Prompts, order: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def _reward_server(
-    run: RunConfig, inputs: RunInputs, config: Path, folder: RunFolder, gpus: int
+    run: RunConfig,
+    inputs: RunInputs,
+    config: Path,
+    folder: RunFolder,
+    gpus: int,
+    keep: Collection[int],
 ) -> Iterator[Process]:
     """The reward server, up and ready."""
     connection = folder.state.connection
@@ -248,7 +261,7 @@ def _reward_server(
     if gpus:  # verl's processes live on the same devices
         environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     log = folder.state.log("reward_server")
-    with started("the reward server", command, log, environment) as server:
+    with started("the reward server", command, log, environment, keep=keep) as server:
         end = time.monotonic() + _UP
         while not connection.exists():
             if server.handle.poll() is not None:
@@ -261,14 +274,14 @@ def _reward_server(
 
 @contextlib.contextmanager
 def _trainer(
-    python: Path, worker: Path, state: RunState, gpus: int, nodes: int
+    python: Path, worker: Path, state: RunState, gpus: int, nodes: int, keep: Collection[int]
 ) -> Iterator[Process]:
     """verl's trainer, and Ray on the run's machines where there are several."""
     command = [str(python), "-m", "dpg.generators.verl.worker", str(worker)]
     plain = worker_environment(state, gpus)
     with (
         ray_cluster.joined(python, plain, state.path, nodes=nodes, gpus=gpus) as environment,
-        started("verl", command, state.log("verl"), environment, state.path) as trainer,
+        started("verl", command, state.log("verl"), environment, state.path, keep) as trainer,
     ):
         yield trainer
 
@@ -296,7 +309,7 @@ def worker_environment(state: RunState, gpus: int) -> dict[str, str]:
     }
     if not gpus:  # a tiny model's threads would fight each other for the cores
         environment["OMP_NUM_THREADS"] = "1"
-        # Ray would start a process a core, each of which would import verl for nothing.
+        # Ray would start one process per core, each of which would import verl for nothing.
         environment["RAY_prestart_worker_first_driver"] = "0"
     return environment
 
@@ -309,11 +322,13 @@ def _watch(
     on_step: OnStep,
 ) -> None:
     """Wait for the trainer to end, and end with it when something is wrong."""
-    told = under_way.updates()
+    told, zeros = under_way.updates(), ZeroRewards()
     steps = under_way.run.generator.grpo_steps
     while (status := trainer.handle.poll()) is None:
         for step in range(told, under_way.updates()):
-            on_step(step + 1, under_way.record(step))
+            record = under_way.record(step)
+            zeros.look(step, record)
+            on_step(step + 1, record)
             told = step + 1
         artifacts.write_json(under_way.state.seconds, under_way.seconds)
         if server.handle.poll() is not None:
@@ -324,8 +339,9 @@ def _watch(
             )
         if deadline is not None and time.monotonic() > deadline:
             raise OutOfTimeError(
-                f"{under_way.state.path.parent}: stopped at the time limit after {told} of {steps} steps; "
-                f"the same command goes on from the checkpoint of step {under_way.steps_done}"
+                f"{under_way.state.path.parent}: stopped at the time limit after {told} of {steps} "
+                "steps; the same command goes on from the checkpoint of step "
+                f"{under_way.steps_done}"
             )
         time.sleep(0.5)
     if status or under_way.steps_done < steps:

@@ -17,7 +17,7 @@ from dpg.generators.engine import MIN_TOKENS
 if TYPE_CHECKING:  # verl's environment has no need of pydantic
     from dpg.config import RunConfig
 
-_NO_CLIP = 1.0e9  # verl wants a number; at infinity it would multiply it by an advantage of zero
+_NO_CLIP = 1.0e9  # verl needs a number; at infinity it would multiply it by an advantage of zero
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
 

@@ -105,7 +105,7 @@ def _other_nodes(environment: Mapping[str, str], nodes: int) -> list[str]:
         raise DpgError(
             f"the run takes {nodes} machines (needs.nodes): start it in a Slurm job of {nodes} "
             "nodes, as profiles/slurm does, or let RAY_ADDRESS name the host:port of a "
-            "Ray cluster of as many"
+            "Ray cluster with this number of machines"
         )
     # SLURM_JOB_NODELIST is, in a step of the job, the list of the step's nodes.
     listed = _field("NodeList", "job", environment["SLURM_JOB_ID"])

@@ -1,8 +1,10 @@
 """Algorithm 1 end to end on random models: what it writes, and that it survives interruption."""
 
+import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ from dpg.errors import DpgError
 from dpg.generators.engine import OutOfTimeError
 from dpg.generators.jax import algorithm
 from dpg.generators.jax.engine import run_generator
+from dpg.generators.started_from import from_files
 from dpg.models import load
+from dpg.rewards.protocol import Rewards
 from dpg.run_folder import RunFolder
+from dpg.state import lock_of
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +36,7 @@ def finished(world, tmp_path_factory):
 
 def test_a_run_leaves_its_log_its_rollouts_its_images_and_its_generator(world, finished):
     run = world.study.run(*RUN)
-    log = artifacts.read_linesfinished.metrics
+    log = artifacts.read_lines(finished.metrics)
     train = [row for row in log if row["phase"] == "train"]
     validation = [row for row in log if row["phase"] == "validation"]
     assert [row["step"] for row in train] == list(range(5))
@@ -49,11 +54,13 @@ def test_a_run_leaves_its_log_its_rollouts_its_images_and_its_generator(world, f
         assert row["pixels_right"] == pytest.approx(np.mean(image == pattern["pattern"]))
     record = artifacts.read_json(finished.record)
     assert record["config"] == run.model_dump(mode="json")
+    assert record["inputs"] == from_files(run, world.inputs(run))
     _, params, tokenizer = load(finished.generator)
     before = load(world.root / "llama")[1]
     assert tokenizer is not None
     assert not np.array_equal(params["embed"], before["embed"])
     assert not finished.state.path.exists()
+    assert not lock_of(finished.state.path).exists()
 
 
 def test_a_run_that_is_stopped_ends_with_the_same_bytes(world, finished, tmp_path):
@@ -107,6 +114,48 @@ def test_another_configuration_does_not_take_up_an_old_state(world, finished, tm
     assert (tmp_path / "metrics.jsonl").read_bytes() != finished.metrics.read_bytes()
 
 
+def test_other_prompts_start_the_run_anew_and_the_message_names_them(world, tmp_path, capsys):
+    run = world.study.run(*RUN)
+    inputs = world.inputs(run)
+    with pytest.raises(OutOfTimeError):
+        run_generator(run, inputs, RunFolder(tmp_path / "run"), seconds=1e-9)
+    articles = artifacts.read_table(inputs.articles)
+    articles.loc[3, "text"] = " ".join(reversed(articles.text[3].split()))  # a training article
+    artifacts.write_table(tmp_path / "articles.parquet", articles)
+    other = replace(inputs, articles=tmp_path / "articles.parquet")
+    with pytest.raises(OutOfTimeError):
+        run_generator(run, other, RunFolder(tmp_path / "run"), seconds=1e-9)
+    said = capsys.readouterr().err
+    assert "it was made with other settings or inputs: inputs.prompts.train changed. " in said
+    assert len(list((tmp_path / "run").glob("state-*"))) == 1
+
+
+def test_a_state_of_an_earlier_version_is_named_and_not_touched(world, tmp_path, capsys):
+    run = world.study.run(*RUN)
+    (tmp_path / "progress").mkdir()
+    (tmp_path / "progress" / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(OutOfTimeError):
+        run_generator(run, world.inputs(run), RunFolder(tmp_path), seconds=1e-9)
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "progress" in one]
+    assert line == (
+        f"{tmp_path / 'progress'}: a run under way of an earlier version of dpg. It is not used "
+        "(this version keeps state/), and may be deleted"
+    )
+    assert (tmp_path / "progress" / "metrics.jsonl").read_text() == "{}\n"
+
+
+def test_rewards_that_are_all_zero_are_said_once(world, tmp_path, capsys, monkeypatch):
+    def no_rewards(*_, **__):
+        return lambda batch: Rewards(np.zeros(len(batch)), batch.groups)
+
+    monkeypatch.setattr("dpg.rewards.build", no_rewards)
+    run = world.study.run(*RUN)
+    run_generator(run, world.inputs(run), RunFolder(tmp_path))
+    said = [line for line in capsys.readouterr().err.splitlines() if "reward" in line]
+    assert len(said) == 1
+    assert said[0].startswith("step 0: every reward is zero, so the step teaches nothing")
+
+
 @pytest.mark.parametrize(
     ("experiment", "variant", "keys"),
     [
@@ -138,20 +187,51 @@ def test_too_few_articles_for_validation_names_the_key(world, tmp_path):
         run_generator(run, world.inputs(run), RunFolder(tmp_path))
 
 
-@pytest.mark.slow
-def test_a_killed_process_goes_on_to_the_same_bytes(world, finished, tmp_path, wait_until):
-    command = [
+@pytest.fixture
+def command(world, tmp_path):
+    """`dpg generate` of the run, into a folder of its own."""
+    return [
         *(sys.executable, "-m", "dpg", "generate", "-c", str(world.root / "test.yaml")),
-        *("--experiment", RUN[0], "--variant", RUN[1], "--out", str(tmp_path)),
+        *("--experiment", RUN[0], "--variant", RUN[1], "--out", str(tmp_path / "run")),
+        *world.options(world.study.run(*RUN)),
     ]
-    command += world.options(world.study.run(*RUN))
+
+
+def assert_same_bytes(folder, finished):
+    for name in ("metrics.jsonl", "validation.parquet", "pattern.json"):
+        assert (folder.path / name).read_bytes() == (finished.path / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_to_the_same_bytes(world, finished, tmp_path, command, wait_until):
+    folder = RunFolder(tmp_path / "run")
     process = subprocess.Popen(command, cwd=world.root)
-    checkpoint = RunFolder(tmp_path).state.checkpoint
-    wait_until(checkpoint.exists, process=process)
+    wait_until(folder.state.checkpoint.exists, process=process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert checkpoint.exists()
-    assert not (tmp_path / "run.json").exists()
-    subprocess.run(command, cwd=world.root, check=True)
-    for name in ("metrics.jsonl", "validation.parquet"):
-        assert (tmp_path / name).read_bytes() == (finished.path / name).read_bytes(), name
+    assert folder.state.checkpoint.exists()
+    assert not folder.is_finished
+    again = subprocess.run(command, cwd=world.root, check=True, capture_output=True, text=True)
+    assert f"the lock of a process that has ended: process {process.pid}" in again.stderr
+    assert_same_bytes(folder, finished)
+
+
+@pytest.mark.slow
+def test_an_orphan_is_named_by_the_next_call_and_its_log_stays_whole(
+    world, finished, tmp_path, command, wait_until
+):
+    folder = RunFolder(tmp_path / "run")
+    # As a Snakemake that is killed: its job lives on.
+    starter = f"import subprocess, time; subprocess.Popen({command!r}); time.sleep(600)"
+    parent = subprocess.Popen([sys.executable, "-c", starter], cwd=world.root)
+    lock = lock_of(folder.state.path)
+    wait_until(lambda: lock.exists() and lock.read_text().endswith("\n"), process=parent)
+    parent.kill()
+    parent.wait()
+    number = json.loads(lock.read_text())["who"]["process"]
+    second = subprocess.run(command, cwd=world.root, capture_output=True, text=True)
+    assert second.returncode == 2
+    assert f"another process works on this state: process {number} on" in second.stderr
+    assert "The process that had started it is gone" in second.stderr
+    wait_until(lambda: folder.is_finished and not lock.exists())
+    assert_same_bytes(folder, finished)

@@ -20,9 +20,8 @@ from dpg import artifacts, config, environments
 from dpg.errors import DpgError
 from dpg.generators import sampling
 from dpg.generators.advantages import group_advantages
-from dpg.generators.engine import MIN_TOKENS, RunInputs
+from dpg.generators.engine import MIN_TOKENS
 from dpg.generators.jax.grpo import policy_loss
-from dpg.generators.prompts import Prompts
 from dpg.generators.verl import engine, overrides
 from dpg.models import LanguageModel, load, save
 from dpg.models.llama import LlamaConfig
@@ -97,10 +96,8 @@ def test_verls_processes_see_of_our_packages_this_one_alone(tmp_path, monkeypatc
 
 def test_the_log_is_put_together_in_the_order_of_events(study, tmp_path):
     run = study.run("sixseven", "adam-T4", 0)
-    prompts = Prompts(np.zeros((1, 4), np.int32), np.ones((1, 4), bool), ["a"])
     state = RunFolder(tmp_path).state
-    inputs = RunInputs(tmp_path, tmp_path, tmp_path)
-    under_way = engine._UnderWay.open(run, state, inputs, prompts, prompts)
+    under_way = engine._UnderWay.open(run, state, {"prompts": "0" * 64})
     for step in range(2):
         for kind in ("reward", "update"):
             artifacts.write_json(state.numbers(kind, step), {kind: step})

@@ -1,0 +1,70 @@
+"""Why every metagradient is exactly 0: the metric, the optimizer or the losses are flat.
+
+Rewards that are all 0 teach a generator nothing, so this is never passed over. An optimizer that
+lets no derivative through does so at every call: an error. A metric or losses that are flat at one
+point may be so by chance (a metric that has reached its end, a batch of empty examples): a warning.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpg.learner import programs
+from dpg.learner.errors import LearnerError
+
+Tree = Any
+
+
+class Start(NamedTuple):
+    """Where a training began: its programs, and the first step's gradient, state and parameters."""
+
+    compiled: programs.Programs
+    gradient: Tree
+    state: Tree
+    params: Tree
+
+
+def reason(start: Start, metric: programs.Function, trained: Tree) -> str:
+    """Why every metagradient of a training is 0, as a warning's text.
+
+    Args:
+        start: where training began.
+        metric: (params, initial) -> [].
+        trained: the parameters after training.
+
+    Raises:
+        LearnerError: the optimizer's updates do not depend on the gradients.
+    """
+    _, by_params = programs.compile_metric(metric.static)(metric.arrays, trained, start.params)
+    if not _any(by_params):
+        return (
+            "every metagradient is 0: the metric's derivative by the trained parameters is 0. It "
+            "counts or compares (an accuracy, a sign), has reached its end, or does not read the "
+            "parameters that are trained; rewards of 0 teach nothing"
+        )
+    if not _any(_by_gradient(start, by_params)):
+        raise LearnerError(
+            "every metagradient is 0: the optimizer's updates have no derivative by the gradients. "
+            "It takes their signs only (lion, sign_sgd, rprop), its learning rate is 0, or it has "
+            "not applied an update yet (MultiSteps, apply_every). Take one that scales gradients, "
+            "such as optax.sgd or optax.adam(..., eps_root=1e-9)"
+        )
+    return (
+        "every metagradient is 0: no example's loss changes in the direction that the metric asks "
+        "for; are the examples empty, or the parameters that the metric reads not trained? "
+        "Rewards of 0 teach nothing"
+    )
+
+
+def _by_gradient(start: Start, by_params: Tree) -> Tree:
+    """The derivative of the metric by the first step's gradient, through that step alone."""
+    _, state = jax.eval_shape(start.compiled.apply, start.gradient, start.state, start.params)
+    nothing = [jnp.zeros(x.shape, x.dtype) for x in programs.split(state)[0]]
+    pull = start.compiled.pull
+    return pull(start.gradient, start.state, start.params, by_params, nothing)[0]
+
+
+def _any(tree: Tree) -> bool:
+    return any(np.asarray(x).any() for x in jax.tree.leaves(tree))
