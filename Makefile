@@ -73,7 +73,7 @@ test: .venv/.ready ## the unit tests
 test-integration: .venv/.ready ## the tests of several parts together: runs, servers, the workflow
 	@$(PYTEST) -m "$(QUICK) and integration" $(IN_PARALLEL) $(ARGS)
 
-# In CI five kills and a thousand bodies; whole: make faults KILLS=50 BODIES=10000.
+# In CI a thousand bodies and the judge; whole: make faults KILLS=50 BODIES=10000.
 KILLS ?= 5
 BODIES ?= 1000
 faults: .venv/.ready ## processes killed, servers that fail, disks that fill (KILLS=50 BODIES=10000)

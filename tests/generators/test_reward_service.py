@@ -108,7 +108,7 @@ def test_rollouts_of_another_generator_are_refused(service):
         RewardClient(service.file)(batch)
     short = rollouts(service.run, 300, 3, validation=True)
     short = RolloutBatch(short.tokens[:-1], short.mask[:-1], short.groups[:-1], 3)
-    with pytest.raises(RewardError, match="found 31 responses .*expected one to each of the 32"):
+    with pytest.raises(RewardError, match=r"found 31 responses .*expected one to each of the 32"):
         RewardClient(service.file).validate(short)
 
 
