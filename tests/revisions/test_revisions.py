@@ -319,7 +319,7 @@ def perplexity_tasks(data):
 def perplexities(data):
     task = perplexity.task_name("es", "test")
     found = harness(data).measure(data.world.root / "llama", [task])[task]
-    return [found["perplexity"], found["accuracy"]]
+    return [found[metric] for metric in perplexity.METRICS]
 
 
 def figures(data):
