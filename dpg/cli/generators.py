@@ -74,7 +74,7 @@ def generate(
     folder = RunFolder(out) if out else layout.run_of(run)
     engine = study.scale.engine
     if done := done_already(run, inputs, folder, engine=engine, force=force):
-        typer.echo(done)
+        typer.echo(done, err=True)
         return
     with StepBar(f"{experiment}/{variant}", run.generator.grpo_steps) as bar:
         engine_of(study, verl)(run, inputs, folder, seconds=seconds, on_step=bar)
