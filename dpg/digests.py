@@ -28,6 +28,17 @@ def of_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def of_path(path: str | Path) -> str:
+    """The digest of a file, or of all files below a folder with their names."""
+    path = Path(path)
+    if path.is_file():
+        return of_file(path)
+    digest = hashlib.sha256()
+    for file in sorted(one for one in path.rglob("*") if one.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{of_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
 def of_weights(directory: str | Path) -> str:
     """The digest of a model directory's safetensors files, in the order of their names."""
     digest = hashlib.sha256()

@@ -1,4 +1,7 @@
-"""Progress of long steps: a bar on a terminal, a line every ten seconds in a log file."""
+"""What a step says while it works, on standard error.
+
+Of long steps a bar on a terminal, a line every ten seconds in a log file.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,11 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 _EVERY = 10.0  # seconds between two lines of a log
+
+
+def say(line: str) -> None:
+    """Write a line to standard error at once."""
+    print(line, file=sys.stderr, flush=True)
 
 
 class _Bar:
@@ -40,11 +48,9 @@ class _Bar:
         if now - self._said < _EVERY and done < self.total:
             return
         self._said = now
-        print(
+        say(
             f"{self.title}  {done}/{self.total}  {now - self._start:.0f} s"
-            f"{self._left(done, now)}  {numbers}",
-            file=sys.stderr,
-            flush=True,
+            f"{self._left(done, now)}  {numbers}"
         )
 
     def _left(self, done: int, now: float) -> str:

@@ -16,7 +16,6 @@ import errno
 import fcntl
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from dpg.artifacts import naming_fault, read_json, write_json
 from dpg.digests import of_settings
 from dpg.errors import DpgError
 from dpg.processes import Identity
+from dpg.progress import say
 
 SETTINGS = "settings.json"
 """What the state was made with; a folder without it was never begun."""
@@ -79,7 +79,7 @@ def take_up(folder: str | Path, step: str, inputs: Mapping[str, Any]) -> Path:
         earlier = _aside(folder, wanted)
         if earlier.exists():
             earlier.rename(folder)
-            _say(f"{folder}: going on with the state that was kept as {earlier.name}")
+            say(f"{folder}: going on with the state that was kept as {earlier.name}")
     if not (folder / SETTINGS).exists():
         write_json(folder / SETTINGS, wanted)
     return folder
@@ -115,7 +115,7 @@ def _say_unused(folder: Path, place: Path, kept: Any, wanted: Any) -> None:
         reason = f"it has no {SETTINGS}, so nobody knows what it was made with"
     else:
         reason = f"it was made with other settings or inputs: {listed(differences(kept, wanted))}"
-    _say(
+    say(
         f"{folder}: the state found here is not used: {reason}. It is kept as {place.name}, and "
         "the step starts anew. To go on with it, restore those settings and run the step again; "
         "delete it when it is not needed."
@@ -146,10 +146,6 @@ def listed(found: list[str]) -> str:
 
 def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 64
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 # --- one process at a time -----------------------------------------------------------------------
@@ -266,7 +262,7 @@ def _wait(folder: Path, path: Path, descriptor: int, end: float | None) -> float
     if owner is None or not owner.who.is_here or owner.who.is_alive:
         raise _refusal(folder, path, owner)
     if end is None:
-        _say(f"{folder}: waiting for what was started by a process that has ended: {owner}")
+        say(f"{folder}: waiting for what was started by a process that has ended: {owner}")
     elif time.monotonic() > end:
         raise _refusal(folder, path, owner)
     time.sleep(0.5)
@@ -280,7 +276,7 @@ def _become_owner(folder: Path, path: Path, descriptor: int, by_system: bool) ->
         known = (by_system and not _is_local(path)) or last.who.is_here
         if not known or (not by_system and last.who.is_alive):
             raise _refusal(folder, path, last)
-        _say(f"{folder}: taking over the lock of a process that has ended: {last}")
+        say(f"{folder}: taking over the lock of a process that has ended: {last}")
     mine = _Owner(Identity.of_this(), datetime.now(UTC).isoformat(timespec="seconds"))
     _write_owner(descriptor, mine)
     if by_system:

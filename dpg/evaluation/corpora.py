@@ -200,28 +200,28 @@ def write_corpus(
         "seed": seed,
     }
     _make_way(out)
-    with open_state(out, "rollouts", config):
-        engine = None
-        written = 0
-        with (
-            RunRecord(out / RECORD, config, seed, step="rollouts", kind="rollouts") as record,
-            Progress(f"corpus {out.parent.name}/{out.name}", settings.tokens) as bar,
-        ):
-            shards: list[dict[str, Any]] = []
-            while written < settings.tokens:
-                path = out / f"shard_{len(shards):05d}.parquet"
-                if not path.exists():
-                    engine = engine or engine_of(run, settings, Path(generator), seed)
-                    chosen = sampling.prompt_indices(
-                        len(prompts.articles), settings.shard_rollouts, len(shards), seed=seed
-                    )
-                    artifacts.write_table(
-                        path, _shard(engine, prompts.take(chosen), len(shards), tokenizer)
-                    )
-                shards.append(_described(path))
-                written += shards[-1]["tokens"]
-                bar(min(written, settings.tokens))
-            record.entries |= _summary(out, shards)
+    engine = None
+    written = 0
+    with (
+        open_state(out, "rollouts", config),
+        RunRecord(out / RECORD, config, seed, step="rollouts", kind="rollouts") as record,
+        Progress(f"corpus {out.parent.name}/{out.name}", settings.tokens) as bar,
+    ):
+        shards: list[dict[str, Any]] = []
+        while written < settings.tokens:
+            path = out / f"shard_{len(shards):05d}.parquet"
+            if not path.exists():
+                engine = engine or engine_of(run, settings, Path(generator), seed)
+                chosen = sampling.prompt_indices(
+                    len(prompts.articles), settings.shard_rollouts, len(shards), seed=seed
+                )
+                artifacts.write_table(
+                    path, _shard(engine, prompts.take(chosen), len(shards), tokenizer)
+                )
+            shards.append(_described(path))
+            written += shards[-1]["tokens"]
+            bar(min(written, settings.tokens))
+        record.entries |= _summary(out, shards)
     return record.entries
 
 

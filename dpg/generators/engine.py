@@ -5,13 +5,13 @@ This module imports neither JAX nor pydantic, since the processes of other engin
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dpg.errors import DpgError
+from dpg.progress import say
 
 if TYPE_CHECKING:
     from dpg.config import RunConfig
@@ -58,12 +58,10 @@ class ZeroRewards:
         if self._said or record["reward_mean"] != 0 or record["reward_std"] != 0:
             return
         self._said = True
-        print(
+        say(
             f"step {step}: every reward is zero, so the step teaches nothing (said once). Expected "
             "rewards that differ: can the metric change within learner.steps at "
-            "learner.learning_rate?",
-            file=sys.stderr,
-            flush=True,
+            "learner.learning_rate?"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from dpg.digests import without_nulls
 from dpg.errors import DpgError
 from dpg.generators.engine import RunInputs
 from dpg.generators.started_from import from_files
+from dpg.progress import say
 from dpg.revisions import revision_of
 from dpg.run_folder import RunFolder
 from dpg.state import differences, listed, lock_of, locked, move_aside
@@ -114,5 +114,5 @@ def set_aside(folder: RunFolder) -> Path:
         record = artifacts.read_json(folder.record)
         place = move_aside(path, {name: record.get(name) for name in ("config", "inputs")})
         lock_of(RunFolder(place).state.path).unlink()  # of this process; the folder took it along
-    print(f"{folder.path}: the finished run is kept as {place.name}", file=sys.stderr, flush=True)
+    say(f"{folder.path}: the finished run is kept as {place.name}")
     return place

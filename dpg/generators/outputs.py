@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from dpg import artifacts
 from dpg.config import RunConfig
 from dpg.generators.validation import gather
 from dpg.models import LanguageModel, Tokenizer, save
+from dpg.progress import say
 from dpg.provenance import RunRecord
 from dpg.run_folder import RunFolder
 from dpg.targets.metric import pattern_of
@@ -19,11 +19,9 @@ from dpg.targets.metric import pattern_of
 def say_of_earlier_version(folder: RunFolder) -> None:
     """Say of a state that an earlier version of this package left what it is; it is not touched."""
     if folder.earlier_state.is_dir():
-        print(
+        say(
             f"{folder.earlier_state}: a run under way of an earlier version of dpg. It is not used "
-            f"(this version keeps {folder.state.path.name}/), and may be deleted",
-            file=sys.stderr,
-            flush=True,
+            f"(this version keeps {folder.state.path.name}/), and may be deleted"
         )
 
 

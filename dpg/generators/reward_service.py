@@ -42,13 +42,7 @@ def serve_run(
         DpgError: whatever loading the models and the tables says, or a port that is taken.
     """
     tokenizer = Tokenizer.load(inputs.generator)
-    scorer = build_scorer(
-        run,
-        tokenizer,
-        target=inputs.target,
-        passages=inputs.passages,
-        reward_model=inputs.reward_model,
-    )
+    scorer = build_scorer(run, tokenizer, inputs)
     prompts = prompts_of(run, inputs.articles, tokenizer, "validation")
     if not scorer.examples.same:
         say("generator and target have different tokenizers: rollouts are tokenised anew from text")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from dpg import artifacts, rewards, targets
 from dpg.config import RunConfig
 from dpg.errors import DpgError
+from dpg.generators.engine import RunInputs
 from dpg.models import Tokenizer, load
 from dpg.rewards import Reward
 from dpg.rewards.examples import ExampleMaker
@@ -28,37 +29,31 @@ class Scorer(NamedTuple):
     reward: Reward
 
 
-def build_scorer(
-    run: RunConfig,
-    tokenizer: Tokenizer,
-    *,
-    target: str | Path,
-    passages: str | Path | None,
-    reward_model: str | Path | None = None,
-) -> Scorer:
+def build_scorer(run: RunConfig, tokenizer: Tokenizer, inputs: RunInputs) -> Scorer:
     """Load the target model and make the run's reward.
 
     Args:
         run: the resolved configuration.
         tokenizer: the generator's.
-        target, passages, reward_model: as in `dpg.generators.engine.RunInputs`.
+        inputs: what the run reads; of it the target, the passages and the reward model.
 
     Raises:
         DpgError: a model without a tokenizer, examples longer than its context, or what building
             the target and the reward says.
     """
-    model, params, own = load_model(target, run.learner.implementation)
+    model, params, own = load_model(inputs.target, run.learner.implementation)
     length = run.generator.response_tokens + own.add_bos
     if length > model.config.context:
         raise DpgError(
-            f"{target}: generator.response_tokens = {run.generator.response_tokens:,} make "
+            f"{inputs.target}: generator.response_tokens = {run.generator.response_tokens:,} make "
             f"examples of {length:,} tokens, the target model has {model.config.context:,} "
             "positions: lower the one, or take a target model of a longer context"
         )
-    benchmark = None if passages is None else artifacts.read_table(passages)
+    benchmark = None if inputs.passages is None else artifacts.read_table(inputs.passages)
     goal = targets.build(run, model, params, own, benchmark)
     examples = ExampleMaker(tokenizer, own, length)
-    return Scorer(goal, examples, rewards.build(run, goal, examples, benchmark, reward_model))
+    reward = rewards.build(run, goal, examples, benchmark, inputs.reward_model)
+    return Scorer(goal, examples, reward)
 
 
 def load_model(

@@ -6,12 +6,11 @@ their chat template, that is another run.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from dpg.config import RunConfig
-from dpg.digests import of_arrays, of_file, of_weights
+from dpg.digests import of_arrays, of_path, of_weights
 from dpg.generators.engine import RunInputs
 from dpg.generators.prompts import Prompts, prompts_of
 from dpg.models import Tokenizer
@@ -83,12 +82,5 @@ def _of_model(directory: Path) -> dict[str, str | None]:
 
 
 def _of_path(path: Path | None) -> str | None:
-    """The digest of a file, or of all files of a folder with their names; None where none is."""
-    if path is None or not path.exists():  # whoever reads it says that it is missing
-        return None
-    if path.is_file():
-        return of_file(path)
-    digest = hashlib.sha256()
-    for file in sorted(one for one in path.rglob("*") if one.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{of_file(file)}\n".encode())
-    return digest.hexdigest()
+    """The digest of a file or folder; None where none is: whoever reads it says so."""
+    return of_path(path) if path is not None and path.exists() else None

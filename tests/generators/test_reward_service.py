@@ -72,8 +72,7 @@ def service(world, tmp_path_factory):
 def scorer(world):
     run = world.study.run(*RUN)
     inputs = world.inputs(run)
-    tokenizer = Tokenizer.load(inputs.generator)
-    return build_scorer(run, tokenizer, target=inputs.target, passages=inputs.passages)
+    return build_scorer(run, Tokenizer.load(inputs.generator), inputs)
 
 
 def test_rewards_are_those_of_this_process_at_every_call(service, scorer):

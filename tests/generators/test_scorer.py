@@ -1,5 +1,7 @@
 """A run that its models do not fit says so before anything is computed."""
 
+from dataclasses import replace
+
 import pytest
 
 from dpg.errors import DpgError
@@ -40,6 +42,4 @@ def test_a_target_of_a_shorter_context_than_its_examples_is_named(world, tmp_pat
     run = run.model_copy(update={"generator": generator})
     target = world.root / "llama"
     with pytest.raises(DpgError, match=r"response_tokens = 65 .*target model has 64 positions"):
-        build_scorer(
-            run, Tokenizer.load(target), target=target, passages=world.root / "passages.parquet"
-        )
+        build_scorer(run, Tokenizer.load(target), replace(world.inputs(run), target=target))

@@ -47,13 +47,7 @@ def _train(
 ) -> None:
     model, params, tokenizer = load_model(inputs.generator)
     check_prompting(run.generator, run.prompt_style, inputs.generator, model, tokenizer)
-    scorer = build_scorer(
-        run,
-        tokenizer,
-        target=inputs.target,
-        passages=inputs.passages,
-        reward_model=inputs.reward_model,
-    )
+    scorer = build_scorer(run, tokenizer, inputs)
     prompts = prompts_of(run, inputs.articles, tokenizer, "train")
     unseen = prompts_of(run, inputs.articles, tokenizer, "validation")
     train_generator(
