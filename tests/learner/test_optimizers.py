@@ -27,7 +27,9 @@ def kinds(params):
 
 
 def warm_up(rate):
-    return optax.linear_schedule(0.0, rate, 5)
+    """In float64: of an integer count optax makes float32, which XLA rounds as it fuses."""
+    schedule = optax.linear_schedule(0.0, rate, 5)
+    return lambda count: schedule(jnp.asarray(count, jnp.float64))
 
 
 EXACT = {
