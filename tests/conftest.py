@@ -43,7 +43,14 @@ defaults:
     response_tokens: 6
     mini_batch_prompts: 2
     learning_rate: 1e-3
-  learner: {batch_size: 8, learning_rate: 1e-3}
+    advantage_eps: 0.0
+    loss_mean: tokens
+  learner:
+    batch_size: 8
+    learning_rate: 1e-3
+    example_length: response
+    order: prompts
+    order_seed: null
   validation: {every: 2, kept: 4}
 experiments:
   sixseven: {variants: {adam-long: , adam-long-nogroups: , sgd-long: , naive-long: }}

@@ -20,12 +20,12 @@ from dpg.config.downstream import (
     TrainingSettings,
     WheelReplay,
 )
+from dpg.config.learner import LearnerSettings
 from dpg.config.run import (
     CustomMetric,
     GeneratorOptimizer,
     GeneratorSettings,
     LanguageMetric,
-    LearnerSettings,
     Metric,
     NormMetric,
     PatternMetric,
@@ -46,6 +46,7 @@ from dpg.config.scale import (
     JudgeSettings,
     Model,
     PretrainingSettings,
+    ReadingName,
     Requirements,
     ScaleFile,
     SmolLM2Model,
@@ -85,6 +86,7 @@ __all__ = [
     "PatternMetric",
     "PerplexitySettings",
     "PretrainingSettings",
+    "ReadingName",
     "Requirements",
     "RewardSettings",
     "RunConfig",

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from dpg.config.base import Settings, Tree
 from dpg.config.run import RunOverrides
-from dpg.config.scale import HorizonName
+from dpg.config.scale import HorizonName, ReadingName
 
 Sources = dict[str, str]
 
@@ -42,6 +42,36 @@ class Experiment(RunOverrides):
     )
 
 
+class ReadingExperiment(RunOverrides):
+    """What a reading says of an experiment."""
+
+    sources: Sources = Field(default_factory=dict, description=_SOURCES)
+
+
+class Reading(Settings):
+    """Values of settings where the paper's text and the authors' code differ."""
+
+    source: str = Field(description="where the values are from, unless `sources` says otherwise")
+    sources: Sources = Field(default_factory=dict, description=_SOURCES)
+    defaults: RunOverrides = Field(
+        default_factory=RunOverrides, description="values that all experiments share"
+    )
+    experiments: dict[str, ReadingExperiment] = Field(
+        default_factory=dict, description="values of single experiments"
+    )
+
+
+class Readings(Settings):
+    """Both readings; a scale's `reading` chooses one."""
+
+    text: Reading = Field(description="the paper; where it is silent, the authors' code")
+    code: Reading = Field(description="the authors' code as published")
+
+    def named(self, name: ReadingName) -> Reading:
+        """The reading of this name."""
+        return self.text if name == "text" else self.code
+
+
 class ExperimentsFile(Settings):
     """``experiments.yaml`` as written."""
 
@@ -49,6 +79,11 @@ class ExperimentsFile(Settings):
         default_factory=RunOverrides, description="values that all experiments share"
     )
     sources: Sources = Field(default_factory=dict, description=_SOURCES)
+    readings: Readings | None = Field(
+        default=None,
+        description="values where the paper's text and the authors' code differ; null = these"
+        " experiments have one reading",
+    )
     downstream: Tree | None = Field(
         default=None,
         description="the values of Table 1; their origins are under its key `sources`",

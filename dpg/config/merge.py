@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from dpg.config.base import ConfigError, Tree
 from dpg.config.downstream import DownstreamSettings
-from dpg.config.experiments import Experiment, ExperimentsFile, Variant
+from dpg.config.experiments import Experiment, ExperimentsFile, ReadingExperiment, Variant
 from dpg.config.explain import checked, nearest
 from dpg.config.run import RunConfig
 from dpg.config.scale import ExperimentOverrides, HorizonName, ScaleFile, VariantOverrides
@@ -117,6 +117,7 @@ class Resolver:
 
     def __init__(self, files: Files):
         self.files = files
+        self._readings_name_experiments()
         for name, overrides in files.scale.experiments.items():
             self._needs(name, files.paper.experiments, ("experiments", name), "experiment")
             variants = files.paper.experiments[name].variants
@@ -129,6 +130,18 @@ class Resolver:
                 f"{self.files.path}: {'.'.join(at)}: no such {noun}{nearest(name, known)}; "
                 f"{self.files.paper_path} has: {', '.join(known)}"
             )
+
+    def _readings_name_experiments(self) -> None:
+        paper = self.files.paper
+        readings = {} if paper.readings is None else dict(paper.readings)
+        for reading, given in readings.items():
+            for name in given.experiments:
+                if name not in paper.experiments:
+                    raise ConfigError(
+                        f"{self.files.paper_path}: readings.{reading}.experiments.{name}: no such "
+                        f"experiment{nearest(name, paper.experiments)}; there are: "
+                        f"{', '.join(paper.experiments)}"
+                    )
 
     def experiment_names(self) -> list[str]:
         """The experiments to run: those that the scale file names, or all where it names none."""
@@ -198,20 +211,40 @@ class Resolver:
         layers.add(paper.defaults.layer(), str(paper_path), paper.sources)
         layers.add(experiment.layer(), own, experiment.sources)
         layers.add(variant.layer(), variant.source or own, variant.sources)
+        self._add_reading(layers, name)
         for overrides in (scale.defaults, self._of_scale(name), self._of_scale_variant(name, key)):
             layers.add(overrides.layer(), str(path))
         return layers
 
+    def _add_reading(self, layers: Layers, name: str) -> None:
+        """The values of the scale's reading, general and of this experiment."""
+        readings, chosen = self.files.paper.readings, self.files.scale.reading
+        if readings is None:
+            if chosen != "text":
+                raise ConfigError(
+                    f"{self.files.path}: reading: '{chosen}' needs a section `readings` in "
+                    f"{self.files.paper_path}, which has none; write reading: text"
+                )
+            return
+        reading = readings.named(chosen)
+        own = reading.experiments.get(name) or ReadingExperiment()
+        for overrides, sources in ((reading.defaults, reading.sources), (own, own.sources)):
+            cited = {key: f"{source} (reading: {chosen})" for key, source in sources.items()}
+            layers.add(overrides.layer(), f"{reading.source} (reading: {chosen})", cited)
+
     def _add_horizon(self, layers: Layers, horizon: HorizonName) -> None:
         """Set T, and give a shorter T more GRPO steps: M x T is constant.
 
-        So is the number of examples between two validations.
+        So is the number of examples between two validations, where `every_grows`.
         """
         horizons = self.files.scale.horizons
         steps = horizons.steps(horizon)
         layers.add({"learner": {"steps": steps}}, f"{self.files.path}: horizons.{horizon}")
         ratio = horizons.long // steps
-        for section, leaf in (("generator", "grpo_steps"), ("validation", "every")):
+        grown = [("generator", "grpo_steps")]
+        if layers.value("validation", "every_grows") is not False:
+            grown.append(("validation", "every"))
+        for section, leaf in grown:
             value = layers.value(section, leaf)
             if isinstance(value, int) and ratio > 1:
                 source = layers.sources.get(f"{section}.{leaf}", "")

@@ -14,8 +14,7 @@ from pydantic import (
 )
 
 from dpg.config.base import Betas, DottedPath, LanguageCode, Name, Portion, Seed, Settings, Tree
-
-_REMAT = "compute each layer again in the backward pass instead of keeping its values; null = no"
+from dpg.config.learner import REMAT, LearnerSettings
 
 
 def _zero(value: object) -> int | float:
@@ -26,6 +25,11 @@ def _zero(value: object) -> int | float:
 
 # An int stays an int: a run's record writes 0 and 0.0 differently.
 _Zero = Annotated[int | float, PlainValidator(_zero), WithJsonSchema({"const": 0})]
+
+
+_POSITIONS = (
+    "number that the sum of a text's token losses is divided by; null = the number of these tokens"
+)
 
 
 class PatternMetric(Settings):
@@ -67,6 +71,11 @@ class LanguageMetric(Settings):
     context: PositiveInt | None = Field(
         default=None, description="tokens that a passage is cut to; null = the whole passage"
     )
+    score: Literal["passage", "last_word"] = Field(
+        default="passage",
+        description="loss on all tokens of a passage, or on those of its last word alone",
+    )
+    positions: PositiveInt | None = Field(default=None, description=_POSITIONS)
 
 
 class StringMetric(Settings):
@@ -74,6 +83,7 @@ class StringMetric(Settings):
 
     kind: Literal["string"] = Field(description="minus the loss on one string")
     text: Annotated[str, Field(min_length=2)] = Field(description="the string")
+    positions: PositiveInt | None = Field(default=None, description=_POSITIONS)
 
 
 class CustomMetric(Settings):
@@ -125,6 +135,16 @@ class GeneratorSettings(Settings):
     advantage_eps: NonNegativeFloat = Field(
         description="added to a group's standard deviation when advantages are normalised"
     )
+    loss_mean: Literal["tokens", "responses"] = Field(
+        default="tokens",
+        description="mean of the loss over the tokens of the mini-batch, or over its responses,"
+        " each the mean over its own tokens",
+    )
+    loss_rollouts: PositiveInt | None = Field(
+        default=None,
+        description="`loss_mean: tokens`: the mean is taken over the tokens of this many rollouts"
+        " at a time, then over these means; null = the whole mini-batch at once",
+    )
     schedule: Literal["constant", "linear"] = Field(
         description="learning rate over the GRPO steps: constant, or linear down to 0"
     )
@@ -147,7 +167,7 @@ class GeneratorSettings(Settings):
         description="pad the prompts of a step to the longest of them, rounded up to a multiple of"
         " this number of tokens; null = pad to prompt_tokens",
     )
-    remat: bool | None = Field(default=None, description=_REMAT)
+    remat: bool | None = Field(default=None, description=REMAT)
     devices: PositiveInt | None = Field(
         default=None, description="devices of this machine that share the generator; null = 1"
     )
@@ -155,48 +175,6 @@ class GeneratorSettings(Settings):
     def rate(self, step: int) -> float:
         """The share of the learning rate at a GRPO step, from 0: in (0, 1]."""
         return 1.0 - step / self.grpo_steps if self.schedule == "linear" else 1.0
-
-
-class LearnerSettings(Settings):
-    """The learning algorithm A that trains the target model, and how its derivative is taken."""
-
-    model: Name = Field(description="name of the target model in `models`")
-    optimizer: Literal["adam", "sgd"] = Field(description="optimizer of the target model")
-    learning_rate: PositiveFloat = Field(description="learning rate of the target model")
-    b1: Betas = Field(description="Adam: decay rate of the first moment")
-    b2: Betas = Field(description="Adam: decay rate of the second moment")
-    eps: PositiveFloat = Field(description="Adam: added to the root of the second moment")
-    eps_root: NonNegativeFloat = Field(description="Adam: added to the second moment, in the root")
-    weight_decay: NonNegativeFloat = Field(description="decoupled weight decay")
-    steps: PositiveInt = Field(description="T, target training steps per GRPO step")
-    batch_size: PositiveInt = Field(description="B, examples per target training step")
-    untie_head: bool = Field(description="train the LM head separately from the embedding")
-    microbatch: Portion = Field(
-        default=None,
-        description="examples per forward and backward pass; null = all, auto = what memory holds;"
-        " the result does not depend on it",
-    )
-    memory: PositiveInt | None = Field(
-        default=None, description="bytes for stored training states; null = store all of them"
-    )
-    devices: PositiveInt | None = Field(
-        default=None, description="devices of this machine that share the target; null = 1"
-    )
-    matmul_precision: Literal["default", "high", "highest"] | None = Field(
-        default=None,
-        description="precision of the target's matrix products; null = highest, full float32",
-    )
-    remat: bool | None = Field(default=None, description=_REMAT)
-    implementation: Literal["native", "easydel"] | None = Field(
-        default=None,
-        description="code of the target model; easydel runs in an environment of its own;"
-        " null = native",
-    )
-    compat: Literal["paper", "authors"] = Field(
-        default="paper",
-        description="loss of an example: the mean over its own tokens (paper), or over its padding"
-        " too, as in the authors' code (authors)",
-    )
 
 
 class RewardSettings(Settings):
@@ -209,6 +187,11 @@ class RewardSettings(Settings):
         default=True,
         description="train the target on one dataset of all rollouts; false = on G datasets, each"
         " with one response per prompt",
+    )
+    datasets: Literal["smaller_batches", "fewer_steps"] = Field(
+        default="smaller_batches",
+        description="without cross-group batching a dataset has 1 / G of the rollouts: T steps of"
+        " B / G examples, or T / G steps of B",
     )
     model: str | None = Field(
         default=None, description="embedding or fastText model; null = the packaged model"
@@ -231,6 +214,9 @@ class ValidationSettings(Settings):
     """Validation on unseen prompts during generator training."""
 
     every: PositiveInt = Field(description="GRPO steps between validations at the longest T")
+    every_grows: bool = Field(
+        default=True, description="whether `every` grows as T shrinks, as generator.grpo_steps does"
+    )
     steps: PositiveInt | None = Field(
         default=None, description="target training steps of a validation; null = the longest T"
     )
@@ -290,6 +276,19 @@ class RunConfig(Settings):
         return self.rollouts_per_step // self.generator.group_size
 
     @property
+    def set_steps(self) -> int:
+        """Training steps of one of the datasets that rewards are computed on (Figures 6 and 7)."""
+        whole = self.reward.cross_group_batching or self.reward.datasets == "smaller_batches"
+        steps, size = self.learner.steps, self.generator.group_size
+        return steps if whole else max(steps // size, 1)
+
+    @property
+    def set_batch(self) -> int:
+        """Examples per training step of one of these datasets."""
+        sets = 1 if self.reward.cross_group_batching else self.generator.group_size
+        return self.rollouts_per_step // (self.set_steps * sets)
+
+    @property
     def validation_steps(self) -> int:
         """Target training steps of a validation: the longest T of the study."""
         assert self.validation.steps is not None
@@ -321,15 +320,53 @@ class RunConfig(Settings):
                 f"learner.steps x learner.batch_size = {self.rollouts_per_step} rollouts do not "
                 f"divide into groups of generator.group_size = {size}; change one of the three"
             )
-        if not self.reward.cross_group_batching and batch % size:
-            raise ValueError(
-                f"learner.batch_size = {batch} is not a multiple of generator.group_size = {size}, "
-                "which it must be without cross-group batching"
-            )
+        if not self.reward.cross_group_batching:
+            self._datasets_fit(size, batch)
         if self.reward.kind == "naive" and self.reward.cross_group_batching:
             raise ValueError(
                 "the naive reward never uses cross-group batching (section 4); write "
                 "reward: {kind: naive, cross_group_batching: false}"
+            )
+        return self
+
+    def _datasets_fit(self, size: int, batch: int) -> None:
+        if self.reward.datasets == "smaller_batches" and batch % size:
+            raise ValueError(
+                f"learner.batch_size = {batch} is not a multiple of generator.group_size = {size}, "
+                "which it must be without cross-group batching"
+            )
+        steps = self.learner.steps
+        if self.reward.datasets == "fewer_steps" and steps > size and steps % size:
+            raise ValueError(
+                f"learner.steps = {steps} is not a multiple of generator.group_size = {size}, which "
+                "reward.datasets 'fewer_steps' needs; or write reward.datasets: smaller_batches"
+            )
+
+    @model_validator(mode="after")
+    def _microbatches_fit(self) -> Self:
+        parts = self.learner.microbatches
+        for batch in {self.learner.batch_size, self.set_batch} if parts else ():
+            if batch % (parts or 1):
+                raise ValueError(
+                    f"a training step of {batch} examples does not divide into "
+                    f"learner.microbatches = {parts}; choose a divisor of {batch}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _loss_mean_is_of_one_reading(self) -> Self:
+        generator = self.generator
+        part, size = generator.loss_rollouts, generator.mini_batch_prompts * generator.group_size
+        if part is not None and generator.loss_mean == "responses":
+            raise ValueError(
+                f"generator.loss_rollouts = {part} contradicts generator.loss_mean 'responses', "
+                "whose mean has one response at a time; write loss_rollouts: null, or loss_mean: "
+                "tokens"
+            )
+        if part is not None and size % part:
+            raise ValueError(
+                f"a mini-batch of {size} rollouts (generator.mini_batch_prompts x group_size) does "
+                f"not divide into generator.loss_rollouts = {part}; choose a divisor of {size}"
             )
         return self
 

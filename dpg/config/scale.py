@@ -16,6 +16,7 @@ from dpg.config.base import Name, Probability, Seed, Seeds, Settings, Tree
 from dpg.config.run import RunOverrides
 
 HorizonName = Literal["long", "middle", "short"]
+ReadingName = Literal["text", "code"]
 
 _Train = Annotated[PositiveInt, Field(description="articles that generators are trained on")]
 _Validation = Annotated[PositiveInt, Field(description="articles for the prompts of validations")]
@@ -257,6 +258,11 @@ class ScaleFile(Settings):
     scale: Name = Field(description="name of the scale; results go to `results/<scale>`")
     engine: Literal["jax", "verl"] = Field(
         default="jax", description="what trains the generators (docs/engines.md)"
+    )
+    reading: ReadingName = Field(
+        default="text",
+        description="where the paper's text and the authors' code differ: the text, or the code"
+        " (docs/fidelity.md)",
     )
     seeds: Seeds = Field(default=[0], description="one run of every variant per seed")
     needs: Requirements = Field(

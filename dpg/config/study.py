@@ -10,7 +10,7 @@ from dpg.config.experiments import ExperimentsFile
 from dpg.config.explain import checked, nearest
 from dpg.config.merge import Files, Resolver, Sources, resolve_downstream
 from dpg.config.run import RunConfig
-from dpg.config.scale import ScaleFile
+from dpg.config.scale import ReadingName, ScaleFile
 
 EXPERIMENTS_FILE = Path("config/experiments.yaml")
 
@@ -79,19 +79,27 @@ class Study:
         return self._sources[run.path]
 
 
-def load(path: str | Path, experiments: str | Path | None = None) -> Study:
+def load(
+    path: str | Path,
+    experiments: str | Path | None = None,
+    *,
+    reading: ReadingName | None = None,
+) -> Study:
     """Read and check a scale file together with the experiments' file.
 
     Args:
         path: a scale file, such as ``config/tiny.yaml``.
         experiments: the experiments' file; by default the scale file's `experiments_file`, or else
             ``experiments.yaml`` beside the scale file, or else the repository's own.
+        reading: in place of the scale's own.
 
     Raises:
         ConfigError: a file that is missing or no YAML, an unknown key, a wrong type or range;
             names the file, the key and what is expected.
     """
     files = _read(Path(path), None if experiments is None else Path(experiments))
+    if reading is not None:
+        files = files._replace(scale=files.scale.model_copy(update={"reading": reading}))
     runs, sources = _runs(files)
     settings, origins = resolve_downstream(files)
     return Study(files.path, files.scale, runs, sources, settings, origins)
