@@ -77,6 +77,16 @@ class LearnerSettings(Settings):
         " microbatch, since the division by that number is left out",
     )
 
+    def example_tokens(self, response_tokens: int, *, adds_start: bool) -> int:
+        """Tokens that an example is padded or cut to.
+
+        Args:
+            response_tokens: of the generator.
+            adds_start: whether the target's tokenizer adds begin-of-text.
+        """
+        one_more = self.example_length == "response_and_one" or adds_start
+        return response_tokens + one_more
+
     @property
     def gradient_multiple(self) -> int:
         """What the gradient of the mean over a batch is multiplied by."""
