@@ -114,9 +114,7 @@ class LanguageModel:
         """Logits [B, L, V] in the parameters' dtype; arguments as for `hidden`."""
         return head(params, self.hidden(params, tokens, mask))
 
-    def per_example_loss(
-        self, params: dict, batch: dict, over: LossOver = "own_tokens"
-    ) -> Array:
+    def per_example_loss(self, params: dict, batch: dict, over: LossOver = "own_tokens") -> Array:
         """Next-token loss of each example in nats: [B], float32 (float64 for float64 parameters).
 
         Args:
