@@ -107,9 +107,9 @@ class LearnerSettings(Settings):
             )
         if not summed and self.metagradient == "undivided":
             raise ValueError(
-                "metagradient 'undivided' contradicts gradient 'mean': what is left out there is the"
-                " division by a microbatch's examples; write metagradient: exact, or gradient:"
-                " sum_of_microbatches"
+                "metagradient 'undivided' contradicts gradient 'mean': what it leaves out is the "
+                "division by a microbatch's examples; write metagradient: exact, or gradient: "
+                "sum_of_microbatches"
             )
         return self
 
@@ -119,7 +119,7 @@ class LearnerSettings(Settings):
             raise ValueError("order 'shuffled' needs `order_seed`; or write order: prompts")
         if self.order == "prompts" and self.order_seed is not None:
             raise ValueError(
-                f"order_seed = {self.order_seed} contradicts order 'prompts', which is not shuffled;"
-                " write order_seed: null, or order: shuffled"
+                f"order_seed = {self.order_seed} contradicts order 'prompts', which is not "
+                "shuffled; write order_seed: null, or order: shuffled"
             )
         return self

@@ -1,4 +1,4 @@
-"""The two readings of the paper: complete, value by value, and mixed only where that makes sense."""
+"""The two readings of the paper: complete, value by value, and no contradiction in a mixture."""
 
 from dataclasses import dataclass
 

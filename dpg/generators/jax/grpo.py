@@ -74,10 +74,8 @@ def policy_loss(
     def mean(values: jax.Array) -> jax.Array:
         return jnp.where(mask, values, 0.0).sum() / count
 
-    if weights is None:
-        value = mean(loss)
-    else:
-        value = (weights * jnp.where(mask, loss, 0.0).sum(1)).sum()
+    weighted = None if weights is None else weights * jnp.where(mask, loss, 0.0).sum(1)
+    value = mean(loss) if weighted is None else weighted.sum()
     return PolicyLoss(value, mean(clipped > plain), mean(-difference))
 
 

@@ -214,8 +214,8 @@ def _check(run: RunConfig, devices: int) -> None:
             raise DpgError(f"{what} does not divide over {devices} GPUs")
     if size // devices % _microbatch(run, devices):
         raise DpgError(
-            f"{_microbatch_key(run)} = {_microbatch(run, devices)} does not divide a device's share "
-            f"of a mini-batch, {size // devices} rollouts"
+            f"{_microbatch_key(run)} = {_microbatch(run, devices)} does not divide a device's "
+            f"share of a mini-batch, {size // devices} rollouts"
         )
 
 
@@ -236,9 +236,10 @@ def _check_loss_mean(run: RunConfig, size: int, devices: int) -> None:
         )
     if generator.loss_mean == "tokens" and part is None and _microbatch(run, devices) < size:
         raise DpgError(
-            f"generator.loss_mean 'tokens' over a mini-batch of {size} rollouts: verl 0.5.0 averages "
-            f"over the tokens of what a device takes at a time, {_microbatch(run, devices)} rollouts "
-            "here; write that as generator.loss_rollouts, or loss_mean: responses"
+            f"generator.loss_mean 'tokens' over a mini-batch of {size} rollouts: verl 0.5.0 "
+            f"averages over the tokens of what a device takes at a time, "
+            f"{_microbatch(run, devices)} rollouts here; write that as generator.loss_rollouts, or "
+            "loss_mean: responses"
         )
 
 

@@ -332,6 +332,52 @@ def test_two_steps_with_verl(world, study, tmp_path, experiment, variant, implem
     assert list(tmp_path.glob("*")) != []
 
 
+OWN_VALUES = """
+    advantage_eps: 0.0
+    loss_mean: tokens
+  learner:
+    batch_size: 8
+    learning_rate: 1e-3
+    example_length: response
+    order: prompts
+    order_seed: null
+"""
+
+
+@needs_verl
+@pytest.mark.parametrize(
+    ("reading", "experiment", "variant"),
+    [
+        ("text", "lambada-es", "adam"),
+        ("code", "lambada-es", "adam"),
+        ("code", "sixseven", "adam-T4"),
+    ],
+)
+def test_two_steps_of_each_reading(world, study, tmp_path, reading, experiment, variant):
+    """A tiny model, and every value of the reading but the number of microbatches."""
+    text = study.path.read_text()
+    assert OWN_VALUES in text
+    parts = "\n    microbatches: 4" if reading == "code" else ""
+    values = f"\n  learner:\n    batch_size: 8\n    learning_rate: 1e-3{parts}\n"
+    text = text.replace(OWN_VALUES, values).replace("engine:", f"reading: {reading}\nengine:")
+    path = world.root / f"verl-{reading}.yaml"
+    path.write_text(text)
+    own = config.load(path)
+    run = own.run(experiment, variant, 0)
+    assert run.generator.advantage_eps == 1e-6
+    assert run.learner.loss == {"text": "own_tokens", "code": "all_positions"}[reading]
+    run_verl(world, own, run, tmp_path, seconds=900)
+    log = artifacts.read_lines(tmp_path / "metrics.jsonl")
+    train = [line for line in log if line["phase"] == "train"]
+    assert [line["step"] for line in train] == [0, 1]
+    for line in train:
+        assert line["reward_std"] > 0
+        assert line["informative"] > 0.9
+        assert np.isfinite(line["loss"])
+        assert 0 < line["gradient_norm"] < np.inf
+    assert all(np.isfinite(line["metric"]) for line in log if line["phase"] == "validation")
+
+
 @needs_verl
 def test_a_killed_run_goes_on_to_the_same_numbers(world, study, tmp_path, wait_until):
     run = study.run("sixseven", "adam-T4", 0)

@@ -94,7 +94,7 @@ def test_a_mean_over_tokens_that_verl_cannot_take_is_named():
         told(tokens)
     assert told(tokens, gpus=1)[f"{ACTOR}.ppo_micro_batch_size_per_gpu"] == 128
     code = paper(reading="code")
-    with pytest.raises(DpgError, match=r"update_microbatch = 2: .* loss_rollouts = 4"):
+    with pytest.raises(DpgError, match=r"update_microbatch = 2: .*loss_rollouts = 4"):
         told(changed(code, "generator", update_microbatch=2))
     with pytest.raises(DpgError, match=r"generator\.loss_rollouts = 32 does not divide"):
         told(changed(code, "generator", loss_rollouts=32))
