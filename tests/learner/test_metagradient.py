@@ -288,7 +288,7 @@ def test_the_plan_in_words():
     least = budgets(task, optimizer)[0]
     text = explain(task.loss, task.params, task.batches, optimizer, memory=least)
     assert "keeps at most 1 states and 0 gradients" in text
-    assert "computes 15 gradients (3.00 a step)" in text
+    assert "computes 15 gradients (3.00 per step)" in text
 
 
 # --- bad input -------------------------------------------------------------------------------
