@@ -59,7 +59,7 @@ class Step:
         self.run, self.settings = run, run.generator
         self.tokenizer = stand_ins.tokenizer(pretraining_of(study).vocab_size)
         model, params = self._model(study, self.settings.model)
-        self.generator = JaxGenerator(model, params, self.settings, self.tokenizer.eos_id)
+        self.generator = JaxGenerator(model, params, self.settings, self.tokenizer.eos_ids)
         passages = stand_ins.passages(run, self.tokenizer.vocab_size)
         goal = targets.build(run, *self._model(study, run.learner.model), self.tokenizer, passages)
         length = self.settings.response_tokens + 1
@@ -84,7 +84,7 @@ class Step:
         self.key = sampling.key(self.run.seed, "rollouts", 0)
         self.rollouts = self.rollout()
         tokens, mask = np.asarray(self.rollouts.tokens), np.asarray(self.rollouts.mask)
-        own = without_end(tokens, mask, self.tokenizer.eos_id)
+        own = without_end(tokens, mask, self.tokenizer.eos_ids)
         self.batch = RolloutBatch(tokens, own, np.repeat(np.arange(U), G), 0)
         self.advantages = group_advantages(rng.normal(size=U * G), self.batch.groups)
         self.start = self.generator.params, self.generator.state

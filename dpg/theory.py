@@ -49,7 +49,7 @@ _WIDTH = 16384  # trainings in one call; fixed, so that each optimizer is compil
 
 
 class Point(NamedTuple):
-    """One setting: learning rate eta, examples a step B, training steps T; `sweep` says of what."""
+    """One setting: learning rate eta, B examples per step, T steps; `sweep` is the axis."""
 
     sweep: str
     eta: float
@@ -88,7 +88,7 @@ def measure(
         progress: called with the number of settings done.
 
     Returns:
-        A row an optimizer and setting: sweep, optimizer, eta, B, T, datasets (how many distinct
+        One row per optimizer and setting: sweep, optimizer, eta, B, T, datasets (how many distinct
         ones were trained on), error (the greatest distance of the two gradients over `policies()`),
         p1, p2, p3 (the policy where it is greatest), ideal (the greatest norm of the gradient of F
         over them), cosine (of the angle between the two gradients, its least over them), bound

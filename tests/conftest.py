@@ -90,7 +90,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if "not slow" in config.option.markexpr:
         # Read when JAX starts, which no import of a test does.
-        flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        flags = (
+            "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+            "--xla_cpu_parallel_codegen_split_count=1"
+        )
         os.environ.setdefault("XLA_FLAGS", flags)
         os.environ.setdefault("DPG_XLA_FLAGS", flags)  # for commands in processes of their own
 

@@ -41,6 +41,7 @@ LAYERS = (
     "webpage",
     "config",
     "text",
+    "own_files",
     "models",
     "learner",
     "metrics",

@@ -74,7 +74,7 @@ class Case:
     def generator(self) -> JaxGenerator:
         """The policy, as a run makes it."""
         params = self.model.init(jax.random.key(0))
-        return JaxGenerator(self.model, params, self.run.generator, self.tokenizer.eos_id)
+        return JaxGenerator(self.model, params, self.run.generator, self.tokenizer.eos_ids)
 
     def prompts(self) -> tuple[np.ndarray, np.ndarray]:
         """A step's prompts, a quarter to three quarters of P long, padded on the left.

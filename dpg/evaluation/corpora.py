@@ -69,7 +69,7 @@ def jax_engine(
             sampling.key(seed, "corpus", shard),
             response_tokens=response_tokens,
             temperature=temperature,
-            eos_id=None if tokenizer is None else tokenizer.eos_id,
+            eos_id=None if tokenizer is None else tokenizer.eos_ids,
             min_tokens=MIN_TOKENS,
             batch_size=batch or _BATCH,
         )

@@ -38,7 +38,7 @@ def examples(
         if same:
             own = ids
         else:
-            ended = writer.eos_id is not None and ids[-1:] == [writer.eos_id]
+            ended = bool(ids) and ids[-1] in writer.eos_ids
             own = target.encode(text) + (end if ended else [])
         row = [*start, *own][:context]
         if len(row) > 1:

@@ -83,7 +83,7 @@ def encode(
     ids = prompt_texts.encode_prompts(
         articles.text.tolist(), tokenizer, style=style, max_tokens=size
     )
-    tokens, mask = prompt_texts.pad_left(ids, size, tokenizer.pad_id or 0)
+    tokens, mask = prompt_texts.pad_left(ids, size, tokenizer.pad_id)
     return Prompts(tokens, mask, articles.id.tolist())
 
 

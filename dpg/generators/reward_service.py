@@ -14,6 +14,7 @@ from dpg.generators.scorer import build_scorer
 from dpg.generators.validation import assess, keep
 from dpg.models import Tokenizer
 from dpg.rewards import exchange, server
+from dpg.rewards.examples import check_tokens
 from dpg.rewards.protocol import RewardError, Rewards, RolloutBatch
 from dpg.run_folder import RunState
 
@@ -75,23 +76,6 @@ def body_limit(run: RunConfig) -> int:
     """Bytes of the largest call of a run: that of a training step or of a validation."""
     most = max(run.rollouts_per_step, run.validation_prompts)
     return exchange.body_bytes(most, run.generator.response_tokens)
-
-
-def check_tokens(batch: RolloutBatch, tokenizer: Tokenizer) -> None:
-    """A RewardError where a response has a token that the generator's tokenizer does not know.
-
-    Models pad their vocabulary, and an embedding looked up beyond its end silently gives a number:
-    a wrong reward.
-    """
-    wrong = batch.mask & ((batch.tokens < 0) | (batch.tokens >= tokenizer.vocab_size))
-    rows = np.flatnonzero(wrong.any(1))
-    if rows.size:
-        row = int(rows[0])
-        token = int(batch.tokens[row][wrong[row]][0])
-        raise RewardError(
-            f"step {batch.step}: rollouts {rows[:8].tolist()} have tokens that the tokenizer does "
-            f"not know (of {tokenizer.vocab_size}), such as {token}: are they of another generator?"
-        )
 
 
 def in_order(batch: RolloutBatch, count: int) -> RolloutBatch:

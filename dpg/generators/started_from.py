@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dpg import own_files
 from dpg.config import RunConfig
 from dpg.digests import of_arrays, of_path, of_weights
 from dpg.generators.engine import RunInputs
@@ -35,9 +36,10 @@ def started_from(
         SHA-256 digests in JSON's types, the `inputs` of `run.json`: `generator` and `target` (each
         `weights` and `tokenizer`), `prompts` (`train` and `validation`), `chat_template` (`sha256`,
         and the `date` that it is told), `passages` and `reward_model`. What the run does not read
-        is None.
+        is None. `own_files`, path -> digest, is there where its settings name files.
     """
-    return {
+    own = {str(path): _of_path(path) for path in own_files.of_run(run)}
+    found = {
         "generator": _of_model(inputs.generator),
         "target": _of_model(inputs.target),
         "prompts": {
@@ -48,6 +50,7 @@ def started_from(
         "passages": _of_path(inputs.passages) if _reads_passages(run) else None,
         "reward_model": _of_path(inputs.reward_model) if _reads_reward_model(run) else None,
     }
+    return found | ({"own_files": own} if own else {})
 
 
 def from_files(run: RunConfig, inputs: RunInputs) -> dict[str, Any]:

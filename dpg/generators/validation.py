@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -96,9 +97,9 @@ def gather(state: RunState, folder: RunFolder, pattern: np.ndarray | None) -> No
         artifacts.write_json(folder.pattern, {"pattern": pattern.tolist(), "images": images})
 
 
-def without_end(tokens: np.ndarray, mask: np.ndarray, eos_id: int | None) -> np.ndarray:
+def without_end(tokens: np.ndarray, mask: np.ndarray, eos_ids: Sequence[int]) -> np.ndarray:
     """The mask of a response's own tokens, its end-of-text left out: bool [N, R]."""
-    return mask if eos_id is None else mask & (tokens != eos_id)
+    return mask & ~np.isin(tokens, eos_ids)
 
 
 def longest_shared(text: str, rollout: str) -> float:

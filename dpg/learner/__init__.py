@@ -2,7 +2,7 @@
 
 `metagradient` trains a model and says how the trained model's score changes with the weight of
 every training example; `train` is the training alone. Knows no language model: any loss, any
-metric, any optax optimizer.
+metric, any optax optimizer that updates from gradients.
 """
 
 from dpg.learner.errors import LearnerError, LearnerWarning, NotFiniteError

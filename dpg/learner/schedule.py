@@ -167,7 +167,7 @@ class Schedule:
             f"{self.name}: {self.steps} steps",
             f"  keeps at most {self.states} states and {self.gradients} gradients"
             + (f", {in_bytes(size)} at once" if size else ""),
-            f"  computes {self.trained} gradients ({self.trained / self.steps:.2f} a step), "
+            f"  computes {self.trained} gradients ({self.trained / self.steps:.2f} per step), "
             f"replays {self.replayed} updates",
             f"  predicted time: {self.cost() / self.steps:.2f} of plain training",
         ]

@@ -161,7 +161,7 @@ def qr(payload: str) -> np.ndarray:
 
 
 def from_image(path: str | PathLike) -> np.ndarray:
-    """The pattern of an image file, one entry a pixel, int8 [h, w]: lighter than half is +1.
+    """The pattern of an image file, one entry per pixel, int8 [h, w]: lighter than half is +1.
 
     Half is midway between the darkest and the lightest pixel; transparent pixels count as white.
 

@@ -9,7 +9,7 @@ import numpy as np
 from dpg.errors import DpgError
 
 MODULE = 8
-"""Screen pixels a module of the code is drawn with."""
+"""Screen pixels per module of the code, along each axis."""
 
 QUIET = 4
 """Modules of white around the code, as the standard (ISO/IEC 18004) asks for."""
@@ -24,8 +24,8 @@ def read(image: Any) -> str | None:
     dark are tried both ways round.
 
     Args:
-        image: [n, n] of -1 (dark), +1 (light) and 0 (no change at all, drawn light), one entry a
-            module; n = 21 for the paper's code.
+        image: [n, n] of -1 (dark), +1 (light) and 0 (no change at all, drawn light), one entry
+            per module; n = 21 for the paper's code.
 
     Raises:
         DpgError: another shape or other values, or OpenCV is not installed.

@@ -29,8 +29,10 @@ class ExampleMaker:
         """Make examples of a batch.
 
         Raises:
-            RewardError: an example with no token to predict; names the step and the rollouts.
+            RewardError: an example with no token to predict, or with a token that the generator's
+                tokenizer does not know; names the step and the rollouts.
         """
+        check_tokens(batch, self.generator)
         if self.same:
             lines = [row[own].tolist() for row, own in zip(batch.tokens, batch.mask, strict=True)]
         else:
@@ -54,3 +56,20 @@ class ExampleMaker:
         """The rollouts as text, special tokens left out."""
         rows = zip(batch.tokens, batch.mask, strict=True)
         return self.generator.decode_batch([row[own].tolist() for row, own in rows])
+
+
+def check_tokens(batch: RolloutBatch, tokenizer: Tokenizer) -> None:
+    """A RewardError where a response has a token that the generator's tokenizer does not know.
+
+    Models pad their vocabulary, and an embedding looked up beyond its end silently gives a number:
+    a wrong reward.
+    """
+    wrong = batch.mask & ((batch.tokens < 0) | (batch.tokens >= tokenizer.vocab_size))
+    rows = np.flatnonzero(wrong.any(1))
+    if rows.size:
+        row = int(rows[0])
+        token = int(batch.tokens[row][wrong[row]][0])
+        raise RewardError(
+            f"step {batch.step}: rollouts {rows[:8].tolist()} have tokens that the tokenizer does "
+            f"not know (of {tokenizer.vocab_size}), such as {token}: are they of another generator?"
+        )

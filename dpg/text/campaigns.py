@@ -31,7 +31,7 @@ from dpg.text.passages import MIN_CHARACTERS, passage_table
 BENCHMARK_CAMPAIGNS = ("utbs", "nr")
 """21 MB of downloads in wesnoth 1.16, 17 MB in 1.18."""
 PRETRAINING_CAMPAIGNS = ("dm", "tsg", "did", "sota", "httt", "sotbe", "dw", "low")
-"""60 MB in wesnoth 1.16, 45 MB in 1.18: those with the most translated text a megabyte."""
+"""60 MB in wesnoth 1.16, 45 MB in 1.18: those with the most translated text per megabyte."""
 
 
 def campaign_packages(campaigns: Iterable[str]) -> list[str]:

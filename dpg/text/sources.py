@@ -11,15 +11,10 @@ import pandas as pd
 from dpg.artifacts import atomic_path
 from dpg.config import (
     DebianPassages,
-    FolderArticles,
-    FolderPassages,
-    FolderReplay,
     HubArticles,
     HubPassages,
-    HubReplay,
     TextSettings,
     WheelArticles,
-    WheelReplay,
 )
 from dpg.errors import DpgError
 from dpg.text import campaigns, corpus, fetch, passages, wikipedia
@@ -29,32 +24,6 @@ CAMPAIGNS: Mapping[str, tuple[str, ...]] = {
     "pretraining": campaigns.PRETRAINING_CAMPAIGNS,
 }
 """What campaigns are used for -> their names."""
-
-Source = (
-    WheelArticles
-    | HubArticles
-    | FolderArticles
-    | DebianPassages
-    | HubPassages
-    | FolderPassages
-    | WheelReplay
-    | HubReplay
-    | FolderReplay
-)
-"""Where articles, passages or replay text come from, as a scale's settings say."""
-
-
-def source_files(source: Source) -> list[Path]:
-    """The user's own files that a source reads, sorted; what is made of them depends on them.
-
-    None for a source that is no folder, and for a folder that is missing or cannot be listed: the
-    step that reads it says so.
-    """
-    if isinstance(source, FolderPassages):
-        return passages.passage_files(source.folder)
-    if isinstance(source, FolderArticles | FolderReplay):
-        return wikipedia.article_files(source.folder)
-    return []
 
 
 def fetch_wikipedia(out: Path) -> None:

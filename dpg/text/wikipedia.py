@@ -118,7 +118,7 @@ def articles_from_hub(
     if len(rows) < count:
         raise DpgError(
             f"{name} ({config}) has {len(rows)} articles of {min_words} words or more without "
-            f"markup, fewer than the {count} asked for: lower the count"
+            f"markup, expected {count}: lower the count"
         )
     return Articles(_table(rows), _counts(report))
 
@@ -199,8 +199,8 @@ def split_articles(
     distinct = distinct.drop(columns=["_hash", "_title", "_text"])
     if len(distinct) < train + validation:
         raise DpgError(
-            f"{train} train and {validation} validation articles are asked for, but there are "
-            f"{len(distinct)} distinct ones: ask for fewer, or provide more articles"
+            f"{len(distinct)} distinct articles, expected {train} train and {validation} "
+            f"validation: set fewer, or provide more"
         )
     chosen = distinct.iloc[: validation + train].reset_index(drop=True)
     chosen["split"] = ["validation"] * validation + ["train"] * train

@@ -9,12 +9,13 @@ import pytest
 
 from dpg import artifacts
 from dpg.generators.prompts import prompts_of
-from dpg.generators.reward_service import body_limit, check_tokens, in_order
+from dpg.generators.reward_service import body_limit, in_order
 from dpg.generators.scorer import build_scorer
 from dpg.generators.validation import assess
 from dpg.models import Tokenizer
 from dpg.rewards import exchange
 from dpg.rewards.client import RewardClient, RewardServerError
+from dpg.rewards.examples import check_tokens
 from dpg.rewards.protocol import RewardError, RolloutBatch
 from dpg.run_folder import RunFolder
 

@@ -95,6 +95,15 @@ def regression(seed=0, T=5, B=4) -> Task:
     return Task(loss, metric, params, batches)
 
 
+def in_float64(schedule):
+    """The schedule of a float64 count.
+
+    Of an integer count optax makes float32, which XLA rounds otherwise in each program that it is
+    fused into.
+    """
+    return lambda count: schedule(jnp.asarray(count, jnp.float64))
+
+
 def unrolled(task: Task, optimizer):
     """w -> (metric, params): the whole training as one differentiable function of the weights."""
     return functools.partial(_train, task.loss, task.metric, optimizer, task.params, task.batches)

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from learner_tasks import Task, reference, regression, relative_error, small_transformer, unrolled
+from learner_tasks import (
+    Task,
+    in_float64,
+    reference,
+    regression,
+    relative_error,
+    small_transformer,
+    unrolled,
+)
 
 from dpg.learner import LearnerError, NotFiniteError, explain, metagradient, schedule, train
 
@@ -31,7 +39,7 @@ OPTIMIZERS = {
     "schedule and clipping": lambda: optax.chain(
         optax.clip_by_global_norm(0.1),
         optax.scale_by_adam(eps_root=1e-9),
-        optax.scale_by_schedule(optax.cosine_decay_schedule(-2e-2, 6)),
+        optax.scale_by_schedule(in_float64(optax.cosine_decay_schedule(-2e-2, 6))),
     ),
     "integer counter": lambda: optax.chain(
         optax.sgd(0.05), optax.apply_every(2), optax.ema(0.5, debias=True)
@@ -40,7 +48,7 @@ OPTIMIZERS = {
         {"matrix": optax.rmsprop(1e-2, eps=1e-4), "vector": optax.sgd(0.1)}, labels
     ),
     "injected hyperparameters": lambda: optax.inject_hyperparams(optax.adamw)(
-        learning_rate=optax.linear_schedule(2e-2, 1e-3, 5), eps_root=1e-9
+        learning_rate=in_float64(optax.linear_schedule(2e-2, 1e-3, 5)), eps_root=1e-9
     ),
     "accumulated steps": lambda: optax.MultiSteps(
         optax.adamw(2e-2, eps_root=1e-9), 2
@@ -68,6 +76,7 @@ def test_every_optimizer_equals_jax_grad(name):
 
 
 @pytest.mark.parametrize(("tied", "optimizer"), [(True, "adamw"), (False, "sgd")])
+@pytest.mark.integration
 def test_transformers_tied_and_untied_equal_jax_grad(tied, optimizer):
     task, optimizer = small_transformer(tied=tied), optimizer_of(optimizer)
     w = weights_like(task.batches)
@@ -279,7 +288,7 @@ def test_the_plan_in_words():
     least = budgets(task, optimizer)[0]
     text = explain(task.loss, task.params, task.batches, optimizer, memory=least)
     assert "keeps at most 1 states and 0 gradients" in text
-    assert "computes 15 gradients (3.00 a step)" in text
+    assert "computes 15 gradients (3.00 per step)" in text
 
 
 # --- bad input -------------------------------------------------------------------------------

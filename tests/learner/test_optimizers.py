@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from learner_tasks import reference, regression, relative_error, small_transformer
+from learner_tasks import in_float64, reference, regression, relative_error, small_transformer
 
 from dpg.learner import LearnerError, LearnerWarning, NotFiniteError, metagradient, train
 
@@ -27,9 +27,7 @@ def kinds(params):
 
 
 def warm_up(rate):
-    """In float64: of an integer count optax makes float32, which XLA rounds as it fuses."""
-    schedule = optax.linear_schedule(0.0, rate, 5)
-    return lambda count: schedule(jnp.asarray(count, jnp.float64))
+    return in_float64(optax.linear_schedule(0.0, rate, 5))
 
 
 EXACT = {
@@ -217,6 +215,7 @@ def metagradients(dtype):
     return np.asarray(grad, np.float64).ravel()
 
 
+@pytest.mark.integration
 def test_parameters_in_bfloat16_are_warned_of_since_their_metagradients_are_noise():
     with pytest.warns(LearnerWarning, match=r"7 of 7 .* params\['embed'\], are bfloat16.*noise"):
         half = metagradients(jnp.bfloat16)
@@ -225,6 +224,7 @@ def test_parameters_in_bfloat16_are_warned_of_since_their_metagradients_are_nois
     assert np.corrcoef(half, full)[0, 1] < 0.8
 
 
+@pytest.mark.integration
 def test_parameters_in_float16_are_warned_of_before_they_fail():
     with (
         pytest.warns(LearnerWarning, match=r"are float16.*not finite in float16"),

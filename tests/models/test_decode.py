@@ -106,6 +106,7 @@ def test_equal_prompts_get_different_samples(case):
     assert len({tuple(row) for row in run(same).tokens.tolist()}) == N
 
 
+@pytest.mark.integration
 def test_responses_of_a_group_are_those_to_its_prompt_repeated(either):
     model, params, prompts, mask = either
     G = 3

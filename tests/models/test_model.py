@@ -129,6 +129,7 @@ def dot(a, b):
     return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+@pytest.mark.integration
 def test_derivatives_are_central_differences(case):
     model, params, tokens, lengths = case
     with jax.enable_x64(True):

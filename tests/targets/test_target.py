@@ -12,6 +12,8 @@ from dpg.models import load
 from dpg.targets import memory, metric, portion
 from dpg.targets.memory import DeviceMemoryError
 
+pytestmark = pytest.mark.integration  # target, learner and model together
+
 
 @pytest.fixture(scope="module")
 def build(world):

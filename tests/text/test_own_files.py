@@ -9,16 +9,11 @@ import pytest
 from pyarrow import parquet
 
 from dpg.config import (
-    FolderArticles,
-    FolderPassages,
-    FolderReplay,
-    HubPassages,
     TextSettings,
-    WheelReplay,
 )
 from dpg.errors import DpgError
 from dpg.text.passages import passages_from_folder
-from dpg.text.sources import articles, benchmark, source_files
+from dpg.text.sources import articles, benchmark
 from dpg.text.wikipedia import articles_from_folder
 
 GOOD = "".join(json.dumps({"text": f"palabra uno dos tres {n}"}) + "\n" for n in range(3))
@@ -250,33 +245,6 @@ def test_names_that_are_not_utf8(tmp_path):
     assert articles_from_folder(folder).table["title"].tolist() == ["Ni\\udcf1o"]
     (folder / "es.jsonl").write_text(GOOD)
     assert set(passages_from_folder(folder).table["source"]) == {"art\\udcff"}
-
-
-def test_the_files_of_a_folder_source(tmp_path):
-    for name in ("b.txt", "a.jsonl", "c.parquet", "es.jsonl", "de.jsonl", "notes.md", ".x.txt"):
-        (tmp_path / name).write_text(GOOD)
-    names = lambda source: [path.name for path in source_files(source)]  # noqa: E731
-    of_articles = FolderArticles(source="folder", folder=tmp_path, train=1, validation=1)
-    everything = ["a.jsonl", "b.txt", "c.parquet", "de.jsonl", "es.jsonl"]
-    assert names(of_articles) == everything
-    assert names(FolderReplay(source="folder", folder=tmp_path)) == everything
-    assert names(FolderPassages(source="folder", folder=tmp_path)) == ["de.jsonl", "es.jsonl"]
-    assert source_files(of_articles)[0] == tmp_path / "a.jsonl"
-
-
-def test_other_sources_and_missing_folders_have_no_files(tmp_path):
-    none = tmp_path / "none"
-    for source in (
-        HubPassages(source="hub"),
-        WheelReplay(source="wheel"),
-        FolderArticles(source="folder", folder=none, train=1, validation=1),
-        FolderReplay(source="folder", folder=none),
-        FolderPassages(source="folder", folder=none),
-    ):
-        assert source_files(source) == []
-    a_file = tmp_path / "file.txt"
-    a_file.write_text("no folder")
-    assert source_files(FolderReplay(source="folder", folder=a_file)) == []
 
 
 def test_the_tables_come_with_counts(tmp_path):

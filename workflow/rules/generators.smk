@@ -8,6 +8,7 @@ rule generate:
         articles=rules.articles.output,
         passages=rules.passages.output,
         reward_model=packaged_reward_model,
+        files=lambda wildcards: own_files.of_run(run_of(wildcards)),
         environments=engine_environments,
     output:
         metrics=str(RUN.metrics),

@@ -42,6 +42,8 @@ rule base_models:
 
 
 rule fetch_model:
+    input:
+        lambda wildcards: own_files.of_model(scale.models[wildcards.model]),
     output:
         directory(str(layout.model("{model}"))),
     log:

@@ -74,7 +74,7 @@ def train_generator(
         DpgError: a reward, loss or update that is not finite, an empty rollout; names the step.
         OutOfTimeError: the deadline passed; everything done so far is kept.
     """
-    generator = JaxGenerator(model, params, run.generator, tokenizer.eos_id)
+    generator = JaxGenerator(model, params, run.generator, tokenizer.eos_ids)
     under_way = _UnderWay.open(run, inputs, folder.state, generator)
     limit, zeros = _Limit(deadline), ZeroRewards()
     with under_way.log as log:
@@ -134,7 +134,7 @@ def validate(
         run.validation.temperature,
     )
     tokens = np.asarray(rollouts.tokens)
-    own = without_end(tokens, np.asarray(rollouts.mask), tokenizer.eos_id)
+    own = without_end(tokens, np.asarray(rollouts.mask), tokenizer.eos_ids)
     batch = RolloutBatch(tokens, own, np.arange(len(own)), step)
     return assess(run, batch, tokenizer, prompts, scorer)
 
@@ -164,7 +164,7 @@ def grpo_step(
         chosen.tokens, chosen.mask, key, settings.temperature, settings.group_size
     )
     tokens = np.asarray(rollouts.tokens)
-    own = without_end(tokens, np.asarray(rollouts.mask), tokenizer.eos_id)
+    own = without_end(tokens, np.asarray(rollouts.mask), tokenizer.eos_ids)
     rewards = reward(RolloutBatch(tokens, own, groups, step))
     advantages = group_advantages(rewards.values, rewards.groups, settings.advantage_eps)
     log = generator.update(

@@ -27,7 +27,7 @@ from dpg.generators.jax import update as updates
 from dpg.generators.jax.portions import chosen_microbatch, chosen_prompts
 from dpg.learner import devices
 from dpg.models import LanguageModel
-from dpg.models.decode import Rollouts, generate
+from dpg.models.decode import Ends, Rollouts, generate
 
 
 class JaxGenerator:
@@ -37,7 +37,8 @@ class JaxGenerator:
         model: the architecture.
         params: its parameters; float32.
         settings: sizes and hyperparameters.
-        eos_id: the token that ends a response; None to always write full length.
+        eos_id: the token that ends a response, or several of them; None to always write full
+            length.
 
     Attributes:
         params, state: the parameters and the optimizer's state, replaced at every update.
@@ -48,7 +49,7 @@ class JaxGenerator:
     """
 
     def __init__(
-        self, model: LanguageModel, params: Any, settings: GeneratorSettings, eos_id: int | None
+        self, model: LanguageModel, params: Any, settings: GeneratorSettings, eos_id: Ends
     ):
         self.model, self.eos_id = model, eos_id
         self.optimizer = updates.build_optimizer(settings)

@@ -85,7 +85,7 @@ def run_generator(
         under_way = _UnderWay.open(run, folder.state, digests)
         if under_way.steps_done < run.generator.grpo_steps:
             worker = under_way.prepare(
-                inputs.generator, tokenizer.eos_id, gpus, nodes, prompts, unseen
+                inputs.generator, tokenizer.eos_ids, gpus, nodes, prompts, unseen
             )
             keep = lock.descriptors  # both write to the state, and end after a killed parent
             with (
@@ -131,7 +131,7 @@ class _UnderWay:
     def prepare(
         self,
         model: Path,
-        eos_id: int | None,
+        eos_ids: tuple[int, ...],
         gpus: int,
         nodes: int,
         prompts: Prompts,
@@ -154,7 +154,7 @@ class _UnderWay:
             connection=str(state.connection),
             state=str(state.path),
             seed=run.seed,
-            eos_id=eos_id,
+            eos_ids=list(eos_ids),
             prompts_per_step=run.prompts_per_step,
             advantage_eps=run.generator.advantage_eps,
             gpus=gpus,

@@ -75,7 +75,7 @@ class RewardManager:
         else:
             step = int(places.min()) // self.run.prompts_per_step
             groups = places[order] - step * self.run.prompts_per_step
-        batch = rollouts(data, order, groups, step, self.run.eos_id)
+        batch = rollouts(data, order, groups, step, self.run.eos_ids)
         if validation:
             found = self._validation(batch)
         else:
@@ -99,13 +99,12 @@ class RewardManager:
 
 
 def rollouts(
-    data: Any, order: np.ndarray, groups: np.ndarray, step: int, eos_id: int | None
+    data: Any, order: np.ndarray, groups: np.ndarray, step: int, eos_ids: list[int]
 ) -> RolloutBatch:
     """verl's batch as ours: rows in `order`, the end-of-text no part of a response."""
     tokens = data.batch["responses"].numpy()[order].astype(np.int32)
     mask = response_mask(data).numpy()[order].astype(bool)
-    if eos_id is not None:
-        mask &= tokens != eos_id
+    mask &= ~np.isin(tokens, eos_ids)
     return RolloutBatch(tokens, mask, groups, step)
 
 

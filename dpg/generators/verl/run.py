@@ -22,7 +22,7 @@ class Run(NamedTuple):
         connection: the reward server's file.
         state: folder of the run's state (`dpg.run_folder.RunState`).
         seed: of the run.
-        eos_id: the generator's end-of-text; no part of a rollout.
+        eos_ids: the generator's ends of a response; no part of a rollout.
         prompts_per_step: prompts of a training step.
         advantage_eps: as in `group_advantages`.
         gpus: on each machine; 0 is the CPU.
@@ -33,7 +33,7 @@ class Run(NamedTuple):
     connection: str
     state: str
     seed: int
-    eos_id: int | None
+    eos_ids: list[int]
     prompts_per_step: int
     advantage_eps: float
     gpus: int

@@ -17,6 +17,7 @@ import yaml
 from dpg import artifacts
 from dpg.config import SmolLM2Model
 from dpg.models import base
+from dpg.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(1800)]
@@ -94,7 +95,7 @@ def test_a_killed_run_of_the_gpu_scale_ends_with_the_same_finite_numbers(
     assert texts.str.len().min() > 10
 
     process = subprocess.Popen([*command, "--out", str(killed)], **started)
-    checkpoint = killed / "progress" / "checkpoint.safetensors"
+    checkpoint = RunFolder(killed).state.checkpoint
     wait_until(checkpoint.exists, 900, process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

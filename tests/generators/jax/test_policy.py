@@ -128,6 +128,7 @@ def test_a_linear_schedule_falls_from_all_to_nearly_nothing():
 
 
 @pytest.mark.parametrize("micro", [2, 1])  # 1 cuts a group in two
+@pytest.mark.integration
 def test_prompts_read_once_give_the_update_of_prompts_repeated(case, micro):
     params, prompts, mask, _, advantages = case
     settings = SETTINGS.model_copy(update={"update_microbatch": micro, "mini_batch_prompts": 2})
@@ -184,6 +185,7 @@ def test_layers_computed_again_give_the_same_update(case):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.integration
 def test_half_precision_samples_and_float32_learns(case):
     params, prompts, mask, _, advantages = case
     settings = SETTINGS.model_copy(update={"rollout_dtype": "bfloat16", "update_microbatch": 4})
@@ -205,6 +207,7 @@ def test_half_precision_samples_and_float32_learns(case):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.integration
 def test_shorter_prompts_are_read_without_the_padding_that_none_needs(case):
     params, prompts, mask, _, advantages = case
     wide = np.pad(prompts, ((0, 0), (5, 0))), np.pad(mask, ((0, 0), (5, 0)))
