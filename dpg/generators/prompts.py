@@ -81,7 +81,7 @@ def encode(
         )
     articles = articles.iloc[:count]
     ids = prompt_texts.encode_prompts(
-        articles.text.tolist(), tokenizer, style=style, max_tokens=size
+        articles.text.tolist(), tokenizer, style=style, max_tokens=size, names=articles.id.tolist()
     )
     tokens, mask = prompt_texts.pad_left(ids, size, tokenizer.pad_id or 0)
     return Prompts(tokens, mask, articles.id.tolist())
@@ -98,7 +98,7 @@ def check_prompting(
 
     Raises:
         DpgError: prompt and response are longer than the model's context, or the style needs a chat
-            template and the tokenizer has none.
+            template and the tokenizer has none, or the template alone is longer than a prompt.
     """
     positions, context = settings.prompt_tokens + settings.response_tokens, model.config.context
     if positions > context:
@@ -113,3 +113,5 @@ def check_prompting(
             f"{directory}: its tokenizer has no chat template, which prompt_style: paraphrase "
             "needs: take an instruction-tuned model, or prompt_style: prefix"
         )
+    if style == "paraphrase":
+        prompt_texts.room_for_article(tokenizer, settings.prompt_tokens)
