@@ -92,7 +92,8 @@ def of_generator(run: RunConfig, generator: LanguageModel) -> dict[str, list[Pro
 def of_reward(run: RunConfig, target: Target) -> list[Product]:
     """The products of a step's metagradient."""
     learner, model = run.learner, _arguments(target.per_example_loss)[0]
-    L = run.generator.response_tokens + target.tokenizer.add_bos - 1
+    responses = run.generator.response_tokens
+    L = learner.example_tokens(responses, adds_start=target.tokenizer.add_bos) - 1
     training = forward(model, learner.batch_size, L, L)
     passes = 3 * learner.steps + 6 * (learner.steps - 1) + 2
     products = times(training, passes)

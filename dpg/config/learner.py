@@ -77,6 +77,16 @@ class LearnerSettings(Settings):
         " microbatch, since the division by that number is left out",
     )
 
+    def example_tokens(self, response_tokens: int, *, adds_start: bool) -> int:
+        """Tokens that an example is padded or cut to.
+
+        Args:
+            response_tokens: of the generator.
+            adds_start: whether the target's tokenizer adds begin-of-text.
+        """
+        one_more = self.example_length == "response_and_one" or adds_start
+        return response_tokens + one_more
+
     @property
     def gradient_multiple(self) -> int:
         """What the gradient of the mean over a batch is multiplied by."""
@@ -97,9 +107,9 @@ class LearnerSettings(Settings):
             )
         if not summed and self.metagradient == "undivided":
             raise ValueError(
-                "metagradient 'undivided' contradicts gradient 'mean': what is left out there is the"
-                " division by a microbatch's examples; write metagradient: exact, or gradient:"
-                " sum_of_microbatches"
+                "metagradient 'undivided' contradicts gradient 'mean': what it leaves out is the "
+                "division by a microbatch's examples; write metagradient: exact, or gradient: "
+                "sum_of_microbatches"
             )
         return self
 
@@ -109,7 +119,7 @@ class LearnerSettings(Settings):
             raise ValueError("order 'shuffled' needs `order_seed`; or write order: prompts")
         if self.order == "prompts" and self.order_seed is not None:
             raise ValueError(
-                f"order_seed = {self.order_seed} contradicts order 'prompts', which is not shuffled;"
-                " write order_seed: null, or order: shuffled"
+                f"order_seed = {self.order_seed} contradicts order 'prompts', which is not "
+                "shuffled; write order_seed: null, or order: shuffled"
             )
         return self

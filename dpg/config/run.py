@@ -338,8 +338,8 @@ class RunConfig(Settings):
         steps = self.learner.steps
         if self.reward.datasets == "fewer_steps" and steps > size and steps % size:
             raise ValueError(
-                f"learner.steps = {steps} is not a multiple of generator.group_size = {size}, which "
-                "reward.datasets 'fewer_steps' needs; or write reward.datasets: smaller_batches"
+                f"learner.steps = {steps} is not a multiple of generator.group_size = {size}, "
+                "which reward.datasets 'fewer_steps' needs; or write smaller_batches"
             )
 
     @model_validator(mode="after")

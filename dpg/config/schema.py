@@ -19,7 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from dpg.config import tables
 from dpg.config.base import Tree
 from dpg.config.downstream import DownstreamSettings
-from dpg.config.experiments import Experiment, ExperimentsFile, Variant
+from dpg.config.experiments import Experiment, ExperimentsFile, ReadingExperiment, Variant
 from dpg.config.run import RunConfig, RunOverrides
 from dpg.config.scale import ExperimentOverrides, ScaleFile, VariantOverrides
 from dpg.config.study import EXPERIMENTS_FILE
@@ -63,7 +63,8 @@ def _schema(model: type[BaseModel], about: str) -> Tree:
     overrides = _definitions(RunConfig) | _definitions(DownstreamSettings)
     partial = {f"Partial{name}": _partial(schema) for name, schema in overrides.items()}
     sections = partial.pop(_partial_name(RunConfig))["properties"]
-    for cls in (RunOverrides, ExperimentOverrides, VariantOverrides, Experiment, Variant):
+    of_scale = (RunOverrides, ExperimentOverrides, VariantOverrides)
+    for cls in (*of_scale, Experiment, Variant, ReadingExperiment):
         if cls.__name__ in definitions:
             keys = definitions[cls.__name__]["properties"]
             keys |= {key: sections[key] for key in RunOverrides.model_fields}

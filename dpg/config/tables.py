@@ -31,6 +31,7 @@ def tables(scale: Tree, experiments: Tree) -> dict[str, str]:
     hidden = {"PartialDownstreamSettings": {*downstream["properties"], "sources"}}
     for prefix in ("Run", "Experiment", "Variant"):
         hidden[f"{prefix}Overrides"] = hidden[prefix] = set(run["properties"])
+    hidden["ReadingExperiment"] = set(run["properties"])
     return {
         "scale": _markdown(_Reader(scale["$defs"], hidden).rows(scale)),
         "run": _markdown(_Reader(scale["$defs"], {}).rows(run), default=False),

@@ -17,8 +17,9 @@ class AdvantageError(DpgError):
 def group_advantages(rewards: np.ndarray, groups: np.ndarray, eps: float = 0.0) -> np.ndarray:
     """Each reward minus its group's mean, over its group's standard deviation.
 
-    Computed in float64: metagradients are of the order of 1e-9, so that an epsilon of the usual
-    1e-6 in the denominator would silently switch the normalisation off.
+    Computed in float64. Metagradients are of the order of 1e-9: with an epsilon of 1e-6, the usual
+    one and that of both readings of the paper, they are in effect divided by 1e-6. With 0 they are
+    normalised, whatever their size.
 
     Args:
         rewards: [N] float, one per rollout.

@@ -42,10 +42,11 @@ def build_scorer(run: RunConfig, tokenizer: Tokenizer, inputs: RunInputs) -> Sco
             the target and the reward says.
     """
     model, params, own = load_model(inputs.target, run.learner.implementation)
-    length = run.generator.response_tokens + own.add_bos
+    responses = run.generator.response_tokens
+    length = run.learner.example_tokens(responses, adds_start=own.add_bos)
     if length > model.config.context:
         raise DpgError(
-            f"{inputs.target}: generator.response_tokens = {run.generator.response_tokens:,} make "
+            f"{inputs.target}: generator.response_tokens = {responses:,} make "
             f"examples of {length:,} tokens, the target model has {model.config.context:,} "
             "positions: lower the one, or take a target model of a longer context"
         )

@@ -12,7 +12,7 @@ from dpg.config import RunConfig, StringMetric
 from dpg.generators.prompts import Prompts
 from dpg.generators.scorer import Scorer
 from dpg.models import Tokenizer
-from dpg.rewards.protocol import RolloutBatch
+from dpg.rewards.protocol import RolloutBatch, in_order
 from dpg.run_folder import RunFolder, RunState
 
 
@@ -47,8 +47,8 @@ def assess(
         scorer: the target to train and score, and how rollouts become its examples.
     """
     data = scorer.examples(batch)
-    steps = run.validation_steps
-    result = scorer.target.train({k: v.reshape(steps, -1, *v.shape[1:]) for k, v in data.items()})
+    order = in_order(len(batch), run.learner.order_seed).reshape(run.validation_steps, -1)
+    result = scorer.target.train({name: array[order] for name, array in data.items()})
     record = scorer.target.score(result.params)
     texts = scorer.examples.texts(batch)
     if isinstance(run.metric, StringMetric):

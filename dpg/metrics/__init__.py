@@ -5,7 +5,12 @@ program takes them as arguments.
 """
 
 from dpg.metrics.composition import from_dotted_path, weighted
-from dpg.metrics.language import language_metric, text_batch
+from dpg.metrics.language import (
+    language_metric,
+    last_word_batch,
+    text_batch,
+    weighted_tokens,
+)
 from dpg.metrics.norm import norm_difference, norm_metric
 from dpg.metrics.parameters import lookup
 from dpg.metrics.pattern import (
@@ -24,6 +29,7 @@ __all__ = [
     "from_image",
     "from_text",
     "language_metric",
+    "last_word_batch",
     "lookup",
     "norm_difference",
     "norm_metric",
@@ -33,4 +39,5 @@ __all__ = [
     "sixseven",
     "text_batch",
     "weighted",
+    "weighted_tokens",
 ]

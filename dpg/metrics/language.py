@@ -2,7 +2,8 @@
 
     Phi = - 1/N sum_i l_i(theta_T)
 
-with l_i the target model's own loss of text i: the higher, the more probable the texts.
+with l_i the target model's own loss of text i: the higher, the more probable the texts. A text's
+loss is the mean over its tokens, or over those of its last word alone, which LAMBADA asks for.
 """
 
 import functools
@@ -132,3 +133,73 @@ def text_batch(
         tokens[i, : len(row)] = row
         mask[i, : len(row)] = True
     return {"tokens": tokens, "mask": mask}
+
+
+def last_word_batch(
+    encode: Callable[[str], Sequence[int]],
+    texts: Sequence[str],
+    *,
+    context: int | None = None,
+    bos_id: int | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Texts as a batch, and which of its tokens are those of a text's last word.
+
+    As lm-eval's tasks of LAMBADA have it: the last word is what follows the last blank, that blank
+    included, and is tokenised apart from what precedes it.
+
+    Args:
+        encode: text to token ids, without special tokens.
+        texts: the passages.
+        context: tokens that a text is cut to, begin-of-text included; what is cut off does not
+            count, so that a text may be left without a last word. None cuts nothing.
+        bos_id: put before every text where given.
+
+    Returns:
+        The batch, as `text_batch` makes it, and bool [N, L].
+
+    Raises:
+        DpgError: no texts; a text that has no last word, by its index; or `context` cuts off every
+            text's last word.
+    """
+    start = [] if bos_id is None else [bos_id]
+    before: dict[str, int] = {}
+    ids: dict[str, list[int]] = {}
+    for i, text in enumerate(texts):
+        head, blank, word = text.rpartition(" ")
+        if not (head.strip() and word.strip()):
+            raise DpgError(
+                f"text {i} has no last word: {text[:60]!r}; expected words with blanks between "
+                "them. Leave the text out, or write metric.score: passage"
+            )
+        first = list(encode(head))
+        before[text] = len(start) + len(first)
+        ids[text] = (start + first + list(encode(blank + word)))[:context]
+    batch = text_batch(lambda text: ids[text], texts)
+    places = np.arange(batch["tokens"].shape[1])
+    scored = batch["mask"] & (places >= np.array([before[text] for text in texts])[:, None])
+    if not scored.any():
+        raise DpgError(
+            f"none of the {len(texts)} texts keeps a token of its last word within {context} "
+            "tokens; raise metric.context, or write null"
+        )
+    return batch, scored
+
+
+def weighted_tokens(
+    batch: dict[str, np.ndarray],
+    scored: np.ndarray | None = None,
+    *,
+    positions: int | None = None,
+) -> dict[str, np.ndarray]:
+    """A batch with what each token's loss is multiplied by: `weights` float32 [N, L].
+
+    Args:
+        batch: as `text_batch` makes it.
+        scored: bool [N, L], the tokens that count; None = all of a text that are predicted.
+        positions: the sum of a text's losses is divided by this number; None = the number of tokens
+            that count (a text without any has a loss of 0).
+    """
+    counted = batch["mask"] if scored is None else scored.copy()
+    counted = counted & (np.arange(counted.shape[1]) > 0)  # nothing precedes the first token
+    divisor = np.maximum(counted.sum(1, keepdims=True), 1) if positions is None else positions
+    return {**batch, "weights": (counted / divisor).astype(np.float32)}

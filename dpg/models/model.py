@@ -11,7 +11,7 @@ is tied: its head is the transposed embedding.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ from dpg.models.layers import (
     through_layers,
     wide,
 )
+
+LossOver = Literal["own_tokens", "all_positions", "weights"]
 
 _FAMILIES = {gpt2.Gpt2Config: gpt2, llama.LlamaConfig: llama}
 
@@ -112,9 +114,7 @@ class LanguageModel:
         """Logits [B, L, V] in the parameters' dtype; arguments as for `hidden`."""
         return head(params, self.hidden(params, tokens, mask))
 
-    def per_example_loss(
-        self, params: dict, batch: dict, compat: Literal["paper", "authors"] = "paper"
-    ) -> Array:
+    def per_example_loss(self, params: dict, batch: dict, over: LossOver = "own_tokens") -> Array:
         """Next-token loss of each example in nats: [B], float32 (float64 for float64 parameters).
 
         Args:
@@ -122,20 +122,28 @@ class LanguageModel:
             batch: `tokens` int32 [B, L] and `mask` bool [B, L], padded on the right: true on a
                 first stretch of each row. Nothing is put before the first token, and the first
                 token itself is not a target.
-            compat: "paper" takes the mean over the example's own tokens (an example of fewer than
-                two tokens has nothing to predict and a loss of zero). "authors" does as the
-                published code: the mean over all L positions, where padding counts as token 0
-                and the token after the last position is padding too.
+            over: "own_tokens" takes the mean over the example's own tokens (an example of fewer
+                than two tokens has nothing to predict and a loss of zero). "weights" takes the sum
+                over tokens times `weights` float [B, L] of the batch. "all_positions" does as the
+                authors' code: the mean over all L - 1 positions, where padding is token 0, as input
+                and as target; the loss after the last own token, which an end of text follows
+                there, counts as 0.
+
+        Raises:
+            DpgError: another `over`.
         """
         tokens, mask = batch["tokens"], batch["mask"]
-        if compat == "authors":
+        if over not in get_args(LossOver):
+            allowed = ", ".join(map(repr, get_args(LossOver)))
+            raise DpgError(f"a loss over {over!r}; allowed are {allowed}")
+        if over == "all_positions":
             tokens = jnp.where(mask, tokens, 0)
-            targets = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)))
-            return target_nll(self.logits(params, tokens), targets).mean(-1)
-        if compat != "paper":
-            raise DpgError(f'compat is {compat!r}; allowed are "paper" and "authors"')
         nll = target_nll(self.logits(params, tokens[:, :-1]), tokens[:, 1:])
         own = mask[:, 1:]
+        if over == "all_positions":
+            return jnp.where(mask[:, :-1] & ~own, 0, nll).mean(-1)
+        if over == "weights":
+            return (batch["weights"][:, 1:] * nll).sum(-1)
         return jnp.where(own, nll, 0).sum(-1) / jnp.maximum(own.sum(-1), 1)
 
     def token_logprobs(

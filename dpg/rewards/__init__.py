@@ -49,6 +49,7 @@ def build(
         RewardError: a baseline without a language, passages or a model.
     """
     kind, group_size = run.reward.kind, run.generator.group_size
+    fewer_steps = run.reward.datasets == "fewer_steps"
     if kind == "metagradient":
         from dpg.rewards.metagradient import MetagradientReward
 
@@ -57,11 +58,12 @@ def build(
             examples,
             group_size=group_size,
             cross_group_batching=run.reward.cross_group_batching,
+            fewer_steps=fewer_steps,
         )
     if kind == "naive":
         from dpg.rewards.naive import NaiveReward
 
-        return NaiveReward(target, examples, group_size=group_size)
+        return NaiveReward(target, examples, group_size=group_size, fewer_steps=fewer_steps)
     if kind == "custom":
         from dpg.metrics import from_dotted_path
 

@@ -18,6 +18,7 @@ class MetagradientReward:
         group_size: G.
         cross_group_batching: one dataset of all groups (Figure 7) or one per group member
             (Figure 6).
+        fewer_steps: what gets smaller without it, as for `training_sets`.
     """
 
     def __init__(
@@ -27,9 +28,11 @@ class MetagradientReward:
         *,
         group_size: int,
         cross_group_batching: bool = True,
+        fewer_steps: bool = False,
     ):
         self.target, self.examples = target, examples
         self.group_size, self.cross_group_batching = group_size, cross_group_batching
+        self.fewer_steps = fewer_steps
 
     def __call__(self, batch: RolloutBatch) -> Rewards:
         """Train the target model on the rollouts, score it, and differentiate.
@@ -47,11 +50,14 @@ class MetagradientReward:
             self.target.settings.steps,
             self.group_size,
             cross_group_batching=self.cross_group_batching,
+            fewer_steps=self.fewer_steps,
+            order_seed=self.target.settings.order_seed,
         )
         for index in sets:
             batches = {name: array[index] for name, array in examples.items()}
             result = self.target.metagradient(batches)
-            values[index] = np.asarray(result.weights_grad, np.float64)
+            exact = np.asarray(result.weights_grad, np.float64)
+            values[index] = self._multiple(index.shape[1]) * exact
             metrics.append(float(result.metric))
             losses.append(np.asarray(result.losses, np.float64))
         bad = np.flatnonzero(~np.isfinite(values))
@@ -66,3 +72,10 @@ class MetagradientReward:
             "target_loss_last": float(np.mean([line[-1] for line in losses])),
         }
         return Rewards(values, batch.groups, log)
+
+    def _multiple(self, examples: int) -> int:
+        """What a reward is beside the exact metagradient, for a training step of these examples."""
+        settings = self.target.settings
+        if settings.metagradient == "exact":
+            return 1
+        return examples // (settings.microbatches or 1)

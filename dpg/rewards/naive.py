@@ -16,11 +16,19 @@ class NaiveReward:
     advantage compares all rollouts as one group: within a prompt's group the signal would be lost.
 
     Args:
-        target, examples, group_size: as for `MetagradientReward`.
+        target, examples, group_size, fewer_steps: as for `MetagradientReward`.
     """
 
-    def __init__(self, target: Target, examples: ExampleMaker, *, group_size: int):
+    def __init__(
+        self,
+        target: Target,
+        examples: ExampleMaker,
+        *,
+        group_size: int,
+        fewer_steps: bool = False,
+    ):
         self.target, self.examples, self.group_size = target, examples, group_size
+        self.fewer_steps = fewer_steps
 
     def __call__(self, batch: RolloutBatch) -> Rewards:
         """Train and score once per dataset.
@@ -31,8 +39,14 @@ class NaiveReward:
         examples = self.examples(batch)
         values = np.empty(len(batch), np.float64)
         metrics: list[float] = []
-        steps = self.target.settings.steps
-        sets = training_sets(len(batch), steps, self.group_size, cross_group_batching=False)
+        sets = training_sets(
+            len(batch),
+            self.target.settings.steps,
+            self.group_size,
+            cross_group_batching=False,
+            fewer_steps=self.fewer_steps,
+            order_seed=self.target.settings.order_seed,
+        )
         for g, index in enumerate(sets):
             result = self.target.train({name: array[index] for name, array in examples.items()})
             metrics.append(self.target.value(result.params))

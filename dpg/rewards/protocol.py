@@ -76,7 +76,13 @@ class Reward(Protocol):
 
 
 def training_sets(
-    count: int, steps: int, group_size: int, *, cross_group_batching: bool
+    count: int,
+    steps: int,
+    group_size: int,
+    *,
+    cross_group_batching: bool,
+    fewer_steps: bool = False,
+    order_seed: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Divide rollouts into the datasets that the target model trains on (Algorithm 1, lines 7-15).
 
@@ -86,14 +92,21 @@ def training_sets(
         group_size: G.
         cross_group_batching: one dataset of all rollouts (Figure 7), or G datasets with one
             response to every prompt each (Figure 6).
+        fewer_steps: each of the G datasets keeps the batch's size and has T / G steps, at least
+            one; else it keeps the T steps, with batches of 1 / G of the size.
+        order_seed: shuffle each dataset with this seed before it is cut into batches; None leaves
+            the rollouts in their order.
 
     Yields:
-        [T, B] int64 indices of rollouts; B is N / T with cross-group batching, else N / (T G).
+        [T, B] int64 indices of rollouts; B is N / T with cross-group batching, else N / (T G). With
+        `fewer_steps` and without cross-group batching [T / G, N / T].
 
     Raises:
         RewardError: N does not divide so.
     """
     sets = 1 if cross_group_batching else group_size
+    if fewer_steps:
+        steps = max(steps // sets, 1)
     if count % (steps * sets) or count % group_size:
         raise RewardError(
             f"{count} rollouts in groups of {group_size} do not divide into {sets} dataset(s) of "
@@ -101,4 +114,10 @@ def training_sets(
         )
     every = np.arange(count)
     for g in range(sets):
-        yield every[g::sets].reshape(steps, -1)
+        own = every[g::sets]
+        yield own[in_order(len(own), order_seed)].reshape(steps, -1)
+
+
+def in_order(count: int, seed: int | None) -> np.ndarray:
+    """The order in which examples are cut into batches: int64 [N], 0 ... N - 1 without a seed."""
+    return np.arange(count) if seed is None else np.random.default_rng(seed).permutation(count)

@@ -10,10 +10,10 @@ import pandas as pd
 
 from dpg.config import LanguageMetric, LearnerSettings, RunConfig
 from dpg.errors import DpgError
-from dpg.learner.devices import spread
+from dpg.learner.devices import divided, mesh_of, spread
 from dpg.models import LanguageModel, Tokenizer, untie
 from dpg.targets.loss import loss_of
-from dpg.targets.metric import build_metric, passage_batch, pattern_of
+from dpg.targets.metric import build_metric, passage_batch, pattern_of, tokens_of_metric
 from dpg.targets.optimizer import build_optimizer
 from dpg.targets.portion import chosen_microbatch
 from dpg.targets.target import Target
@@ -44,6 +44,7 @@ def build(
         model = replace(model, remat=True)
     params = jax.tree.map(jax.numpy.asarray, params)
     loss: Any = loss_of(model, settings)
+    metric_loss: Any = loss_of(model, settings, over=tokens_of_metric(run.metric))
     if settings.microbatch == "auto":
         microbatch = _chosen_microbatch(run, model, params, tokenizer, passages)
         settings = settings.model_copy(update={"microbatch": microbatch})
@@ -51,6 +52,7 @@ def build(
         if not isinstance(model, LanguageModel):
             raise DpgError("learner.devices spreads native targets only: leave one of the two out")
         params, loss = spread(params, loss, settings.devices)
+        metric_loss = jax.tree_util.Partial(divided, mesh_of(settings.devices), metric_loss)
     target = Target(
         settings=settings,
         metric_settings=run.metric,
@@ -58,7 +60,7 @@ def build(
         per_example_loss=loss,
         metric=build_metric(
             run.metric,
-            loss,
+            metric_loss,
             tokenizer,
             passages=passages,
             microbatch=_number(settings),
@@ -84,19 +86,17 @@ def _chosen_microbatch(
     passages: pd.DataFrame | None,
 ) -> int:
     """As many examples at a time as the device holds, of the run's sizes."""
-    length = run.generator.response_tokens + tokenizer.add_bos
+    responses = run.generator.response_tokens
+    length = own = run.learner.example_tokens(responses, adds_start=tokenizer.add_bos)
     if isinstance(run.metric, LanguageMetric):
         length = max(length, passage_batch(run.metric, tokenizer, passages)["tokens"].shape[1])
-    examples = run.learner.batch_size
-    if not run.reward.cross_group_batching:
-        examples //= run.generator.group_size
     return chosen_microbatch(
         run.learner,
         model,
         params,
         build_optimizer(run.learner),
-        examples=examples,
+        examples=run.set_batch,
         length=length,
-        response_tokens=run.generator.response_tokens,
-        added_tokens=int(tokenizer.add_bos),
+        response_tokens=responses,
+        added_tokens=own - responses,
     )

@@ -20,6 +20,8 @@ from dpg.config import (
     StringMetric,
 )
 from dpg.models import Tokenizer
+from dpg.models.model import LossOver
+from dpg.progress import say
 from dpg.text.passages import train_passages
 
 Loss = Callable[[Any, Any], jax.Array]
@@ -63,7 +65,8 @@ def build_metric(
 
     Args:
         settings: which metric.
-        loss: the target's (params, batch) -> [B], for metrics that are losses on texts.
+        loss: the target's (params, batch) -> [B], over `tokens_of_metric`, for metrics that are
+            losses on texts.
         tokenizer: the target's.
         passages: the benchmark's table; needed by a language metric.
         microbatch: passages at a time; None takes all at once.
@@ -80,8 +83,9 @@ def build_metric(
         batch = passage_batch(settings, tokenizer, passages)
         return metrics.language_metric(loss, batch, microbatch)
     if isinstance(settings, StringMetric):
-        start = tokenizer.bos_id if tokenizer.add_bos else None
-        batch = metrics.text_batch(tokenizer.encode, [settings.text], bos_id=start)
+        batch = metrics.text_batch(tokenizer.encode, [settings.text], bos_id=_start(tokenizer))
+        if settings.positions is not None:
+            batch = metrics.weighted_tokens(batch, positions=settings.positions)
         return metrics.language_metric(loss, batch)
     assert isinstance(settings, CustomMetric)
     return metrics.from_dotted_path(settings.path, settings.arguments or None)
@@ -90,11 +94,47 @@ def build_metric(
 def passage_batch(
     settings: LanguageMetric, tokenizer: Tokenizer, passages: pd.DataFrame | None
 ) -> dict[str, np.ndarray]:
-    """The benchmark's train passages as a batch: `tokens` int32 [N, L] and `mask` bool [N, L]."""
+    """The benchmark's train passages as a batch.
+
+    Returns:
+        `tokens` int32 [N, L] and `mask` bool [N, L]; and where not all tokens count alike, with
+        `metric.score: last_word` or `metric.positions`, `weights` float32 [N, L].
+
+    Raises:
+        DpgError: no passages, a passage without a last word, or none whose last word is within
+            `metric.context` tokens.
+    """
     texts = train_passages(passages, settings.language)[: settings.passages]
-    encode = functools.partial(_encode, tokenizer, settings.context)
-    start = tokenizer.bos_id if tokenizer.add_bos else None
-    return metrics.text_batch(encode, texts, bos_id=start)
+    start = _start(tokenizer)
+    if settings.score == "passage":
+        encode = functools.partial(_encode, tokenizer, settings.context)
+        batch = metrics.text_batch(encode, texts, bos_id=start)
+        if settings.positions is None:
+            return batch
+        return metrics.weighted_tokens(batch, positions=settings.positions)
+    batch, scored = metrics.last_word_batch(
+        tokenizer.encode, texts, context=settings.context, bos_id=start
+    )
+    lost = int((~scored.any(1)).sum())
+    if lost:
+        say(
+            f"{lost} of {len(texts)} passages lose their last word at metric.context = "
+            f"{settings.context} tokens; they add 0 to the metric, as in the authors' code"
+        )
+    return metrics.weighted_tokens(batch, scored, positions=settings.positions)
+
+
+def tokens_of_metric(settings: Metric) -> LossOver:
+    """Which tokens of a text count in a metric that is a loss: all alike, or by their weights."""
+    if isinstance(settings, LanguageMetric) and settings.score == "last_word":
+        return "weights"
+    if isinstance(settings, LanguageMetric | StringMetric) and settings.positions is not None:
+        return "weights"
+    return "own_tokens"
+
+
+def _start(tokenizer: Tokenizer) -> int | None:
+    return tokenizer.bos_id if tokenizer.add_bos else None
 
 
 def _encode(tokenizer: Tokenizer, context: int | None, text: str) -> list[int]:

@@ -11,11 +11,22 @@ from dpg.config import LearnerSettings
 
 @functools.lru_cache(maxsize=16)  # compiled programs are found again by the optimizer's identity
 def build_optimizer(settings: LearnerSettings) -> optax.GradientTransformation:
-    """AdamW, or SGD without momentum.
+    """AdamW, or SGD without momentum; of the gradient that `learner.gradient` asks for.
+
+    The learner's gradient is that of the mean over a batch. The sum of the means over k equal
+    microbatches is k times as large, and so are SGD's steps; Adam's second moment is k^2 times as
+    large beside `eps_root`.
 
     The square root of Adam has no derivative at 0, where the second moment of an unused embedding
     row lies: without `eps_root` the metagradient is NaN there.
     """
+    optimizer = _of_mean(settings)
+    if settings.gradient == "mean":
+        return optimizer
+    return optax.chain(optax.scale(settings.gradient_multiple), optimizer)
+
+
+def _of_mean(settings: LearnerSettings) -> optax.GradientTransformation:
     if settings.optimizer == "sgd":
         return optax.sgd(settings.learning_rate)
     return optax.adamw(

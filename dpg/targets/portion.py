@@ -39,7 +39,7 @@ def chosen_microbatch(
         length: tokens of the longest row: an example, or a passage of the metric, which takes its
             passages the same number at a time.
         response_tokens: of a response, as configured.
-        added_tokens: that the target's tokenizer adds to each example.
+        added_tokens: of an example beyond those of a response.
 
     Raises:
         DeviceMemoryError: the device cannot hold one example; names a setting that would fit.

@@ -25,7 +25,7 @@ def load_with(tmp_path, root, scale_text):
     [
         ("horizon: short}", "horizon: shorter}", "horizon: expected 'long', 'middle' or 'short'"),
         ("horizon: short}", "horizn: short}", "variants.adam-short.horizn: unknown key"),
-        ("  uuid:\n", "  uuid:\n    titel: x\n", "experiments.uuid.titel: unknown key"),
+        ("\n  uuid:\n", "\n  uuid:\n    titel: x\n", "experiments.uuid.titel: unknown key"),
         ("\ndefaults:", "\nfedaults: {}\ndefaults:", ": fedaults: unknown key"),
         ("checkpoint_every: 10", "checkpoint_every: 0", "checkpoint_every: expected a number > 0"),
         ("grpo_steps: 40", "grpo_steps: many", "Table 8: sixseven/adam-T8: generator.grpo_steps"),

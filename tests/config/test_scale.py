@@ -53,7 +53,12 @@ def test_a_dump_keeps_what_the_file_says_in_its_order(root):
         "variants",
     ]
     assert dumped["experiments"]["sixseven"]["variants"]["adam-long"] is None
-    assert dumped["defaults"]["learner"] == {"microbatch": 16}
+    assert list(dumped["defaults"]["learner"]) == [
+        "microbatch",
+        "example_length",
+        "order",
+        "order_seed",
+    ]
 
 
 def test_where_the_experiments_are_is_no_setting(load):

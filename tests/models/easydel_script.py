@@ -37,7 +37,7 @@ def batches(vocabulary):
 
 
 def loss_of(model):
-    return jax.tree_util.Partial(LanguageModel.per_example_loss, model, compat="paper")
+    return jax.tree_util.Partial(LanguageModel.per_example_loss, model, over="own_tokens")
 
 
 def language(model, params):
@@ -69,12 +69,12 @@ def compare(directory):
         found[f"logits_{name}"] = float(difference)
     found["largest_logit"] = float(np.abs(expected).max())
     batch = {name: array[0] for name, array in batches(params["embed"].shape[0]).items()}
-    for compat in ("paper", "authors"):
+    for over in ("own_tokens", "all_positions"):
         ours, theirs = (
-            np.asarray(one.per_example_loss(tree, batch, compat))
+            np.asarray(one.per_example_loss(tree, batch, over))
             for one, tree in ((native, native_params), (model, params))
         )
-        found[f"losses_{compat}"] = relative(theirs, ours)
+        found[f"losses_{over}"] = relative(theirs, ours)
     # As in the paper: a pattern in GPT-2's untied head, a language for Llama as it is.
     gpt2 = Path(directory).name.startswith("gpt2")
     outcomes = []

@@ -137,7 +137,7 @@ def test_logits_losses_and_metagradients_are_those_of_our_own_models(directories
         assert found["largest_logit"] > 1, name  # else 1e-4 would say nothing
         assert found["logits_easydel"] < 1e-4, name
         assert found["logits_native"] < 1e-4, name
-        for key in ("losses_paper", "losses_authors", "metric", "metagradient"):
+        for key in ("losses_own_tokens", "losses_all_positions", "metric", "metagradient"):
             assert found[key] < 1e-4, (name, key, found[key])
         assert found["metagradient_size"] > 0, name
 

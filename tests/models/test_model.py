@@ -85,10 +85,10 @@ def test_temperature_divides_logits(case):
     np.testing.assert_allclose(found[:, 1:], expected, rtol=0, atol=1e-4)
 
 
-def test_unknown_compat_and_too_long_rows_are_named(case):
+def test_an_unknown_loss_and_too_long_rows_are_named(case):
     model, params, tokens, _ = case
     batch = {"tokens": tokens, "mask": np.ones_like(tokens, bool)}
-    with pytest.raises(DpgError, match='"paper" and "authors"'):
+    with pytest.raises(DpgError, match="'own_tokens', 'all_positions', 'weights'"):
         model.per_example_loss(params, batch, "other")
     with pytest.raises(DpgError, match="17 positions, but the model's context is 16"):
         model.logits(params, np.zeros((1, 17), np.int32))

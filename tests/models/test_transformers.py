@@ -145,18 +145,33 @@ def test_per_example_loss_is_torch_cross_entropy(pair):
     np.testing.assert_allclose(losses, [*map(float, expected), 0.0], rtol=1e-5, atol=1e-6)
 
 
-def test_per_example_loss_of_the_authors(pair):
+def test_loss_over_all_positions_has_padding_as_token_0_and_no_end_of_text(pair):
     theirs, model, params = pair
     tokens = some_tokens(4, 16, seed=3)
-    mask = np.arange(16) < np.array([16, 7, 2, 1])[:, None]
+    lengths = [16, 7, 2, 1]
+    mask = np.arange(16) < np.array(lengths)[:, None]
     padded = np.where(mask, tokens, 0)
-    targets = np.concatenate([padded[:, 1:], np.zeros((4, 1), np.int32)], axis=1)
-    logits = torch.tensor(their_logits(theirs, padded))
+    logits = torch.tensor(their_logits(theirs, padded[:, :-1]))
     expected = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), torch.tensor(targets, dtype=torch.long), reduction="none"
-    ).mean(1)
-    losses = losses_of(model, params, {"tokens": tokens, "mask": mask}, "authors")
-    np.testing.assert_allclose(losses, expected.numpy(), rtol=1e-5)
+        logits.transpose(1, 2), torch.tensor(padded[:, 1:], dtype=torch.long), reduction="none"
+    )
+    for row, length in enumerate(lengths[1:], start=1):
+        expected[row, length - 1] = 0  # the end of text, which is left out
+    losses = losses_of(model, params, {"tokens": tokens, "mask": mask}, "all_positions")
+    np.testing.assert_allclose(losses, expected.mean(1).numpy(), rtol=1e-5)
+
+
+def test_loss_by_weights_is_the_weighted_sum(pair):
+    theirs, model, params = pair
+    tokens = some_tokens(3, 12, seed=4)
+    weights = np.random.default_rng(0).random((3, 12)).astype(np.float32)
+    logits = torch.tensor(their_logits(theirs, tokens[:, :-1]))
+    each = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), torch.tensor(tokens[:, 1:], dtype=torch.long), reduction="none"
+    )
+    batch = {"tokens": tokens, "mask": np.ones_like(tokens, bool), "weights": weights}
+    losses = losses_of(model, params, batch, "weights")
+    np.testing.assert_allclose(losses, (weights[:, 1:] * each.numpy()).sum(1), rtol=1e-5)
 
 
 def test_saved_directory_is_read_by_transformers(pair, tmp_path):

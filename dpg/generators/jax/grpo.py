@@ -1,19 +1,26 @@
 """The GRPO objective: group-relative advantages and the clipped policy loss.
 
 Equation 21 of Shao et al., "DeepSeekMath" (arXiv:2402.03300), without its KL term, which the paper
-switches off (Tables 7 to 13). Tokens are averaged over the whole mini-batch, as in verl.
+switches off (Tables 7 to 13). Its mean is over the tokens of a mini-batch, or over its responses,
+each the mean over its own tokens, as in equation 21 itself.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dpg.generators.advantages import AdvantageError, group_advantages
 
-__all__ = ["AdvantageError", "PolicyLoss", "group_advantages", "policy_loss"]
+__all__ = [
+    "AdvantageError",
+    "PolicyLoss",
+    "group_advantages",
+    "policy_loss",
+    "token_weights",
+]
 
 
 class PolicyLoss(NamedTuple):
@@ -33,8 +40,9 @@ def policy_loss(
     clip: float = 0.2,
     dual_clip: float | None = 3.0,
     tokens: jax.Array | float | None = None,
+    weights: jax.Array | None = None,
 ) -> PolicyLoss:
-    """The clipped surrogate, averaged over tokens.
+    """The clipped surrogate, averaged over tokens or by weights.
 
     Args:
         logprobs: [B, R] float, log-probabilities of the response tokens under the policy in
@@ -47,6 +55,8 @@ def policy_loss(
             (verl's default); None leaves it out, as equation 21 does.
         tokens: the number to divide by; by default the mask's own count. A microbatch passes that
             of its whole mini-batch, so that the parts add up.
+        weights: [B] float, what each token's loss of a rollout is multiplied by (`token_weights`);
+            None divides by `tokens`. What is watched is averaged over tokens all the same.
 
     Returns:
         A `PolicyLoss`; its sums over microbatches are those of the mini-batch.
@@ -64,4 +74,29 @@ def policy_loss(
     def mean(values: jax.Array) -> jax.Array:
         return jnp.where(mask, values, 0.0).sum() / count
 
-    return PolicyLoss(mean(loss), mean(clipped > plain), mean(-difference))
+    weighted = None if weights is None else weights * jnp.where(mask, loss, 0.0).sum(1)
+    value = mean(loss) if weighted is None else weighted.sum()
+    return PolicyLoss(value, mean(clipped > plain), mean(-difference))
+
+
+def token_weights(
+    mask: jax.Array, loss_mean: Literal["tokens", "responses"], loss_rollouts: int | None
+) -> jax.Array | None:
+    """What each token's loss is multiplied by in a mini-batch; None where it is 1 / tokens for all.
+
+    Args:
+        mask: [B, R] bool, true on response tokens; of the whole mini-batch.
+        loss_mean: "responses" is the mean over responses of each one's mean over its tokens.
+        loss_rollouts: with "tokens", the mean is taken over the tokens of this many rollouts at a
+            time, and then over these means; it divides B. None: over all tokens at once.
+
+    Returns:
+        [B] float32, or None.
+    """
+    lengths = mask.sum(1)
+    if loss_mean == "responses":
+        return 1.0 / (lengths * len(mask))
+    if loss_rollouts is None:
+        return None
+    parts = lengths.reshape(-1, loss_rollouts).sum(1)
+    return jnp.repeat(1.0 / (parts * len(parts)), loss_rollouts)

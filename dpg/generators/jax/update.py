@@ -12,7 +12,7 @@ import optax
 
 from dpg.config import GeneratorSettings
 from dpg.errors import DpgError
-from dpg.generators.jax.grpo import PolicyLoss, policy_loss
+from dpg.generators.jax.grpo import PolicyLoss, policy_loss, token_weights
 from dpg.learner import devices
 from dpg.models import LanguageModel, prefix
 from dpg.models.layers import target_nll, wide
@@ -55,6 +55,7 @@ class Batch(NamedTuple):
     mask: Any  # bool [N, R]
     old_logprobs: Any  # float32 [N, R]
     advantages: Any  # float32 [N]
+    weights: Any = None  # float32 [N] of each token's loss, where tokens do not weigh alike
 
 
 def cut(batch: Batch, pieces: int) -> Batch:
@@ -161,6 +162,8 @@ def _gradient(
 ) -> tuple[Any, PolicyLoss]:
     """The gradient of one mini-batch's loss, in microbatches that add up to the same numbers."""
     tokens = batch.mask.sum()
+    weights = token_weights(batch.mask, settings.loss_mean, settings.loss_rollouts)
+    batch = batch._replace(weights=weights)
     if settings.remat:
         model = replace(model, remat=True)
 
@@ -174,6 +177,7 @@ def _gradient(
             clip=settings.clip,
             dual_clip=settings.dual_clip,
             tokens=tokens,
+            weights=part.weights,
         )
         return value.loss, value
 

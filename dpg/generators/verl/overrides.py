@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # verl's environment has no need of pydantic
     from dpg.config import RunConfig
 
 _NO_CLIP = 1.0e9  # verl needs a number; at infinity it would multiply it by an advantage of zero
+_LOSS_MEANS = {"tokens": "token-mean", "responses": "seq-mean-token-mean"}
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
 
@@ -113,7 +114,7 @@ def _actor(run: RunConfig, gpus: int, devices: int) -> dict[str, Any]:
         f"{_ACTOR}.clip_ratio_low": generator.clip,
         f"{_ACTOR}.clip_ratio_high": generator.clip,
         f"{_ACTOR}.clip_ratio_c": dual_clip,
-        f"{_ACTOR}.loss_agg_mode": "token-mean",
+        f"{_ACTOR}.loss_agg_mode": _LOSS_MEANS[generator.loss_mean],
         f"{_ACTOR}.entropy_coeff": 0,
         f"{_ACTOR}.use_kl_loss": False,
         f"{_ACTOR}.use_torch_compile": gpus > 0,
@@ -154,7 +155,8 @@ def _trainer(
 ) -> dict[str, Any]:
     return {
         "algorithm.adv_estimator": "grpo",
-        "algorithm.norm_adv_by_std_in_grpo": True,
+        # The reward manager's advantages are normalised, with the epsilon that is set.
+        "algorithm.norm_adv_by_std_in_grpo": False,
         "algorithm.use_kl_in_reward": False,
         "reward_model.enable": False,
         "reward_model.reward_manager": "dpg",
@@ -178,7 +180,12 @@ def _trainer(
 
 
 def _microbatch(run: RunConfig, devices: int) -> int:
-    """Rollouts at a time on one device; by default its whole share of a mini-batch."""
+    """Rollouts at a time on one device; by default its whole share of a mini-batch.
+
+    verl's mean over tokens is one over a microbatch's, so that `loss_rollouts` is the microbatch.
+    """
+    if run.generator.loss_rollouts is not None:
+        return run.generator.loss_rollouts
     share = run.generator.mini_batch_prompts * run.generator.group_size // devices
     wanted = run.generator.update_microbatch
     return min(wanted, share) if isinstance(wanted, int) else share
@@ -197,6 +204,7 @@ def _check(run: RunConfig, devices: int) -> None:
             "and has 1e-8"
         )
     size = generator.mini_batch_prompts * generator.group_size
+    _check_loss_mean(run, size, devices)
     sizes = {
         f"a mini-batch of {size} rollouts (generator.mini_batch_prompts x group_size)": size,
         f"a step of {run.rollouts_per_step} rollouts": run.rollouts_per_step,
@@ -206,8 +214,32 @@ def _check(run: RunConfig, devices: int) -> None:
             raise DpgError(f"{what} does not divide over {devices} GPUs")
     if size // devices % _microbatch(run, devices):
         raise DpgError(
-            f"generator.update_microbatch = {generator.update_microbatch} does not divide a "
-            f"device's share of a mini-batch, {size // devices} rollouts"
+            f"{_microbatch_key(run)} = {_microbatch(run, devices)} does not divide a device's "
+            f"share of a mini-batch, {size // devices} rollouts"
+        )
+
+
+def _microbatch_key(run: RunConfig) -> str:
+    by_loss = run.generator.loss_rollouts is not None
+    return "generator.loss_rollouts" if by_loss else "generator.update_microbatch"
+
+
+def _check_loss_mean(run: RunConfig, size: int, devices: int) -> None:
+    """verl averages over the tokens of a device's microbatch, never of a mini-batch in parts."""
+    generator = run.generator
+    part, micro = generator.loss_rollouts, generator.update_microbatch
+    if part is not None and isinstance(micro, int) and micro != part:
+        raise DpgError(
+            f"generator.update_microbatch = {micro}: verl 0.5.0 averages over the tokens of what a "
+            f"device takes at a time, which generator.loss_rollouts = {part} sets; write the same "
+            "number, or leave update_microbatch out"
+        )
+    if generator.loss_mean == "tokens" and part is None and _microbatch(run, devices) < size:
+        raise DpgError(
+            f"generator.loss_mean 'tokens' over a mini-batch of {size} rollouts: verl 0.5.0 "
+            f"averages over the tokens of what a device takes at a time, "
+            f"{_microbatch(run, devices)} rollouts here; write that as generator.loss_rollouts, or "
+            "loss_mean: responses"
         )
 
 

@@ -1,8 +1,9 @@
 """verl's reward manager: a step's rollouts in, the advantages of all of them out.
 
-verl normalises rewards within the groups that its `uid` names, with an epsilon of 1e-6 that a
-metagradient of 1e-9 would vanish in. It is therefore given our own advantages, of float64, and with
-them the groups that they are of: normalising them again changes them by one part in a million.
+verl would normalise rewards within the groups that its `uid` names, in float32 and with an epsilon
+of its own. It is therefore given our own advantages, of float64 and with `generator.advantage_eps`,
+and told to normalise nothing (`algorithm.norm_adv_by_std_in_grpo`, see `overrides`). With them it
+is given the groups that they are of: it takes away a group's mean, which is zero.
 """
 
 from __future__ import annotations

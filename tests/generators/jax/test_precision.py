@@ -63,7 +63,7 @@ def inputs_rounded_to(bits):
 
 
 def loss_of(model, precision):
-    return jax.tree_util.Partial(per_example_loss, model, compat="paper", precision=precision)
+    return jax.tree_util.Partial(per_example_loss, model, over="own_tokens", precision=precision)
 
 
 def batch_of(rng, vocab_size, *shape):

@@ -21,7 +21,7 @@ from dpg.errors import DpgError
 from dpg.generators import sampling
 from dpg.generators.advantages import group_advantages
 from dpg.generators.engine import MIN_TOKENS
-from dpg.generators.jax.grpo import policy_loss
+from dpg.generators.jax.grpo import policy_loss, token_weights
 from dpg.generators.verl import engine, overrides
 from dpg.models import LanguageModel, load, save
 from dpg.models.llama import LlamaConfig
@@ -125,11 +125,18 @@ def by_verl(tmp_path):
         command = [str(ENVIRONMENT / "bin" / "python"), str(SCRIPT), what, *map(str, arguments)]
         subprocess.run(command, check=True, timeout=600, env=found)
 
+    def parity(given, mode="token-mean", rows="", norm="true"):
+        safetensors.numpy.save_file(given, tmp_path / "given.safetensors")
+        paths = (tmp_path / "given.safetensors", tmp_path / "found.safetensors")
+        run("parity", *paths, mode, rows, norm)
+        return safetensors.numpy.load_file(paths[1])
+
+    run.parity = parity
     return run
 
 
-@needs_verl
-def test_advantages_and_loss_equal_verls_own(by_verl, tmp_path):
+def some_rollouts():
+    """What the script takes, and of it the mask, the old and the new log-probabilities."""
     rng = np.random.default_rng(0)
     N, R = 32, 12
     lengths = rng.integers(2, R + 1, N)
@@ -148,9 +155,14 @@ def test_advantages_and_loss_equal_verls_own(by_verl, tmp_path):
         "old_logprobs": old,
         "logprobs": new,
     }
-    safetensors.numpy.save_file(given, tmp_path / "given.safetensors")
-    by_verl("parity", tmp_path / "given.safetensors", tmp_path / "found.safetensors")
-    found = safetensors.numpy.load_file(tmp_path / "found.safetensors")
+    return given, mask, old, new
+
+
+@needs_verl
+def test_advantages_and_loss_equal_verls_own(by_verl):
+    given, mask, old, new = some_rollouts()
+    advantages = group_advantages(given["rewards"], given["groups"], 1e-6)
+    found = by_verl.parity(given)
 
     def loss(logprobs):
         ours = policy_loss(
@@ -164,12 +176,65 @@ def test_advantages_and_loss_equal_verls_own(by_verl, tmp_path):
     for name in ("loss", "clip_fraction", "approximate_kl"):
         assert float(getattr(ours, name)) == pytest.approx(found[name].item(), rel=1e-5), name
     np.testing.assert_allclose(gradient, found["gradient"], rtol=1e-5, atol=1e-8)
-    # What the worker does: our advantages, normalised once more by verl, stay what they are.
-    given["rewards"] = group_advantages(rewards * 1e-9, groups)
-    safetensors.numpy.save_file(given, tmp_path / "given.safetensors")
-    by_verl("parity", tmp_path / "given.safetensors", tmp_path / "found.safetensors")
-    found = safetensors.numpy.load_file(tmp_path / "found.safetensors")
-    np.testing.assert_allclose(given["rewards"], found["advantages"], rtol=1e-5, atol=1e-6)
+
+
+@needs_verl
+@pytest.mark.parametrize(("eps", "deviation"), [(1e-6, 1e-3), (0.0, 1.0)])
+def test_the_update_sees_the_advantages_that_the_epsilon_asks_for(
+    by_verl, tmp_path, eps, deviation
+):
+    """Rewards of 1e-9 through verl's own function, as each reading's overrides have it called."""
+    N = 256
+    groups = np.repeat(np.arange(N // 4), 4)
+    ours = group_advantages(1e-9 * np.random.default_rng(1).normal(0, 1, N), groups, eps)
+    given = {
+        "rewards": ours.astype(np.float32),
+        "groups": groups,
+        "mask": np.ones((N, 3), bool),
+        "eps": np.array(1e-6),
+        "advantages": np.zeros(N, np.float32),
+        "old_logprobs": np.zeros((N, 3), np.float32),
+        "logprobs": np.zeros((N, 3), np.float32),
+    }
+    paths = overrides.Paths(*(tmp_path / name for name in ("m", "prompts", "val", "checks")))
+    seen = {}
+    for reading in ("text", "code"):
+        run = config.load("config/paper.yaml", reading=reading).run("lambada-es", "adam", 0)
+        told = overrides.settings(run, paths, gpus=8)
+        norm = told["algorithm.norm_adv_by_std_in_grpo"]
+        seen[reading] = by_verl.parity(given, norm=str(norm).lower())["advantages"]
+        np.testing.assert_allclose(seen[reading], ours, rtol=1e-4, atol=1e-6 * deviation)
+        assert 0.7 * deviation < seen[reading].std() < 1.1 * deviation
+    # Normalised a second time they would have a standard deviation of about 1, whatever is set.
+    twice = by_verl.parity(given, norm="true")["advantages"]
+    assert 0.7 < twice.std() < 1.1
+
+
+@needs_verl
+@pytest.mark.parametrize(
+    ("loss_mean", "loss_rollouts", "mode", "rows"),
+    [
+        ("responses", None, "seq-mean-token-mean", ""),
+        ("responses", None, "seq-mean-token-mean", 8),
+        ("tokens", 4, "token-mean", 4),
+    ],
+)
+def test_the_mean_of_the_loss_equals_verls_own(
+    by_verl, tmp_path, loss_mean, loss_rollouts, mode, rows
+):
+    given, mask, old, new = some_rollouts()
+    found = by_verl.parity(given, mode, rows)
+    weights = token_weights(jnp.array(mask), loss_mean, loss_rollouts)
+
+    def loss(logprobs):
+        advantages = jnp.array(given["advantages"])
+        return policy_loss(
+            logprobs, jnp.array(old), advantages, jnp.array(mask), weights=weights
+        ).loss
+
+    value, gradient = jax.value_and_grad(loss)(jnp.array(new))
+    assert float(value) == pytest.approx(found["loss"].item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, found["gradient"], rtol=1e-5, atol=1e-8)
 
 
 @needs_verl
@@ -201,8 +266,9 @@ def test_rollouts_are_those_of_the_policy_that_is_trained(by_verl, tmp_path):
 def test_the_papers_runs_pass_verls_own_checks(by_verl, tmp_path):
     paths = overrides.Paths(*(tmp_path / name for name in ("m", "prompts", "val", "checks")))
     wanted = {
-        run.path: overrides.settings(run, paths, gpus=8)
-        for run in config.load("config/paper.yaml").runs
+        f"{reading}/{run.path}": overrides.settings(run, paths, gpus=8)
+        for reading in ("text", "code")
+        for run in config.load("config/paper.yaml", reading=reading).runs
     }
     source, result = tmp_path / "runs.json", tmp_path / "composed.json"
     source.write_text(json.dumps({k: overrides.overrides(v) for k, v in wanted.items()}))
@@ -219,9 +285,9 @@ def test_the_papers_runs_pass_verls_own_checks(by_verl, tmp_path):
 
 def targets_in_easydel(world, study):
     text = study.path.read_text()
-    assert text.count("  learner: {") == 1
+    assert text.count("  learner:\n") == 1
     path = world.root / "verl-easydel.yaml"
-    path.write_text(text.replace("  learner: {", "  learner: {implementation: easydel, "))
+    path.write_text(text.replace("  learner:\n", "  learner:\n    implementation: easydel\n"))
     return config.load(path)
 
 
@@ -264,6 +330,52 @@ def test_two_steps_with_verl(world, study, tmp_path, experiment, variant, implem
     assert 0 < max(changes) < 16.5 * run.generator.learning_rate
     assert not RunFolder(tmp_path).state.path.exists()
     assert list(tmp_path.glob("*")) != []
+
+
+OWN_VALUES = """
+    advantage_eps: 0.0
+    loss_mean: tokens
+  learner:
+    batch_size: 8
+    learning_rate: 1e-3
+    example_length: response
+    order: prompts
+    order_seed: null
+"""
+
+
+@needs_verl
+@pytest.mark.parametrize(
+    ("reading", "experiment", "variant"),
+    [
+        ("text", "lambada-es", "adam"),
+        ("code", "lambada-es", "adam"),
+        ("code", "sixseven", "adam-T4"),
+    ],
+)
+def test_two_steps_of_each_reading(world, study, tmp_path, reading, experiment, variant):
+    """A tiny model, and every value of the reading but the number of microbatches."""
+    text = study.path.read_text()
+    assert OWN_VALUES in text
+    parts = "\n    microbatches: 4" if reading == "code" else ""
+    values = f"\n  learner:\n    batch_size: 8\n    learning_rate: 1e-3{parts}\n"
+    text = text.replace(OWN_VALUES, values).replace("engine:", f"reading: {reading}\nengine:")
+    path = world.root / f"verl-{reading}.yaml"
+    path.write_text(text)
+    own = config.load(path)
+    run = own.run(experiment, variant, 0)
+    assert run.generator.advantage_eps == 1e-6
+    assert run.learner.loss == {"text": "own_tokens", "code": "all_positions"}[reading]
+    run_verl(world, own, run, tmp_path, seconds=900)
+    log = artifacts.read_lines(tmp_path / "metrics.jsonl")
+    train = [line for line in log if line["phase"] == "train"]
+    assert [line["step"] for line in train] == [0, 1]
+    for line in train:
+        assert line["reward_std"] > 0
+        assert line["informative"] > 0.9
+        assert np.isfinite(line["loss"])
+        assert 0 < line["gradient_norm"] < np.inf
+    assert all(np.isfinite(line["metric"]) for line in log if line["phase"] == "validation")
 
 
 @needs_verl

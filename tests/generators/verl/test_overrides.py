@@ -7,7 +7,7 @@ from dpg.errors import DpgError
 from dpg.generators.engine import MIN_TOKENS
 from dpg.generators.verl.overrides import Paths, overrides, settings
 
-PAPER = config.load("config/paper.yaml")
+READINGS = {name: config.load("config/paper.yaml", reading=name) for name in ("text", "code")}
 PATHS = Paths(*(f"/data/{name}" for name in ("model", "prompts", "validation", "checkpoints")))
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
@@ -25,8 +25,8 @@ TABLES = [
 ]
 
 
-def paper(run="sixseven/adam-T96", **changes):
-    return PAPER.run(*run.split("/"), 0).model_copy(update=changes)
+def paper(run="sixseven/adam-T96", reading="text", **changes):
+    return READINGS[reading].run(*run.split("/"), 0).model_copy(update=changes)
 
 
 def changed(run, section, **values):
@@ -63,12 +63,41 @@ def test_what_the_tables_leave_open_is_as_in_the_authors_code():
     assert found["trainer.test_freq"] == 5
     assert found["trainer.max_actor_ckpt_to_keep"] == 2
     assert found["algorithm.adv_estimator"] == "grpo"
-    assert found[f"{ACTOR}.loss_agg_mode"] == "token-mean"
     assert found[f"{ACTOR}.clip_ratio_low"] == found[f"{ACTOR}.clip_ratio_high"] == 0.2
     assert found[f"{ACTOR}.clip_ratio_c"] == 3.0
     assert found[f"{ACTOR}.optim.weight_decay"] == 0.01
     assert found[f"{ACTOR}.optim.betas"] == [0.9, 0.999]
     assert found[f"{ACTOR}.grad_clip"] == 1.0
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_verl_does_not_normalise_a_second_time_and_keeps_two_checkpoints(reading):
+    found = told(paper("lambada-es/adam", reading))
+    assert found["algorithm.norm_adv_by_std_in_grpo"] is False
+    assert found["trainer.max_actor_ckpt_to_keep"] == 2
+
+
+def test_the_mean_of_the_loss_is_that_of_the_reading():
+    text, code = (told(paper("lambada-es/adam", reading)) for reading in READINGS)
+    assert text[f"{ACTOR}.loss_agg_mode"] == "seq-mean-token-mean"
+    assert code[f"{ACTOR}.loss_agg_mode"] == "token-mean"
+    # What verl averages over is what a device takes at a time.
+    assert code[f"{ACTOR}.ppo_micro_batch_size_per_gpu"] == 4
+    assert code["data.train_batch_size"] == text["data.train_batch_size"] == 256
+
+
+def test_a_mean_over_tokens_that_verl_cannot_take_is_named():
+    tokens = changed(paper(), "generator", loss_mean="tokens")
+    with pytest.raises(
+        DpgError, match=r"loss_mean 'tokens' over a mini-batch of 128 .* 16 rollouts"
+    ):
+        told(tokens)
+    assert told(tokens, gpus=1)[f"{ACTOR}.ppo_micro_batch_size_per_gpu"] == 128
+    code = paper(reading="code")
+    with pytest.raises(DpgError, match=r"update_microbatch = 2: .*loss_rollouts = 4"):
+        told(changed(code, "generator", update_microbatch=2))
+    with pytest.raises(DpgError, match=r"generator\.loss_rollouts = 32 does not divide"):
+        told(changed(code, "generator", loss_rollouts=32))
 
 
 def test_eight_gpus_sample_with_vllm_and_share_a_mini_batch():

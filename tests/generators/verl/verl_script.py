@@ -7,8 +7,16 @@ import numpy as np
 import safetensors.numpy
 
 
-def parity(source: str, result: str) -> None:
-    """GRPO advantages and the clipped loss with its gradient, by verl's own functions."""
+def parity(
+    source: str, result: str, mode: str = "token-mean", rows: str = "", norm: str = "true"
+) -> None:
+    """GRPO advantages and the clipped loss with its gradient, by verl's own functions.
+
+    Args:
+        mode: verl's `loss_agg_mode`.
+        rows: of a microbatch; verl's actor divides each one's loss by their number. Empty = all.
+        norm: verl's `norm_adv_by_std_in_grpo`, as Hydra writes it.
+    """
     import torch
     from verl.trainer.ppo import core_algos
 
@@ -21,24 +29,30 @@ def parity(source: str, result: str) -> None:
         response_mask=mask,
         index=given["groups"].numpy(),
         epsilon=float(given["eps"]),
+        norm_adv_by_std_in_grpo=norm == "true",
     )
     logprobs = given["logprobs"].requires_grad_()
     weight = given["advantages"][:, None] * mask
-    loss, clipped, kl, _ = core_algos.compute_policy_loss(
-        old_log_prob=given["old_logprobs"],
-        log_prob=logprobs,
-        advantages=weight,
-        response_mask=mask,
-        cliprange=0.2,
-        cliprange_low=0.2,
-        cliprange_high=0.2,
-        clip_ratio_c=3.0,
-        loss_agg_mode="token-mean",
-    )
-    loss.backward()
+    size = int(rows or len(mask))
+    total, parts = 0.0, [slice(at, at + size) for at in range(0, len(mask), size)]
+    for part in parts:
+        loss, clipped, kl, _ = core_algos.compute_policy_loss(
+            old_log_prob=given["old_logprobs"][part],
+            log_prob=logprobs[part],
+            advantages=weight[part],
+            response_mask=mask[part],
+            cliprange=0.2,
+            cliprange_low=0.2,
+            cliprange_high=0.2,
+            clip_ratio_c=3.0,
+            loss_agg_mode=mode,
+        )
+        loss = loss / len(parts)
+        loss.backward()
+        total += loss.item()
     found = {
         "advantages": advantages[:, 0].numpy(),
-        "loss": loss.detach().numpy(),
+        "loss": np.array(total),
         "clip_fraction": clipped.numpy(),
         "approximate_kl": kl.detach().numpy(),
         "gradient": logprobs.grad.numpy(),
