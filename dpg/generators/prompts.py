@@ -41,15 +41,35 @@ def prompts_of(
     tokenizer: Tokenizer,
     split: Literal["train", "validation"],
 ) -> Prompts:
-    """The prompts of a split, in the table's order; of validation, as many as a run answers."""
+    """The prompts of a split, in the table's order.
+
+    Of train those of the run's sample (`run.prompts`), of validation as many as a run answers.
+
+    Raises:
+        DpgError: fewer articles than that, or whatever `encode` says.
+    """
     table = artifacts.read_table(articles, ["id", "text", "split"])
     return encode(
         table[table.split == split],
         tokenizer,
         style=run.prompt_style,
         size=run.generator.prompt_tokens,
-        count=run.validation_prompts if split == "validation" else None,
+        rows=_rows(run, split),
+        remedy=_REMEDIES[split],
     )
+
+
+_REMEDIES = {
+    "train": "raise text.articles.train, or lower prompts.articles",
+    "validation": "raise text.articles.validation (a validation answers validation.steps x "
+    "learner.batch_size prompts)",
+}
+
+
+def _rows(run: RunConfig, split: str) -> slice:
+    if split == "validation":
+        return slice(run.validation_prompts)
+    return slice(run.prompts.first, run.prompts.needed if run.prompts.articles else None)
 
 
 def encode(
@@ -58,7 +78,8 @@ def encode(
     *,
     style: Style,
     size: int,
-    count: int | None = None,
+    rows: slice = slice(None),  # noqa: B008, a slice never changes
+    remedy: str = "",
 ) -> Prompts:
     """Articles as padded prompts.
 
@@ -67,19 +88,19 @@ def encode(
         tokenizer: the generator's.
         style: how an article becomes a prompt.
         size: P, tokens of a prompt at most.
-        count: the number of prompts, from the top; None takes all.
+        rows: of the articles that are long enough for a prompt, those to take; all by default.
+        remedy: what to do where there are fewer, for the error.
 
     Raises:
-        DpgError: fewer articles than `count` that are long enough for a prompt.
+        DpgError: fewer articles that are long enough than `rows` names, or whatever
+            `dpg.text.prompts.encode_prompts` says.
     """
     if style == "prefix":
         articles = articles[prompt_texts.long_enough(articles.text.tolist(), tokenizer, size)]
-    if count is not None and len(articles) < count:
-        raise DpgError(
-            f"validation needs {count} articles (validation.steps x learner.batch_size), found "
-            f"{len(articles)} of at least {size} tokens: raise text.articles.validation"
-        )
-    articles = articles.iloc[:count]
+    if rows.stop is not None and len(articles) < rows.stop:
+        long = f" of at least {size} tokens" if style == "prefix" else ""
+        raise DpgError(f"found {len(articles)} articles{long}, expected {rows.stop}: {remedy}")
+    articles = articles.iloc[rows]
     ids = prompt_texts.encode_prompts(
         articles.text.tolist(), tokenizer, style=style, max_tokens=size, names=articles.id.tolist()
     )
