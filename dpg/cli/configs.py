@@ -107,10 +107,10 @@ def _show_comparison(found: Comparison, labels: tuple[str, str]) -> None:
             typer.echo(f"only in {label}: {', '.join(names)}")
     if not found.groups:
         typer.echo(f"no value differs between {labels[0]} and {labels[1]}")
-    for group in found.groups:
-        typer.secho(f"\n{found.names(group.parts)}", bold=True)
+    for shared in found.groups:
+        typer.secho(f"\n{found.names(shared.parts)}", bold=True)
         typer.echo(f"  {'':34} {labels[0]:<24} {labels[1]:<24} sources")
-        for key, left, right in group.differences:
+        for key, left, right in shared.differences:
             typer.echo(
                 f"  {key:34} {left.value!s:<24} {right.value!s:<24} {left.source} | {right.source}"
             )

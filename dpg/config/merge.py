@@ -108,7 +108,7 @@ class Files(NamedTuple):
             )
 
     def needs_articles(self, run: RunConfig) -> None:
-        """Raise a `ConfigError` where the scale has fewer train articles than a run's prompts need."""
+        """Raise a `ConfigError` where a run's prompts need more train articles than there are."""
         found, needed = self.scale.text.articles.train, run.prompts.needed
         if found < needed:
             raise ConfigError(

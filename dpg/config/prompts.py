@@ -16,15 +16,15 @@ class PromptSettings(Settings):
     sample: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
         description="number of the sample of articles, each disjoint from the others; null = 0, the"
-        " first; where the train articles suffice for one sample, prompt_shuffle gives another order",
+        " first; where there are articles for one only, prompt_shuffle gives another order",
     )
 
     @model_validator(mode="after")
     def _a_sample_has_its_size(self) -> Self:
         if self.sample and self.articles is None:
             raise ValueError(
-                f"sample = {self.sample} of all articles has none left; write `articles`, the number"
-                " in each sample, or sample: null (prompt_shuffle alone gives another order)"
+                f"sample = {self.sample} of all articles has none left; write `articles`, the"
+                " number in each sample, or sample: null (prompt_shuffle alone gives another order)"
             )
         return self
 

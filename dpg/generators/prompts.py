@@ -78,7 +78,7 @@ def encode(
     *,
     style: Style,
     size: int,
-    rows: slice = slice(None),  # noqa: B008, a slice never changes
+    rows: slice = slice(None),
     remedy: str = "",
 ) -> Prompts:
     """Articles as padded prompts.

@@ -141,7 +141,7 @@ def _asked(
     return kept
 
 
-# Tokens by which the length of a prompt may differ from the template's and the beginning's together:
+# Tokens by which a prompt's length may differ from the template's and the beginning's together:
 # where the article begins and ends, tokens merge with the template's, and the last word is split
 # anew. Anything further inside stays as it is.
 _SLACK = 8

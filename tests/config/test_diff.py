@@ -108,9 +108,7 @@ def test_two_readings_differ_in_the_readings_values_alone(readings):
 
 def test_differences_of_several_runs_are_said_once(readings):
     result = compare(*readings)
-    keys = [
-        (one.key, one.left, one.right) for group in result.groups for one in group.differences
-    ]
+    keys = [(one.key, one.left, one.right) for group in result.groups for one in group.differences]
     assert len(set(map(repr, keys))) == len(keys)
     headings = [result.names(group.parts) for group in result.groups]
     assert "all runs" in headings

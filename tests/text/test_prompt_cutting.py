@@ -1,4 +1,4 @@
-"""Articles cut so that the whole prompt fits: beside a search over every place where one may end."""
+"""Articles cut so that the whole prompt fits, beside a search over every place to cut."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ SPECIAL = [
 
 LINES = [
     "The giants of the island spoke of elephants, pants and instants.",
-    "Ŝi loĝis en Ĵaŭda strato; on the 3rd of May 1999 the café – «À la Reine» – closed.",
+    "Ŝi loĝis en Ĵaŭda strato; on the 3rd of May 1999 the café «À la Reine» closed.",
     "東京は日本の首都である。 人口は約一四〇〇万人。",
     "A note: 🙂🙃👩🏽‍🚀 are single signs of several bytes each.",
 ]
@@ -47,7 +47,7 @@ ARTICLE = "\n\n".join(LINES * 6)
 
 
 def made(template: str, *, split_words: bool) -> Tokenizer:
-    """A byte-level tokenizer of these texts, with a template; else its tokens cross every border."""
+    """A byte-level tokenizer of these texts: its tokens end at words, or cross every border."""
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
         add_prefix_space=False, use_regex=split_words
@@ -151,9 +151,7 @@ def test_an_article_that_would_be_cut_to_nothing():
     tokenizer = made(TEMPLATES["chatml"][0], split_words=True)
     empty = len(rendered(tokenizer, ""))
     with pytest.raises(DpgError, match=r"article en-7 would be cut to nothing.*prompt_tokens = "):
-        encode_prompts(
-            [ARTICLE], tokenizer, style="paraphrase", max_tokens=empty, names=["en-7"]
-        )
+        encode_prompts([ARTICLE], tokenizer, style="paraphrase", max_tokens=empty, names=["en-7"])
     # What is left would be white space.
     with pytest.raises(DpgError, match="article 0 would be cut to nothing"):
         asked(tokenizer, "\n" * 40 + " \t" * 30 + ARTICLE, empty + 2)
