@@ -14,6 +14,7 @@ told 26 Jul 2024 (`dpg.models.chat`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
@@ -120,18 +121,17 @@ def _asked(
     article: str, tokenizer: PromptTokenizer, max_tokens: int, room: int, name: str
 ) -> list[int]:
     """Appendix G's prompt with as much of the article as fits."""
-    ids = _chat(article, tokenizer)
-    if len(ids) <= max_tokens:
-        return ids
     ends = tokenizer.ends(article)
+    ends[-1:] = [len(article)]  # a tokenizer may count the last white space to no token
 
-    def fitting(count: int) -> list[int] | None:
-        """The prompt with the article's first `count` tokens; None where it is too long."""
-        found = _chat(article[: ends[count - 1]], tokenizer)
+    @functools.cache
+    def fitting(end: int) -> list[int] | None:
+        """The prompt with the article up to a character; None where it is too long."""
+        found = _chat(article[:end], tokenizer)
         return found if len(found) <= max_tokens else None
 
-    count = _longest(lambda n: fitting(n) is not None, len(ends), room)
-    kept = fitting(count) if count else None
+    count = _longest(lambda n: fitting(ends[n - 1]) is not None, len(ends), room)
+    kept = fitting(ends[count - 1]) if count else None
     if kept is None or not article[: ends[count - 1]].strip():
         raise DpgError(
             f"{name} would be cut to nothing: its first word does not fit into the {room:,} tokens "
