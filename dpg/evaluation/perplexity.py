@@ -21,6 +21,7 @@ import yaml
 from dpg import artifacts
 from dpg.config import PerplexitySettings
 from dpg.errors import DpgError
+from dpg.text.passages import last_word
 from dpg.text.reading import require_columns
 
 METRICS = ("perplexity", "acc")
@@ -76,14 +77,15 @@ def _divided(passages: pd.DataFrame) -> list[dict[str, str]]:
     rows = []
     columns = [passages[name].tolist() for name in ("id", "language", "split", "text")]
     for name, language, split, text in zip(*columns, strict=True):
-        context, space, word = text.rpartition(" ")
-        if not context.strip() or not word:
+        found = last_word(text)
+        if found is None:
             raise DpgError(
                 f"passage {name} ({language}, {split}) is {text!r}: a passage needs "
                 "two words at least and must end in one, since the last is predicted from those "
                 "before it; remove it"
             )
-        rows.append({"text": text, "context": context, "word": space + word})
+        context, word = found
+        rows.append({"text": text, "context": context, "word": word})
     return rows
 
 

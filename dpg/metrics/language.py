@@ -114,7 +114,11 @@ def text_batch(
         DpgError: no texts, a text without tokens, or one longer than `length`; its index is named.
     """
     start = [] if bos_id is None else [bos_id]
-    rows = [start + list(encode(text)) for text in texts]
+    return _batch([start + list(encode(text)) for text in texts], length)
+
+
+def _batch(rows: Sequence[Sequence[int]], length: int | None) -> dict[str, np.ndarray]:
+    """Rows of token ids as a batch; arguments and errors are those of `text_batch`."""
     if not rows:
         raise DpgError("no texts given; expected at least one")
     longest = max(map(len, rows))
@@ -137,49 +141,39 @@ def text_batch(
 
 def last_word_batch(
     encode: Callable[[str], Sequence[int]],
-    texts: Sequence[str],
+    passages: Sequence[tuple[str, str]],
     *,
     context: int | None = None,
     bos_id: int | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Texts as a batch, and which of its tokens are those of a text's last word.
-
-    As lm-eval's tasks of LAMBADA have it: the last word is what follows the last blank, that blank
-    included, and is tokenised apart from what precedes it.
+    """Passages as a batch, and which of its tokens are those of a passage's last word.
 
     Args:
         encode: text to token ids, without special tokens.
-        texts: the passages.
-        context: tokens that a text is cut to, begin-of-text included; what is cut off does not
-            count, so that a text may be left without a last word. None cuts nothing.
-        bos_id: put before every text where given.
+        passages: what precedes the last word, and that word with the blank before it. The two are
+            tokenised apart.
+        context: tokens that a passage is cut to, begin-of-text included; what is cut off does not
+            count, so that a passage may be left without a last word. None cuts nothing.
+        bos_id: put before every passage where given.
 
     Returns:
         The batch, as `text_batch` makes it, and bool [N, L].
 
     Raises:
-        DpgError: no texts; a text that has no last word, by its index; or `context` cuts off every
-            text's last word.
+        DpgError: no passages, or `context` cuts off the last word of each.
     """
     start = [] if bos_id is None else [bos_id]
-    before: dict[str, int] = {}
-    ids: dict[str, list[int]] = {}
-    for i, text in enumerate(texts):
-        head, blank, word = text.rpartition(" ")
-        if not (head.strip() and word.strip()):
-            raise DpgError(
-                f"text {i} has no last word: {text[:60]!r}; expected words with blanks between "
-                "them. Leave the text out, or write metric.score: passage"
-            )
-        first = list(encode(head))
-        before[text] = len(start) + len(first)
-        ids[text] = (start + first + list(encode(blank + word)))[:context]
-    batch = text_batch(lambda text: ids[text], texts)
+    before = [start + list(encode(head)) for head, _ in passages]
+    rows = [
+        (first + list(encode(word)))[:context]
+        for first, (_, word) in zip(before, passages, strict=True)
+    ]
+    batch = _batch(rows, None)
     places = np.arange(batch["tokens"].shape[1])
-    scored = batch["mask"] & (places >= np.array([before[text] for text in texts])[:, None])
+    scored = batch["mask"] & (places >= np.array([len(first) for first in before])[:, None])
     if not scored.any():
         raise DpgError(
-            f"none of the {len(texts)} texts keeps a token of its last word within {context} "
+            f"none of the {len(passages)} passages keeps a token of its last word within {context} "
             "tokens; raise metric.context, or write null"
         )
     return batch, scored

@@ -19,10 +19,11 @@ from dpg.config import (
     PatternMetric,
     StringMetric,
 )
+from dpg.errors import DpgError
 from dpg.models import Tokenizer
 from dpg.models.model import LossOver
 from dpg.progress import say
-from dpg.text.passages import train_passages
+from dpg.text.passages import last_word, train_passages
 
 Loss = Callable[[Any, Any], jax.Array]
 
@@ -124,8 +125,9 @@ def passage_batch(
         if settings.positions is None:
             return batch
         return metrics.weighted_tokens(batch, positions=settings.positions)
+    divided = [_divided(i, text, settings.language) for i, text in enumerate(texts)]
     batch, scored = metrics.last_word_batch(
-        tokenizer.encode, texts, context=settings.context, bos_id=start
+        tokenizer.encode, divided, context=settings.context, bos_id=start
     )
     lost = int((~scored.any(1)).sum())
     if lost:
@@ -134,6 +136,17 @@ def passage_batch(
             f"{settings.context} tokens; they add 0 to the metric, as in the authors' code"
         )
     return metrics.weighted_tokens(batch, scored, positions=settings.positions)
+
+
+def _divided(index: int, text: str, language: str) -> tuple[str, str]:
+    found = last_word(text)
+    if found is None:
+        raise DpgError(
+            f"metric.score 'last_word': train passage {index} in '{language}' has no last word: "
+            f"{text[:60]!r}; expected two words at least, a blank between them. Remove it, or "
+            "write metric.score: passage"
+        )
+    return found
 
 
 def tokens_of_metric(settings: Metric) -> LossOver:

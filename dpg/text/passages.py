@@ -244,6 +244,15 @@ def passage_table(rows: Iterable[tuple[str, str, str, str]]) -> pd.DataFrame:
     return table.sort_values(["source", "id", "language"], ignore_index=True)
 
 
+def last_word(text: str) -> tuple[str, str] | None:
+    """A passage's context, and its last word with the blank before it, as LAMBADA's task has them.
+
+    None where it has not both: a single word, or a blank at its end.
+    """
+    context, blank, word = text.rpartition(" ")
+    return (context, blank + word) if context.strip() and word else None
+
+
 def train_passages(passages: pd.DataFrame | None, language: str) -> list[str]:
     """The benchmark's train passages in a language, in the table's order.
 

@@ -20,6 +20,7 @@ Their order is of another generator of random numbers than ours: here both shuff
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,7 +30,7 @@ import transformers
 from dpg import config, metrics, rewards, targets
 from dpg.generators.advantages import group_advantages
 from dpg.generators.jax.policy import JaxGenerator
-from dpg.models import LanguageModel, Tokenizer, load, save, untie
+from dpg.models import LanguageModel, Tokenizer, llama, load, save, untie
 from dpg.models import tokenizer as tokenizers
 from dpg.models.decode import Rollouts
 from dpg.models.gpt2 import Gpt2Config
@@ -87,9 +88,7 @@ def small(tmp_path_factory, request):
     backend = tokenizers.train(texts, vocab_size=300, special=special)._backend
     shapes = {
         "gpt2": Gpt2Config(300, 16, 1, 2, context=32, intermediate_size=32, eos_id=1, bos_id=2),
-        "llama": LlamaConfig(
-            300, 16, 1, 2, 1, intermediate_size=24, context=32, eos_id=1, bos_id=2
-        ),
+        "llama": LlamaConfig(300, 16, 1, 2, 1, 8, 32, intermediate_size=24, eos_id=1, bos_id=2),
     }
     found = SimpleNamespace(root=root, words=words, tokenizers={})
     for seed, (name, shape) in enumerate(shapes.items()):
@@ -130,14 +129,54 @@ def rollouts_of(small, count, seed=3):
 # --- theirs --------------------------------------------------------------------------------------
 
 
+FREQUENCIES = 10_000.0 ** -(np.arange(4) / 4)  # of Llama's rotations, for heads of 8
+
+
+@pytest.fixture(autouse=True)
+def _rotations_in_float64(monkeypatch):
+    """Both have them in float32, whose last digit Adam's derivative makes a ten-thousandth."""
+
+    def ours(config, positions):
+        angles = positions[..., None] * FREQUENCIES
+        return jnp.cos(angles), jnp.sin(angles)
+
+    monkeypatch.setattr(llama, "rotary", ours)
+
+
+class Rotations(torch.nn.Module):
+    def forward(self, x, position_ids):
+        angles = (position_ids[..., None] * torch.tensor(FREQUENCIES)).repeat(1, 1, 2)
+        return angles.cos(), angles.sin()
+
+
+def in_float64(folder):
+    """A model of transformers that computes in float64 throughout: its own norm does not."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="sdpa", dtype=torch.float64
+    ).eval()
+    if model.config.model_type == "llama":
+        model.model.rotary_emb = Rotations()
+    for parent in list(model.modules()):
+        for name, norm in parent.named_children():
+            if type(norm).__name__ == "LlamaRMSNorm":
+                own = torch.nn.RMSNorm(len(norm.weight), norm.variance_epsilon, dtype=torch.float64)
+                own.weight = norm.weight
+                setattr(parent, name, own)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def _twice_differentiable():
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        yield
+
+
 class Theirs:
     """A target model in PyTorch, in float64, as a function of a dictionary of parameters."""
 
     def __init__(self, small, name, optimizer, rate, passages=None):
         folder = small.root / (f"{name}-untied" if name == "gpt2" else name)
-        self.module = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, attn_implementation="eager", dtype=torch.float64
-        ).eval()
+        self.module = in_float64(folder)
         self.tokenizer = small.tokenizers[name]
         self.optimizer, self.rate, self.passages = optimizer, rate, passages
         self.initial = {
@@ -241,9 +280,7 @@ def their_advantages(values, groups):
 
 def their_update(small, prompts, tokens, written, old, advantages, settings):
     """One pass over mini-batches, in microbatches of 4, by AdamW; returns the state dictionary."""
-    module = transformers.AutoModelForCausalLM.from_pretrained(
-        small.root / "llama", attn_implementation="eager", dtype=torch.float64
-    ).eval()
+    module = in_float64(small.root / "llama")
     options = {"lr": settings.learning_rate, "betas": (0.9, 0.999), "eps": 1e-8}
     optimizer = torch.optim.AdamW(module.parameters(), weight_decay=0.01, **options)
     size = settings.mini_batch_prompts * G
@@ -268,10 +305,10 @@ def their_update(small, prompts, tokens, written, old, advantages, settings):
 # --- ours against theirs -------------------------------------------------------------------------
 
 
-def run_of(small, model, optimizer, steps, variant=None):
+def run_of(small, model, optimizer, steps, variant, rate):
     experiment = "sixseven" if model == "gpt2" else "lambada-es"
     run = small.study.run(experiment, variant or ("adam-T4" if model == "gpt2" else "adam"), 0)
-    changes = {"optimizer": optimizer, "learning_rate": RATES[optimizer], "steps": steps}
+    changes = {"optimizer": optimizer, "learning_rate": rate, "steps": steps}
     learner = run.learner.model_copy(update=changes)
     return type(run).model_validate(run.model_dump() | {"learner": learner.model_dump()})
 
@@ -287,15 +324,16 @@ def our_reward(small, run, name, batch):
     return rewards.build(run, target, examples)(batch)
 
 
-def both(small, name, optimizer, steps, variant=None):
+def both(small, name, optimizer, steps, variant=None, rate=None):
     """Ours, and what theirs takes: the texts."""
-    run = run_of(small, name, optimizer, steps, variant)
+    rate = rate or RATES[optimizer]
+    run = run_of(small, name, optimizer, steps, variant, rate)
     rows, tokens, written, own = rollouts_of(small, run.rollouts_per_step)
     batch = RolloutBatch(tokens, own, np.repeat(np.arange(len(rows) // G), G), 0)
     ours = our_reward(small, run, name, batch)
     texts = [small.tokenizers["gpt2"].decode(ids) for ids in rows]
     passages = None if name == "gpt2" else small.passages
-    theirs = Theirs(small, name, optimizer, RATES[optimizer], passages)
+    theirs = Theirs(small, name, optimizer, rate, passages)
     return run, ours, theirs, texts, (tokens, written)
 
 
@@ -331,26 +369,27 @@ def test_rewards_advantages_and_update_are_those_of_the_code(small, name, optimi
     generator.update(prompts, np.ones_like(prompts, bool), rollouts, advantages)
     after = their_update(small, prompts, tokens, written, old, their_own, settings)
     save(small.root / "moved", model, generator.params)
-    moved = transformers.AutoModelForCausalLM.from_pretrained(
-        small.root / "moved", dtype=torch.float64
+    moved, start = (
+        {key: value.detach().numpy() for key, value in in_float64(folder).named_parameters()}
+        for folder in (small.root / "moved", small.root / "llama")
     )
-    start = transformers.AutoModelForCausalLM.from_pretrained(
-        small.root / "llama", dtype=torch.float64
-    )
-    for key, value in moved.named_parameters():
-        change = value.detach().numpy() - dict(start.named_parameters())[key].detach().numpy()
-        wanted = after[key] - dict(start.named_parameters())[key].detach().numpy()
+    for key, value in moved.items():
+        wanted = after[key] - start[key]
         assert np.abs(wanted).max() > 1e-4
-        np.testing.assert_allclose(change, wanted, rtol=0, atol=2e-6, err_msg=key)
+        np.testing.assert_allclose(value - start[key], wanted, rtol=0, atol=2e-6, err_msg=key)
 
 
 def test_rewards_without_the_factor_would_give_other_advantages(small):
     """An epsilon of 1e-6 is not small beside rewards: their scale is part of the reading."""
-    _, ours, theirs, texts, _ = both(small, "llama", "adam", 1)
+    run, ours, theirs, texts, _ = both(small, "llama", "adam", 1, rate=1e-8)
     expected, exact, _ = theirs.rewards(texts)
-    assert 1e-9 < expected.std() < 1e-5
-    advantages = their_advantages(expected, ours.groups)
-    assert np.abs(their_advantages(exact, ours.groups) - advantages).max() > 0.01
+    assert 1e-9 < expected.std() < 1e-7
+    advantages = group_advantages(ours.values, ours.groups, run.generator.advantage_eps)
+    same(advantages, their_advantages(expected, ours.groups))
+    # In effect not normalised: of the size of the rewards over 1e-6.
+    assert advantages.std() < 0.1
+    without = their_advantages(exact, ours.groups)
+    assert np.abs(without).max() < 0.6 * np.abs(advantages).max()
 
 
 @pytest.mark.parametrize("variant", ["adam-T4-nogroups", "naive-T4"])

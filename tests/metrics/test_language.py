@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dpg.errors import DpgError
-from dpg.metrics import language_metric, text_batch
+from dpg.metrics import language_metric, last_word_batch, text_batch, weighted_tokens
 
 PARAMS = {"w": jnp.array([0.5, -1.0, 2.0])}
 X = jax.random.normal(jax.random.key(0), (7, 3))
@@ -57,3 +57,33 @@ def test_bad_batches():
         language_metric(loss, {"x": X, "y": jnp.ones(6)})
     with pytest.raises(DpgError, match="microbatch = 0"):
         language_metric(loss, {"x": X}, 0)
+
+
+def letters(text):
+    return [ord(c) for c in text]
+
+
+def test_the_last_words_tokens_and_no_others_count():
+    batch, scored = last_word_batch(letters, [("ab", " cd"), ("a", " b")], bos_id=1)
+    np.testing.assert_array_equal(batch["tokens"][0], [1, 97, 98, 32, 99, 100])
+    np.testing.assert_array_equal(scored, [[0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0]])
+    plain = weighted_tokens(batch, scored)["weights"]
+    np.testing.assert_allclose(plain, [[0, 0, 0, 1 / 3, 1 / 3, 1 / 3], [0, 0, 0.5, 0.5, 0, 0]])
+    of_eight = weighted_tokens(batch, scored, positions=8)["weights"]
+    np.testing.assert_array_equal(of_eight, scored / np.float32(8))
+    assert of_eight.dtype == np.float32
+
+
+def test_a_passage_that_is_cut_loses_its_last_word_and_adds_nothing():
+    batch, scored = last_word_batch(letters, [("abcdef", " gh"), ("a", " b")], context=4)
+    assert batch["tokens"].shape == (2, 4)
+    np.testing.assert_array_equal(scored, [[0, 0, 0, 0], [0, 1, 1, 0]])
+    assert not weighted_tokens(batch, scored)["weights"][0].any()
+    with pytest.raises(DpgError, match=r"none of the 1 passages keeps .* 4 tokens"):
+        last_word_batch(letters, [("abcdef", " gh")], context=4)
+
+
+def test_all_tokens_but_the_first_count_without_a_last_word():
+    batch = text_batch(letters, ["abc", "de"])
+    weights = weighted_tokens(batch, positions=4)["weights"]
+    np.testing.assert_array_equal(weights, [[0, 0.25, 0.25], [0, 0.25, 0]])

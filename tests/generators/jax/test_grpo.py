@@ -4,7 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpg.generators.jax.grpo import AdvantageError, group_advantages, policy_loss
+from dpg.generators.jax.grpo import (
+    AdvantageError,
+    group_advantages,
+    policy_loss,
+    token_weights,
+)
 
 
 def test_advantages_are_standardised_within_each_group():
@@ -95,3 +100,43 @@ def test_at_the_sampling_policy_the_loss_is_minus_the_mean_advantage(sample):
     expected = -(advantages[:, None] * mask).sum() / mask.sum()
     np.testing.assert_allclose(got.loss, expected, rtol=1e-6)
     assert float(got.clip_fraction) == 0
+
+
+@pytest.mark.parametrize(
+    ("loss_mean", "loss_rollouts"), [("tokens", None), ("tokens", 2), ("responses", None)]
+)
+def test_the_mean_that_is_asked_for(loss_mean, loss_rollouts):
+    rng = np.random.default_rng(0)
+    mask = np.arange(6) < np.array([1, 6, 3, 2, 5, 4])[:, None]
+    old = -rng.exponential(1, mask.shape)
+    new = old + rng.normal(0, 0.4, mask.shape)
+    advantages = rng.normal(size=6)
+    each = np.array(
+        [
+            [
+                reference(new[i, t : t + 1][None], old[i, t : t + 1][None], advantages[i : i + 1],
+                          np.ones((1, 1), bool), 0.2, 3.0)
+                for t in range(6)
+            ]
+            for i in range(6)
+        ]
+    )  # fmt: skip
+    lengths = mask.sum(1)
+    if loss_mean == "responses":
+        expected = np.mean([each[i][mask[i]].sum() / lengths[i] for i in range(6)])
+    else:
+        parts = np.split(np.arange(6), 6 // (loss_rollouts or 6))
+        expected = np.mean([each[part][mask[part]].mean() for part in parts])
+    found = policy_loss(
+        jnp.asarray(new), jnp.asarray(old), jnp.asarray(advantages), jnp.asarray(mask),
+        weights=token_weights(jnp.asarray(mask), loss_mean, loss_rollouts),
+    )  # fmt: skip
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+
+
+def test_an_epsilon_far_above_the_rewards_leaves_them_unnormalised():
+    """Rewards of 1e-9 and an epsilon of 1e-6: in effect divided by it."""
+    rewards = 1e-9 * np.random.default_rng(3).normal(size=64)
+    groups = np.repeat(np.arange(16), 4)
+    centred = rewards - rewards.reshape(16, 4).mean(1).repeat(4)
+    np.testing.assert_allclose(group_advantages(rewards, groups, 1e-6), centred / 1e-6, rtol=3e-3)

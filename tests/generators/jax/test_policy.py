@@ -64,6 +64,22 @@ def test_log_probabilities_of_the_response_are_those_it_was_sampled_with(case):
     np.testing.assert_allclose(np.where(rollouts.mask, got, 0), rollouts.logprobs, atol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{"loss_mean": "responses"}, {"loss_rollouts": 4}])
+def test_microbatches_add_up_to_the_mean_that_is_asked_for(case, changes):
+    *given, rollouts, advantages = case
+    lengths = np.array([1, 5, 2, 4, 3, 5, 1, 2, 5, 5, 4, 1, 2, 3, 3, 4])[: len(rollouts.tokens)]
+    rollouts = rollouts._replace(mask=np.arange(5) < lengths[:, None])
+    case = (*given, rollouts, advantages)
+    whole, _ = updated(case, **changes)
+    parts, _ = updated(case, **changes, update_microbatch=2)
+    plain, _ = updated(case)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5), whole.params, parts.params
+    )
+    largest = jax.tree.map(lambda a, b: np.abs(a - b).max(), whole.params, plain.params)
+    assert max(jax.tree.leaves(largest)) > 1e-3
+
+
 def test_an_update_is_one_step_of_adamw_on_the_policy_loss(case):
     params, prompts, mask, rollouts, advantages = case
     generator, log = updated(case)
