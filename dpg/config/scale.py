@@ -22,8 +22,8 @@ _Train = Annotated[PositiveInt, Field(description="articles that generators are 
 _Validation = Annotated[PositiveInt, Field(description="articles for the prompts of validations")]
 _MinWords = Annotated[PositiveInt, Field(description="shortest article, in words")]
 _LineBreaks = Annotated[
-    bool,
-    Field(description="keep the line breaks of an article; false = each article on one line"),
+    bool | None,
+    Field(description="keep the line breaks of an article, as chat prompts should; null = no"),
 ]
 
 
@@ -34,7 +34,7 @@ class WheelArticles(Settings):
     train: _Train
     validation: _Validation
     min_words: _MinWords = 50
-    line_breaks: _LineBreaks = True
+    line_breaks: _LineBreaks = None
 
 
 class HubArticles(Settings):
@@ -44,7 +44,7 @@ class HubArticles(Settings):
     train: _Train
     validation: _Validation
     min_words: _MinWords = 50
-    line_breaks: _LineBreaks = True
+    line_breaks: _LineBreaks = None
     dataset: str = Field(default="wikimedia/wikipedia", description="repository on the hub")
     subset: str = Field(default="20231101.en", description="configuration of the dataset")
 
@@ -57,7 +57,7 @@ class FolderArticles(Settings):
     train: _Train
     validation: _Validation
     min_words: _MinWords = 50
-    line_breaks: _LineBreaks = True
+    line_breaks: _LineBreaks = None
 
 
 class DebianPassages(Settings):

@@ -93,7 +93,7 @@ def articles(settings: TextSettings, wheel: Path) -> tuple[pd.DataFrame, dict[st
     source = settings.articles
     if isinstance(source, WheelArticles):
         found = wikipedia.articles_from_wheel(
-            wheel, ("en",), source.min_words, line_breaks=source.line_breaks
+            wheel, ("en",), source.min_words, line_breaks=bool(source.line_breaks)
         )
     elif isinstance(source, HubArticles):
         found = wikipedia.articles_from_hub(
@@ -102,11 +102,11 @@ def articles(settings: TextSettings, wheel: Path) -> tuple[pd.DataFrame, dict[st
             source.train + source.validation,
             settings.split_seed,
             min_words=source.min_words,
-            line_breaks=source.line_breaks,
+            line_breaks=bool(source.line_breaks),
         )
     else:
         found = wikipedia.articles_from_folder(
-            source.folder, min_words=source.min_words, line_breaks=source.line_breaks
+            source.folder, min_words=source.min_words, line_breaks=bool(source.line_breaks)
         )
     table = wikipedia.split_articles(
         found.table,

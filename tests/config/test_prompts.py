@@ -46,7 +46,7 @@ def test_the_miniature_takes_all_articles_and_its_redo_another_order():
 def test_lines_are_joined_only_where_prompts_are_an_articles_first_words(scale):
     study = config.load(f"config/{scale}.yaml")
     chat = study.scale.prompt_style == "paraphrase"
-    assert study.scale.text.articles.line_breaks == chat
+    assert bool(study.scale.text.articles.line_breaks) == chat
 
 
 @pytest.mark.parametrize(

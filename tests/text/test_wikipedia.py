@@ -126,8 +126,8 @@ def test_the_lines_of_articles_stay_where_asked_for(hub, tmp_path):
     assert articles_from_wheel(wheel, line_breaks=True).table["text"][0][:11] == "Paris\nword "
 
 
-@pytest.mark.parametrize(("written", "line_breaks"), [({}, True), ({"line_breaks": False}, False)])
-def test_a_scale_keeps_lines_unless_it_says_otherwise(tmp_path, written, line_breaks):
+@pytest.mark.parametrize(("written", "line_breaks"), [({}, False), ({"line_breaks": True}, True)])
+def test_a_scale_keeps_lines_where_it_says_so(tmp_path, written, line_breaks):
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text(f"Title {name}\n\nAnd words.")
     source = {"source": "folder", "folder": tmp_path, "train": 1, "validation": 1, "min_words": 1}
