@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from dpg import artifacts
 from dpg.config import RunConfig
 from dpg.digests import without_nulls
@@ -73,7 +75,8 @@ def differences_of(
     """Where a finished run's record differs from a run, such as "run.seed was 0, is 1".
 
     A setting or input that is null or empty counts as absent: one that is new, and that no file
-    sets yet, is no difference.
+    sets yet, is no difference. A setting that an earlier version did not have counts as its
+    default, which is what that version did.
 
     Args:
         record: the content of `run.json`; an earlier version's may lack entries.
@@ -84,7 +87,7 @@ def differences_of(
     then = {
         "engine": record.get("engine", "jax"),
         "revision of the step": record.get("revision", 1),
-        "run": without_nulls(record.get("config", {})),
+        "run": without_nulls(_with_new_settings(record.get("config", {}))),
     }
     now = {
         "engine": engine,
@@ -95,6 +98,21 @@ def differences_of(
         then["inputs"] = without_nulls(record.get("inputs", {}))
         now["inputs"] = without_nulls(inputs)
     return differences(then, now)
+
+
+def _with_new_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recorded configuration with the settings that are new since, at their defaults.
+
+    It stays as it is where it holds a value that there is no more.
+    """
+    learner = dict(config.get("learner", {}))
+    if learner.get("compat") == "paper":  # what `loss: own_tokens` was called
+        del learner["compat"]
+    try:
+        run = RunConfig.model_validate({**config, "learner": learner})
+    except pydantic.ValidationError:
+        return config
+    return run.model_dump(mode="json")
 
 
 def set_aside(folder: RunFolder) -> Path:

@@ -104,6 +104,26 @@ def test_a_setting_that_an_earlier_version_did_not_have_is_no_difference(run, in
     assert done_already(run, inputs, folder, engine="jax") is not None
 
 
+def test_an_earlier_versions_record_has_the_defaults_of_settings_that_are_new(run, inputs, folder):
+    record = artifacts.read_json(folder.record)
+    new = {
+        "learner": ("loss", "example_length", "order", "gradient", "metagradient"),
+        "generator": ("loss_mean",),
+        "reward": ("datasets",),
+        "validation": ("every_grows",),
+    }
+    for section, keys in new.items():
+        for key in keys:
+            del record["config"][section][key]
+    record["config"]["learner"]["compat"] = "paper"
+    artifacts.write_json(folder.record, record)
+    assert done_already(run, inputs, folder, engine="jax") is not None
+    record["config"]["learner"]["compat"] = "authors"
+    artifacts.write_json(folder.record, record)
+    with pytest.raises(DpgError, match=r"learner\.compat"):
+        done_already(run, inputs, folder, engine="jax")
+
+
 def test_a_record_without_inputs_is_compared_by_its_settings(run, inputs, folder):
     folder.record.unlink()
     write_record(folder, run)

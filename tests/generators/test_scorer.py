@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dpg.errors import DpgError
 from dpg.generators.jax.engine import run_generator
 from dpg.generators.scorer import build_scorer
 from dpg.models import Tokenizer
+from dpg.rewards.protocol import RolloutBatch
 from dpg.run_folder import RunFolder
 
 RUN = ("lambada-es", "adam", 0)
@@ -43,3 +45,28 @@ def test_a_target_of_a_shorter_context_than_its_examples_is_named(world, tmp_pat
     target = world.root / "llama"
     with pytest.raises(DpgError, match=r"response_tokens = 65 .*target model has 64 positions"):
         build_scorer(run, Tokenizer.load(target), replace(world.inputs(run), target=target))
+
+
+@pytest.mark.parametrize(("length", "tokens"), [("response", 6), ("response_and_one", 7)])
+def test_an_example_has_as_many_predicted_tokens_as_a_response(world, length, tokens):
+    """The target's tokenizer adds no begin-of-text: the first token is predicted by nothing."""
+    run = world.study.run("sixseven", "adam-T4", 0)
+    learner = run.learner.model_copy(update={"example_length": length})
+    run = run.model_copy(update={"learner": learner})
+    scorer = build_scorer(run, Tokenizer.load(world.root / "llama"), world.inputs(run))
+    assert not scorer.examples.target.add_bos
+    assert scorer.examples.length == tokens
+    # With begin-of-text both are one more than a response.
+    assert learner.example_tokens(6, adds_start=True) == 7
+
+
+def test_ids_are_passed_on_where_the_tokenizers_are_one(world):
+    run = world.study.run("sixseven", "adam-T4", 0)
+    own = Tokenizer.load(world.root / "llama")
+    examples = build_scorer(run, own, world.inputs(run)).examples
+    # Ids of single letters, which the tokenizer would merge if it read them as text.
+    letters = [own.encode(letter)[0] for letter in "abcdef"]
+    assert own.encode(own.decode(letters)) != letters
+    tokens = np.array([letters], np.int32)
+    made = examples(RolloutBatch(tokens, np.ones((1, 6), bool), np.zeros(1, int), 0))
+    assert made["tokens"][0, :6].tolist() == letters
