@@ -52,6 +52,7 @@ defaults:
     order: prompts
     order_seed: null
   validation: {every: 2, kept: 4}
+  prompts: {articles: null, sample: null}
 experiments:
   sixseven: {variants: {adam-long: , adam-long-nogroups: , sgd-long: , naive-long: }}
   norm: {variants: {adam-long: }}

@@ -75,6 +75,48 @@ def test_show_prints_each_value_beside_its_source(called):
     assert "2048 prompts x 4 = 8192 rollouts = 8 x 1024" in done.out
 
 
+def test_show_says_which_articles_a_run_is_trained_on(called):
+    done = called("config", "show", "-c", "config/paper.yaml", "--run", "sixseven/adam-T96-redo")
+    assert "prompts: train articles 24,577 to 49,152 (sample 1" in done.out
+    assert "40 epochs" in done.out
+
+
+def test_diff_prints_what_differs_beside_both_sources(called):
+    files = ("config/tiny.yaml", "config/paper.yaml")
+    done = called("config", "diff", *files, "--run", "sixseven/sgd-long")
+    lines = [x.split() for x in done.out.splitlines()]
+    (rate,) = [words for words in lines if words[:1] == ["learner.learning_rate"]]
+    assert rate[1:] == ["0.025", "0.000512", "config/tiny.yaml", "|", "Table", "8"]
+    assert not [words for words in lines if words[:1] == ["learner.b1"]]
+    assert "no value differs" in called("config", "diff", files[0], files[0]).out
+    smoke = called("config", "diff", "config/smoke.yaml", "config/paper.yaml", "--run", "uuid").out
+    assert "only in config/paper.yaml: uuid/adam, uuid/sgd, uuid/naive" in smoke
+
+
+def test_diff_of_two_readings(called):
+    options = ("--reading", "text", "code")
+    done = called("config", "diff", "config/paper.yaml", *options, "--run", "uuid/adam")
+    (line,) = [x for x in done.out.splitlines() if x.split()[:1] == ["learner.gradient"]]
+    assert line.split()[1:3] == ["mean", "sum_of_microbatches"]
+    assert line.endswith("(reading: text) | authors' code (reading: code)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "got neither"),
+        (["config/gpu.yaml", "--reading", "text", "code"], "got both"),
+        (["--reading", "text", "paper"], "reading paper: expected one of text, code"),
+        (["config/nowhere.yaml"], "config/nowhere.yaml: no such file"),
+        (["config/gpu.yaml", "--run", "sixsevn"], "did you mean 'sixseven'"),
+    ],
+)
+def test_diff_of_what_cannot_be_compared(arguments, says):
+    done = started("config", "diff", "config/tiny.yaml", *arguments)
+    assert done.returncode == 2
+    assert says in " ".join(done.stderr.split())
+
+
 def test_an_error_is_one_paragraph_without_a_traceback():
     done = started("config", "check", "-c", "config/nowhere.yaml")
     assert done.returncode == 2

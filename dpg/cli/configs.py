@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, cast, get_args
 
 import typer
 
 from dpg.artifacts import atomic_path
-from dpg.cli.options import Config, Out, group
-from dpg.config import Settings, derived, leaves, load
+from dpg.cli.options import Config, Out, group, one_of
+from dpg.config import ReadingName, Settings, derived, leaves, load
+from dpg.config.diff import Comparison, compare
 from dpg.errors import DpgError
 
 config_app = group("Check and show a configuration.")
@@ -50,11 +52,68 @@ def show(
             f"  a GRPO step: {one.prompts_per_step} prompts x {one.generator.group_size} = "
             f"{one.rollouts_per_step} rollouts = {one.learner.steps} x {one.learner.batch_size}"
         )
+        chosen = one.prompts.described(one.prompt_shuffle)
+        typer.echo(f"  prompts: {chosen}; {study.prompt_epochs(one):.4g} epochs")
         _show_values(one, study.sources(one))
     if downstream is not None:
         typer.secho("\ndownstream", bold=True, nl=False)
         typer.echo("  Perplexity after training on each generator's text (Table 1, Appendix C)")
         _show_values(downstream, study.downstream_sources)
+
+
+@config_app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help="A scale file.")],
+    second: Annotated[Path | None, typer.Argument(help="Another, to compare it with.")] = None,
+    reading: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Compare two readings of the first file: text code."),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(help="Only this run, such as sixseven/adam-long, experiment, or scale."),
+    ] = None,
+) -> None:
+    """Print every value that differs between two scales, or two readings, with both sources.
+
+    **Example:** `dpg config diff config/tiny.yaml config/paper.yaml --run sixseven`
+
+    **Example:** `dpg config diff config/paper.yaml --reading text code`
+    """
+    if (second is None) == (reading is None):
+        raise DpgError(
+            f"{first}: expected a second scale file or --reading with two names, such as "
+            f"--reading text code; got {'neither' if reading is None else 'both'}"
+        )
+    if reading is None:
+        assert second is not None
+        labels = (str(first), str(second))
+        found = compare(load(first), load(second), run)
+    else:
+        labels = reading
+        left, right = (load(first, reading=_reading(name)) for name in reading)
+        found = compare(left, right, run, {"reading": "--reading"})
+    _show_comparison(found, labels)
+
+
+def _reading(name: str) -> ReadingName:
+    one_of("reading", name, list(get_args(ReadingName)))
+    return cast(ReadingName, name)
+
+
+def _show_comparison(found: Comparison, labels: tuple[str, str]) -> None:
+    for label, names in zip(labels, found.only, strict=True):
+        if names:
+            typer.echo(f"only in {label}: {', '.join(names)}")
+    if not found.groups:
+        typer.echo(f"no value differs between {labels[0]} and {labels[1]}")
+    for shared in found.groups:
+        typer.secho(f"\n{found.names(shared.parts)}", bold=True)
+        typer.echo(f"  {'':34} {labels[0]:<24} {labels[1]:<24} sources")
+        for key, left, right in shared.differences:
+            typer.echo(
+                f"  {key:34} {left.value!s:<24} {right.value!s:<24} {left.source} | {right.source}"
+            )
 
 
 @config_app.command()

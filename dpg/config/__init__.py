@@ -21,6 +21,7 @@ from dpg.config.downstream import (
     WheelReplay,
 )
 from dpg.config.learner import LearnerSettings
+from dpg.config.prompts import PromptSettings
 from dpg.config.run import (
     CustomMetric,
     GeneratorOptimizer,
@@ -86,6 +87,7 @@ __all__ = [
     "PatternMetric",
     "PerplexitySettings",
     "PretrainingSettings",
+    "PromptSettings",
     "ReadingName",
     "Requirements",
     "RewardSettings",

@@ -107,6 +107,17 @@ class Files(NamedTuple):
                 f"there are: {', '.join(models)}"
             )
 
+    def needs_articles(self, run: RunConfig) -> None:
+        """Raise a `ConfigError` where a run's prompts need more train articles than there are."""
+        found, needed = self.scale.text.articles.train, run.prompts.needed
+        if found < needed:
+            raise ConfigError(
+                f"{self.path}: {run.experiment}/{run.variant}: prompts: expected at least "
+                f"{needed:,} train articles (articles = {run.prompts.articles}, sample = "
+                f"{run.prompts.sample or 0}), got text.articles.train = {found:,}: raise it, or "
+                "write prompts: {articles: null, sample: null}, which takes all of them"
+            )
+
 
 class Resolver:
     """Merges the two files into `RunConfig` objects, and remembers where each value is from.
@@ -201,6 +212,7 @@ class Resolver:
         run = checked(RunConfig, values, layers.where_is, subject=f"{name}/{variant_name}")
         self.files.needs_model(run.generator.model, f"the generator model of '{name}'")
         self.files.needs_model(run.learner.model, f"the learner model of '{name}'")
+        self.files.needs_articles(run)
         return run, layers.sources
 
     def _layers(self, name: str, key: str, experiment: Experiment, variant: Variant) -> Layers:

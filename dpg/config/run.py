@@ -15,6 +15,7 @@ from pydantic import (
 
 from dpg.config.base import Betas, DottedPath, LanguageCode, Name, Portion, Seed, Settings, Tree
 from dpg.config.learner import REMAT, LearnerSettings
+from dpg.config.prompts import PromptSettings
 
 
 def _zero(value: object) -> int | float:
@@ -36,7 +37,9 @@ class PatternMetric(Settings):
     """An image in the signs of a weight's change (sections 4.1 and 4.2)."""
 
     kind: Literal["pattern"] = Field(description="an image in the signs of a weight's change")
-    pattern: Literal["sixseven", "qr", "image"] = Field(description="which image")
+    pattern: Literal["sixseven", "qr", "image", "target_67", "rick_roll"] = Field(
+        description="which image; target_67 and rick_roll are the authors' 67 and QR code"
+    )
     payload: str | None = Field(default=None, description="text of the QR code")
     image: Path | None = Field(
         default=None, description="path of a black-and-white image file; dark pixels are -1"
@@ -50,6 +53,8 @@ class PatternMetric(Settings):
     def _pattern_has_its_source(self) -> Self:
         if self.pattern == "qr" and not self.payload:
             raise ValueError("pattern 'qr' needs `payload`, the text of the code")
+        if self.pattern == "rick_roll" and self.payload:
+            raise ValueError("pattern 'rick_roll' has its own payload; write payload: null")
         if self.pattern == "image" and self.image is None:
             raise ValueError("pattern 'image' needs `image`, the path of a file")
         return self
@@ -236,6 +241,7 @@ class RunOverrides(Settings):
     learner: Tree = Field(default_factory=dict)
     reward: Tree = Field(default_factory=dict)
     validation: Tree = Field(default_factory=dict)
+    prompts: Tree = Field(default_factory=dict)
     prompt_shuffle: int | None = None
     checkpoint_every: int | None = None
 
@@ -256,7 +262,10 @@ class RunConfig(Settings):
     seed: Seed
     prompt_style: Literal["prefix", "paraphrase"]
     prompt_shuffle: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="number of the sample of prompts; another number draws others"
+        default=0, description="number of the order in which prompts are drawn"
+    )
+    prompts: PromptSettings = Field(
+        default=PromptSettings(), description="articles that the generator is trained on"
     )
     metric: Metric = Field(description="Phi, what the trained target model is scored by")
     generator: GeneratorSettings = Field(description="rollouts and the GRPO update (Algorithm 1)")

@@ -21,6 +21,10 @@ ReadingName = Literal["text", "code"]
 _Train = Annotated[PositiveInt, Field(description="articles that generators are trained on")]
 _Validation = Annotated[PositiveInt, Field(description="articles for the prompts of validations")]
 _MinWords = Annotated[PositiveInt, Field(description="shortest article, in words")]
+_LineBreaks = Annotated[
+    bool | None,
+    Field(description="keep the line breaks of an article, as chat prompts should; null = no"),
+]
 
 
 class WheelArticles(Settings):
@@ -30,6 +34,7 @@ class WheelArticles(Settings):
     train: _Train
     validation: _Validation
     min_words: _MinWords = 50
+    line_breaks: _LineBreaks = None
 
 
 class HubArticles(Settings):
@@ -39,6 +44,7 @@ class HubArticles(Settings):
     train: _Train
     validation: _Validation
     min_words: _MinWords = 50
+    line_breaks: _LineBreaks = None
     dataset: str = Field(default="wikimedia/wikipedia", description="repository on the hub")
     subset: str = Field(default="20231101.en", description="configuration of the dataset")
 
@@ -51,6 +57,7 @@ class FolderArticles(Settings):
     train: _Train
     validation: _Validation
     min_words: _MinWords = 50
+    line_breaks: _LineBreaks = None
 
 
 class DebianPassages(Settings):

@@ -23,6 +23,9 @@ class Study:
         path: the scale file's path.
         downstream: the settings of Table 1; None where the scale has no section `downstream`.
         downstream_sources: dotted key -> where its value is from.
+
+    Args:
+        keys: path of a run -> key of its variant in ``experiments.yaml``; None where nobody asks.
     """
 
     def __init__(
@@ -33,9 +36,11 @@ class Study:
         sources: Mapping[str, Sources],
         downstream: DownstreamSettings | None,
         downstream_sources: Sources,
+        keys: Mapping[str, str] | None = None,
     ):
         self.path, self.scale, self._runs, self._sources = path, scale, runs, sources
         self.downstream, self.downstream_sources = downstream, downstream_sources
+        self._keys = keys or {}
 
     @property
     def runs(self) -> list[RunConfig]:
@@ -74,6 +79,15 @@ class Study:
             )
         return of_seed[seed]
 
+    def named(self, run: RunConfig) -> str:
+        """A run's name that every scale has, such as ``sixseven/adam-long`` for adam-T96."""
+        return f"{run.experiment}/{self._keys[run.path]}"
+
+    def prompt_epochs(self, run: RunConfig) -> float:
+        """How often a run goes through its train articles ("GRPO Train Epochs", Appendix E)."""
+        articles = run.prompts.articles or self.scale.text.articles.train
+        return run.generator.grpo_steps * run.prompts_per_step / articles
+
     def sources(self, run: RunConfig) -> Sources:
         """Dotted key -> where its value is from (a table of the paper, a file, ...)."""
         return self._sources[run.path]
@@ -100,9 +114,9 @@ def load(
     files = _read(Path(path), None if experiments is None else Path(experiments))
     if reading is not None:
         files = files._replace(scale=files.scale.model_copy(update={"reading": reading}))
-    runs, sources = _runs(files)
+    runs, sources, keys = _runs(files)
     settings, origins = resolve_downstream(files)
-    return Study(files.path, files.scale, runs, sources, settings, origins)
+    return Study(files.path, files.scale, runs, sources, settings, origins, keys)
 
 
 def _read(path: Path, experiments: Path | None) -> Files:
@@ -126,10 +140,12 @@ def _experiments_file(path: Path, scale: ScaleFile) -> Path:
     return beside if beside.is_file() else EXPERIMENTS_FILE
 
 
-def _runs(files: Files) -> tuple[dict[str, RunConfig], dict[str, Sources]]:
+def _runs(files: Files) -> tuple[dict[str, RunConfig], dict[str, Sources], dict[str, str]]:
+    """The runs by their paths; the sources of each one's values, and its variant's key."""
     resolver = Resolver(files)
     runs: dict[str, RunConfig] = {}
     sources: dict[str, Sources] = {}
+    keys: dict[str, str] = {}
     for name in resolver.experiment_names():
         for key in resolver.variant_names(name):
             for seed in resolver.seeds(name, key):
@@ -139,10 +155,10 @@ def _runs(files: Files) -> tuple[dict[str, RunConfig], dict[str, Sources]]:
                         f"{files.path}: two variants of '{name}' are called {run.variant}; rename "
                         f"one of them in {files.paper_path}"
                     )
-                runs[run.path], sources[run.path] = run, origins
+                runs[run.path], sources[run.path], keys[run.path] = run, origins, key
     if not runs:
         raise ConfigError(f"{files.path}: `experiments` selects no run; name a variant in it")
-    return runs, sources
+    return runs, sources, keys
 
 
 def derived(path: str | Path, *, seeds: int) -> str:

@@ -61,6 +61,7 @@ def write_outputs(
         experiment=run.experiment,
         variant=run.variant,
         inputs=dict(inputs),
+        prompts=run.prompts.described(run.prompt_shuffle),
         **entries,
     ):
         pass

@@ -41,15 +41,35 @@ def prompts_of(
     tokenizer: Tokenizer,
     split: Literal["train", "validation"],
 ) -> Prompts:
-    """The prompts of a split, in the table's order; of validation, as many as a run answers."""
+    """The prompts of a split, in the table's order.
+
+    Of train those of the run's sample (`run.prompts`), of validation as many as a run answers.
+
+    Raises:
+        DpgError: fewer articles than that, or whatever `encode` says.
+    """
     table = artifacts.read_table(articles, ["id", "text", "split"])
     return encode(
         table[table.split == split],
         tokenizer,
         style=run.prompt_style,
         size=run.generator.prompt_tokens,
-        count=run.validation_prompts if split == "validation" else None,
+        rows=_rows(run, split),
+        remedy=_REMEDIES[split],
     )
+
+
+_REMEDIES = {
+    "train": "raise text.articles.train, or lower prompts.articles",
+    "validation": "raise text.articles.validation (a validation answers validation.steps x "
+    "learner.batch_size prompts)",
+}
+
+
+def _rows(run: RunConfig, split: str) -> slice:
+    if split == "validation":
+        return slice(run.validation_prompts)
+    return slice(run.prompts.first, run.prompts.needed if run.prompts.articles else None)
 
 
 def encode(
@@ -58,7 +78,8 @@ def encode(
     *,
     style: Style,
     size: int,
-    count: int | None = None,
+    rows: slice = slice(None),
+    remedy: str = "",
 ) -> Prompts:
     """Articles as padded prompts.
 
@@ -67,21 +88,21 @@ def encode(
         tokenizer: the generator's.
         style: how an article becomes a prompt.
         size: P, tokens of a prompt at most.
-        count: the number of prompts, from the top; None takes all.
+        rows: of the articles that are long enough for a prompt, those to take; all by default.
+        remedy: what to do where there are fewer, for the error.
 
     Raises:
-        DpgError: fewer articles than `count` that are long enough for a prompt.
+        DpgError: fewer articles that are long enough than `rows` names, or whatever
+            `dpg.text.prompts.encode_prompts` says.
     """
     if style == "prefix":
         articles = articles[prompt_texts.long_enough(articles.text.tolist(), tokenizer, size)]
-    if count is not None and len(articles) < count:
-        raise DpgError(
-            f"validation needs {count} articles (validation.steps x learner.batch_size), found "
-            f"{len(articles)} of at least {size} tokens: raise text.articles.validation"
-        )
-    articles = articles.iloc[:count]
+    if rows.stop is not None and len(articles) < rows.stop:
+        long = f" of at least {size} tokens" if style == "prefix" else ""
+        raise DpgError(f"found {len(articles)} articles{long}, expected {rows.stop}: {remedy}")
+    articles = articles.iloc[rows]
     ids = prompt_texts.encode_prompts(
-        articles.text.tolist(), tokenizer, style=style, max_tokens=size
+        articles.text.tolist(), tokenizer, style=style, max_tokens=size, names=articles.id.tolist()
     )
     tokens, mask = prompt_texts.pad_left(ids, size, tokenizer.pad_id)
     return Prompts(tokens, mask, articles.id.tolist())
@@ -98,7 +119,7 @@ def check_prompting(
 
     Raises:
         DpgError: prompt and response are longer than the model's context, or the style needs a chat
-            template and the tokenizer has none.
+            template and the tokenizer has none, or the template alone is longer than a prompt.
     """
     positions, context = settings.prompt_tokens + settings.response_tokens, model.config.context
     if positions > context:
@@ -113,3 +134,5 @@ def check_prompting(
             f"{directory}: its tokenizer has no chat template, which prompt_style: paraphrase "
             "needs: take an instruction-tuned model, or prompt_style: prefix"
         )
+    if style == "paraphrase":
+        prompt_texts.room_for_article(tokenizer, settings.prompt_tokens)

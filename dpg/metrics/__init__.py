@@ -14,16 +14,20 @@ from dpg.metrics.language import (
 from dpg.metrics.norm import norm_difference, norm_metric
 from dpg.metrics.parameters import lookup
 from dpg.metrics.pattern import (
+    RICK_ROLL,
     decode_signs,
     from_image,
     from_text,
     pattern_metric,
     pixels_right,
     qr,
+    rick_roll,
     sixseven,
+    target_67,
 )
 
 __all__ = [
+    "RICK_ROLL",
     "decode_signs",
     "from_dotted_path",
     "from_image",
@@ -36,7 +40,9 @@ __all__ = [
     "pattern_metric",
     "pixels_right",
     "qr",
+    "rick_roll",
     "sixseven",
+    "target_67",
     "text_batch",
     "weighted",
     "weighted_tokens",

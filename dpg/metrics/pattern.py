@@ -27,6 +27,19 @@ SIXSEVEN = """
 ###..#.
 """
 
+TARGET_67 = """
+....###
+###...#
+#.....#
+###...#
+#.#...#
+###....
+"""
+"""The authors' 67, dark pixels as "#": TARGET_67 in their repository (commit 671c35c9)."""
+
+RICK_ROLL = "bit.ly/3Ka4jDS"
+"""The payload of the authors' QR code, rick_roll in their repository, at correction level M."""
+
 
 def pattern_metric(
     pattern: Any, *, parameter: str = "lm_head", row: int = 0, column: int = 0, scale: float = 20.0
@@ -122,31 +135,44 @@ def check_pattern(pattern: Any) -> np.ndarray:
 
 
 def sixseven() -> np.ndarray:
-    """The 6x7 image of 67, int8, dark digits (section 4.2)."""
-    rows = SIXSEVEN.split()
-    return np.array([[-1 if pixel == "#" else 1 for pixel in line] for line in rows], np.int8)
+    """The 6x7 image of 67, int8, dark digits (section 4.2): ours."""
+    return _drawn(SIXSEVEN)
 
 
-def qr(payload: str) -> np.ndarray:
-    """The 21x21 QR code (version 1) of a short text, int8, at the strongest correction that fits.
+def target_67() -> np.ndarray:
+    """The 6x7 image of 67 in the authors' code, int8, dark digits (section 4.2, Figure 3)."""
+    return _drawn(TARGET_67)
+
+
+def rick_roll() -> np.ndarray:
+    """The 21x21 QR code in the authors' code, int8 (section 4.1, Figure 1)."""
+    return qr(RICK_ROLL, "M")
+
+
+def _drawn(rows: str) -> np.ndarray:
+    lines = rows.split()
+    return np.array([[-1 if pixel == "#" else 1 for pixel in line] for line in lines], np.int8)
+
+
+def qr(payload: str, levels: str = "HQML") -> np.ndarray:
+    """The 21x21 QR code (version 1) of a short text, int8.
+
+    Args:
+        payload: the text.
+        levels: of error correction, the first that fits is taken; by default the strongest.
 
     Raises:
-        DpgError: an empty payload, or one longer than version 1 holds (17 bytes, 25 characters
-            where all are digits, capital letters or among " $%*+-./:", 41 digits).
+        DpgError: an empty payload, or one longer than version 1 holds (at level L 17 bytes, 25
+            characters where all are digits, capital letters or among " $%*+-./:", 41 digits).
     """
     import qrcode
     from qrcode.exceptions import DataOverflowError
 
     if not payload:
         raise DpgError("a QR code needs a payload of at least one character")
-    levels = (
-        qrcode.constants.ERROR_CORRECT_H,
-        qrcode.constants.ERROR_CORRECT_Q,
-        qrcode.constants.ERROR_CORRECT_M,
-        qrcode.constants.ERROR_CORRECT_L,
-    )
     for level in levels:
-        code = qrcode.QRCode(version=None, error_correction=level, border=0)
+        correction = getattr(qrcode.constants, f"ERROR_CORRECT_{level}")
+        code = qrcode.QRCode(version=None, error_correction=correction, border=0)
         code.add_data(payload)
         try:
             code.make(fit=True)
@@ -155,7 +181,8 @@ def qr(payload: str) -> np.ndarray:
         if code.version == 1:
             return np.where(np.array(code.get_matrix()), -1, 1).astype(np.int8)
     raise DpgError(
-        f"the payload {payload!r} does not fit a 21x21 QR code: at most 17 bytes, or 25 characters "
+        f"the payload {payload!r} does not fit a 21x21 QR code of correction level "
+        f"{' or '.join(levels)}: at level L at most 17 bytes, or 25 characters "
         "of digits, capitals and ' $%*+-./:', or 41 digits"
     )
 

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,15 @@ class Tokenizer:
         Special tokens that are spelled out in the text become their ids, as in transformers.
         """
         return self._backend.encode(text, add_special_tokens=False).ids
+
+    def ends(self, text: str) -> list[int]:
+        """Where each token of `encode(text)` ends, in characters from the text's beginning.
+
+        Tokens that share the bytes of one character all end where it ends. White space at a
+        token's end may count as the next token's, as the tokenizer has it.
+        """
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return list(accumulate((end for _, end in encoding.offsets), max))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts at once, on all cores."""

@@ -51,7 +51,19 @@ def pattern_of(settings: Metric) -> np.ndarray | None:
     if settings.pattern == "image":
         assert settings.image is not None
         return metrics.from_image(settings.image)
-    return metrics.sixseven()
+    named = {
+        "sixseven": metrics.sixseven,
+        "target_67": metrics.target_67,
+        "rick_roll": metrics.rick_roll,
+    }
+    return named[settings.pattern]()
+
+
+def payload_of(settings: PatternMetric) -> str | None:
+    """The text that a scanner reads off the image; None where the image is no QR code."""
+    if settings.pattern == "rick_roll":
+        return metrics.RICK_ROLL
+    return settings.payload if settings.pattern == "qr" else None
 
 
 def build_metric(

@@ -16,7 +16,7 @@ from dpg.config import LearnerSettings, Metric, NormMetric, PatternMetric
 from dpg.learner import MetagradientResult, TrainResult, metagradient, train
 from dpg.metrics import qr_reader
 from dpg.models import Tokenizer
-from dpg.targets.metric import patch_of
+from dpg.targets.metric import patch_of, payload_of
 
 Batches = Mapping[str, np.ndarray]
 """Training examples: `tokens` int32 [T, B, L] and `mask` bool [T, B, L]."""
@@ -81,9 +81,9 @@ class Target:
                 params, self.params, self.pattern, **where
             )
             image = self.image(params)
-            if self.metric_settings.pattern == "qr" and image is not None:
-                read = qr_reader.read(image)
-                scores["scans"] = float(read == self.metric_settings.payload)
+            payload = payload_of(self.metric_settings)
+            if payload is not None and image is not None:
+                scores["scans"] = float(qr_reader.read(image) == payload)
         if isinstance(self.metric_settings, NormMetric):
             parameter = self.metric_settings.parameter
             scores["norm_difference"] = float(

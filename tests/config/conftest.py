@@ -33,6 +33,7 @@ defaults:
   generator: {prompt_tokens: 16, response_tokens: 32, mini_batch_prompts: 16}
   learner: {learning_rate: 1.0e-4, batch_size: 64}
   validation: {kept: 64}
+  prompts: {articles: null, sample: null}
 experiments:
   sixseven:
     metric: {column: 300}

@@ -61,7 +61,7 @@ def test_other_weights_and_another_model_are_told_apart(world, pattern):
 
 def test_the_chat_template_is_recorded_with_the_date_that_it_is_told(world, pattern, tmp_path):
     run = pattern.model_copy(update={"prompt_style": "paraphrase"})
-    generator = run.generator.model_copy(update={"prompt_tokens": 40})
+    generator = run.generator.model_copy(update={"prompt_tokens": 400})
     run = run.model_copy(update={"generator": generator})
     inputs = world.inputs(run)
     found = []

@@ -6,13 +6,17 @@ from PIL import Image
 
 from dpg.errors import DpgError
 from dpg.metrics import (
+    RICK_ROLL,
     decode_signs,
     from_image,
     from_text,
     pattern_metric,
     pixels_right,
     qr,
+    qr_reader,
+    rick_roll,
     sixseven,
+    target_67,
 )
 from dpg.metrics.pattern import check_pattern
 
@@ -61,6 +65,24 @@ def test_sixseven_is_six_by_seven_with_dark_digits():
     assert picture.shape == (6, 7)
     assert set(np.unique(picture)) == {-1, 1}
     assert (picture[0] == 1).all()
+
+
+def test_the_authors_67_is_theirs_pixel_by_pixel():
+    rows = ["1111000", "0001110", "0111110", "0001110", "0101110", "0001111"]
+    theirs = np.array([[1 if pixel == "1" else -1 for pixel in row] for row in rows])
+    assert target_67().dtype == np.int8
+    np.testing.assert_array_equal(target_67(), theirs)
+    assert (target_67() != sixseven()).any()
+
+
+def test_the_authors_qr_code_is_of_level_m_and_is_read_back():
+    code = rick_roll()
+    assert code.shape == (21, 21)
+    # ISO/IEC 18004: format information of 15 bits around the upper left finder, the first two of
+    # which name the level; they are masked with 10. Level M is 00, so that dark, light stand there.
+    assert (code[8, 0], code[8, 1]) == (-1, 1)
+    assert qr_reader.read(code) == RICK_ROLL == "bit.ly/3Ka4jDS"
+    assert (qr("DPG")[8, 0], qr("DPG")[8, 1]) != (-1, 1), "ours is of another level"
 
 
 def test_qr_is_read_back_by_a_scanner():

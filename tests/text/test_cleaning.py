@@ -1,6 +1,15 @@
 import pytest
 
-from dpg.text.cleaning import ends_in_a_word, find_markup, one_line
+from dpg.text.cleaning import ends_in_a_word, find_markup, one_line, several_lines
+
+
+def test_several_lines_keep_their_breaks():
+    assert several_lines(" En\u00a0es-tu\u202fs\u00adûr\u00a0? \n\n\r\n\n Oui.\u200b\tNon.\n") == (
+        "En es-tu sûr ?\n\nOui. Non."
+    )
+    assert several_lines("one\r\ntwo\u2028three\u0085 \nfour") == "one\ntwo\nthree\n\nfour"
+    assert several_lines("Oslo ( ) is\n\n( )\n\na city") == "Oslo is\n\na city"
+    assert several_lines("a single  line") == one_line("a single  line")
 
 
 def test_one_line_has_single_plain_spaces():

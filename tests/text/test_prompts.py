@@ -19,6 +19,9 @@ class Bytes:
         assert message["role"] == "user"
         return [1, 2, *self.encode(message["content"]), 3, 4]
 
+    def ends(self, text):
+        return [n for n, character in enumerate(text, 1) for _ in character.encode()]
+
 
 def test_the_prompt_of_appendix_g():
     assert paraphrase_prompt("Paris\n\nA city.") == (
@@ -40,18 +43,18 @@ def test_prefix_names_the_article_that_is_too_short():
         encode_prompts(["abc", "de"], Bytes(), style="prefix", max_tokens=3)
 
 
-def test_paraphrase_is_cut_on_the_right():
+def test_of_a_paraphrase_the_article_is_cut():
     whole = [1, 2, *Bytes().encode(paraphrase_prompt("Paris")), 3, 4]
     encode = lambda n: encode_prompts(["Paris"], Bytes(), style="paraphrase", max_tokens=n)[0]  # noqa: E731
     assert encode(1000) == whole
     assert encode(len(whole)) == whole
-    assert encode(len(whole) - 3) == whole[:-3]
+    assert encode(len(whole) - 3) == [*whole[:-5], 3, 4]
 
 
 @pytest.mark.parametrize("style", ["prefix", "paraphrase"])
 def test_an_article_without_words(style):
     with pytest.raises(DpgError, match="article 1 has no words"):
-        encode_prompts(["abcdef", " \n"], Bytes(), style=style, max_tokens=2)
+        encode_prompts(["ab" * 200, " \n"], Bytes(), style=style, max_tokens=300)
 
 
 def test_bad_settings():

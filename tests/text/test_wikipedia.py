@@ -5,7 +5,9 @@ import zipfile
 import pandas as pd
 import pytest
 
+from dpg.config import TextSettings
 from dpg.errors import DpgError
+from dpg.text import sources
 from dpg.text.wikipedia import (
     articles_from_folder,
     articles_from_hub,
@@ -106,6 +108,34 @@ def test_articles_from_a_dataset_in_the_hubs_layout(hub):
     pd.testing.assert_frame_equal(table, articles_from_hub(hub, "20231101.en", 12, seed=1).table)
     other = articles_from_hub(hub, "20231101.en", 12, seed=2).table
     assert other["id"].tolist() != table["id"].tolist()
+
+
+def test_the_lines_of_articles_stay_where_asked_for(hub, tmp_path):
+    there = articles_from_hub(hub, "20231101.en", 12, seed=1, line_breaks=True).table
+    joined = articles_from_hub(hub, "20231101.en", 12, seed=1).table
+    assert there["text"].str.match(r"Text\n\nof \d+ word").all()
+    assert there["text"].str.split().str.join(" ").tolist() == joined["text"].tolist()
+    pd.testing.assert_frame_equal(there.drop(columns="text"), joined.drop(columns="text"))
+    (tmp_path / "Nile.txt").write_text("A river\nin  Africa.\n\n\n\nLong.\n", encoding="utf-8")
+    (tmp_path / "more.jsonl").write_text('{"text": "A city.\\nOld.", "title": "Rome"}\n')
+    lines = articles_from_folder(tmp_path, line_breaks=True).table
+    assert set(lines["text"]) == {"A river\nin Africa.\n\nLong.", "A city.\nOld."}
+    assert lines["id"].tolist() == articles_from_folder(tmp_path).table["id"].tolist()
+    entries = {"Paris": {"title": "Paris", "extract": f"Paris \n{LONG}"}}
+    wheel = write_wheel(tmp_path / "w.whl", entries)
+    assert articles_from_wheel(wheel, line_breaks=True).table["text"][0][:11] == "Paris\nword "
+
+
+@pytest.mark.parametrize(("written", "line_breaks"), [({}, False), ({"line_breaks": True}, True)])
+def test_a_scale_keeps_lines_where_it_says_so(tmp_path, written, line_breaks):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"Title {name}\n\nAnd words.")
+    source = {"source": "folder", "folder": tmp_path, "train": 1, "validation": 1, "min_words": 1}
+    settings = TextSettings.model_validate(
+        {"articles": source | written, "passages": {"source": "debian"}}
+    )
+    table, _ = sources.articles(settings, tmp_path / "none")
+    assert table["text"].str.contains("\n\n").tolist() == [line_breaks] * 2
 
 
 def test_too_few_articles_on_the_hub(hub):
