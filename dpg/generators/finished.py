@@ -10,6 +10,7 @@ import pydantic
 
 from dpg import artifacts
 from dpg.config import RunConfig
+from dpg.config.recorded import in_present_settings
 from dpg.digests import without_nulls
 from dpg.errors import DpgError
 from dpg.generators.engine import RunInputs
@@ -105,11 +106,8 @@ def _with_new_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
     It stays as it is where it holds a value that there is no more.
     """
-    learner = dict(config.get("learner", {}))
-    if learner.get("compat") == "paper":  # what `loss: own_tokens` was called
-        del learner["compat"]
     try:
-        run = RunConfig.model_validate({**config, "learner": learner})
+        run = RunConfig.model_validate(in_present_settings(config))
     except pydantic.ValidationError:
         return config
     return run.model_dump(mode="json")

@@ -16,6 +16,7 @@ import pydantic
 
 from dpg import artifacts
 from dpg.config import DownstreamSettings, RunConfig, ScaleFile, Study
+from dpg.config.recorded import in_present_settings
 from dpg.errors import DpgError
 from dpg.report import pages
 from dpg.study.layout import Layout
@@ -112,7 +113,7 @@ def outdated(study: Study, folder: Path) -> list[str]:
         if present is None:
             lines.append(f"{name}: the study has no such run any more")
         else:
-            lines += _differences(name, _read(RunConfig, config), present)
+            lines += _differences(name, _read(RunConfig, in_present_settings(config)), present)
     return lines
 
 
