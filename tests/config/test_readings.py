@@ -36,6 +36,9 @@ ROWS = [
     Row("metric.score", "passage", "last_word", (*LANGUAGES,)),
     Row("metric.positions", None, 128, (*LLAMA,)),
     Row("metric.context", None, 129, (*LANGUAGES,)),
+    Row("metric.pattern", "qr", "rick_roll", ("qr",)),
+    Row("metric.pattern", "sixseven", "target_67", ("sixseven",)),
+    Row("metric.payload", "DPG", None, ("qr",)),
     Row("validation.every_grows", True, False),
     Row("validation.every", 200, 240, ("qr",)),
     Row("validation.every", 4, 10, ("sixseven",)),
@@ -244,7 +247,7 @@ def test_experiments_without_readings_have_one(tmp_path, root, scale_text):
 
 def test_a_reading_of_an_experiment_that_there_is_not_is_named(tmp_path, root, scale_text):
     text = (root / "config/experiments.yaml").read_text()
-    wrong = text.replace("      qr:\n        generator:", "      qrr:\n        generator:", 1)
+    wrong = text.replace("      qr:\n        metric:", "      qrr:\n        metric:", 1)
     assert wrong != text
     (tmp_path / "experiments.yaml").write_text(wrong)
     (tmp_path / "mine.yaml").write_text(scale_text)
