@@ -66,6 +66,7 @@ def test_state_of_unknown_inputs_is_kept_as_well(tmp_path, capsys):
 
 
 def test_a_new_revision_of_the_step_does_not_take_up_its_old_state(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(revisions.HISTORY, "generate", ("first recorded",))
     folder = take_up(tmp_path / "state", "generate", INPUTS)
     (folder / "checkpoint").write_text("x")
     monkeypatch.setitem(revisions.HISTORY, "generate", ("first recorded", "another order of sums"))
