@@ -54,6 +54,7 @@ models:
   gpt2: {source: folder, folder: gpt2}
 horizons: {long: 4, middle: 2, short: 1}
 defaults:
+  prompts: {articles: null, sample: null}
   generator: {grpo_steps: 1, prompt_tokens: 4, response_tokens: 10, mini_batch_prompts: 2}
   learner: {batch_size: 8, microbatches: 4}
   validation: {every: 2, kept: 4}
@@ -213,7 +214,7 @@ class Theirs:
     def metric(self, params):
         if self.passages is None:
             change = (params["lm_head.weight"] - self.initial["lm_head.weight"]).T[:6, :7]
-            wanted = torch.tensor(metrics.sixseven(), dtype=torch.float64)
+            wanted = torch.tensor(metrics.target_67(), dtype=torch.float64)
             return -torch.log(1 + torch.exp(-20.0 * wanted * change)).mean()
         inputs, labels = map(np.stack, zip(*map(self.passage, self.passages), strict=True))
         return -self.losses(params, inputs, labels).mean()

@@ -86,7 +86,7 @@ def data(world, tmp_path_factory):
 
 
 class Cancelling(float):
-    """A small difference of large float32 numbers, such as a spread of rewards."""
+    """A small difference of large float32 numbers: a spread of rewards, and what they make."""
 
 
 def text_settings(data, **source):
@@ -170,7 +170,7 @@ WATCHED = ("metric", "reward_std", "gradient_norm", "response_length", "target_l
 def generate(data):
     lines = [line for folder in data.runs.values() for line in artifacts.read_lines(folder.metrics)]
     return [
-        Cancelling(line[name]) if name == "reward_std" else line[name]
+        Cancelling(line[name]) if name in ("reward_std", "gradient_norm") else line[name]
         for line in lines
         for name in WATCHED
         if name in line

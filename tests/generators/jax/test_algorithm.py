@@ -183,7 +183,7 @@ def test_too_few_articles_for_validation_names_the_key(world, tmp_path):
     run = world.study.run(*RUN)
     learner = run.learner.model_copy(update={"batch_size": 16})
     run = run.model_copy(update={"learner": learner})
-    with pytest.raises(DpgError, match=r"needs 64 articles.*found 40.*text\.articles"):
+    with pytest.raises(DpgError, match=r"found 40.*expected 64.*text\.articles"):
         run_generator(run, world.inputs(run), RunFolder(tmp_path))
 
 
