@@ -138,7 +138,9 @@ def test_params_are_those_of_plain_training_bit_for_bit():
     )
 
 
-@pytest.mark.parametrize("make", [regression, small_transformer])
+@pytest.mark.parametrize(
+    "make", [regression, pytest.param(small_transformer, marks=pytest.mark.integration)]
+)
 def test_one_step(make):
     task, optimizer = make(T=1), optimizer_of("adamw")
     w = weights_like(task.batches)
@@ -257,6 +259,7 @@ def test_the_callers_parameters_survive_every_budget():
         jax.tree.map(np.testing.assert_array_equal, before, task.params)
 
 
+@pytest.mark.integration
 def test_random_shapes_budgets_and_microbatches():
     rng = np.random.default_rng(0)
     for trial in range(4):
