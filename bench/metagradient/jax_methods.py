@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,21 +56,26 @@ def ours(task: Task, problem: Problem) -> tuple[Method, int]:
     """This library: the call, and what it keeps between programs plus the largest program's own."""
     micro = task.microbatch or None
     run = Run.check(problem.loss, problem.params, problem.batches, problem.optimizer, None, micro)
-    sizes = run.state_bytes, run.gradient_bytes
     if task.method == "kary":
         schedule = schedules.kary(task.steps, 2)
     else:
-        memory = None if task.method == "dpg" else task.budget or run.state_bytes
-        schedule = schedules.plan(task.steps, memory, *sizes)
+        kept = {"dpg": None, "dpg-tapes": math.inf}
+        schedule = run.plan(kept.get(task.method, task.budget or run.state_bytes))
+    sizes = run.state_bytes, run.gradient_bytes, (run.tape_bytes or 0) if schedule.tapes else 0
+    taped = schedule.taped > 0
 
     def method() -> jax.Array:
         return metagradient(*problem, microbatch=micro, schedule=schedule).weights_grad
 
-    return method, schedule.peak_bytes(*sizes) + largest_program(run, problem.params, task.steps)
+    largest = largest_program(run, problem.params, task.steps, taped=taped)
+    return method, schedule.peak_bytes(*sizes) + largest
 
 
-def largest_program(run: Run, params: Any, steps: int) -> int:
-    """Bytes of the largest of the learner's programs beyond its inputs, by XLA's own count."""
+def largest_program(run: Run, params: Any, steps: int, *, taped: bool = False) -> int:
+    """Bytes of the largest of the learner's programs beyond its inputs, by XLA's own count.
+
+    With `taped` the programs are those of a plan all of whose derivatives have their tape.
+    """
     batch, w = run.at(0)
     compiled: Any = run.programs
     arrays = run.loss.arrays
@@ -81,7 +87,11 @@ def largest_program(run: Run, params: Any, steps: int) -> int:
     else:
         lowered.append(compiled.gradient.lower(arrays, shapes, batch, w))
         lowered.append(compiled.slope.lower(arrays, shapes, shapes, batch, w))
-    if steps > 1:
+    if taped:
+        lowered.append(compiled.tape.lower(arrays, shapes, batch, w))
+        _, _, tape = jax.eval_shape(compiled.tape, arrays, shapes, batch, w)
+        lowered.append(compiled.bend.lower(tape, shapes, shapes))
+    elif steps > 1:
         lowered.append(compiled.curve.lower(arrays, shapes, shapes, batch, w, shapes))
     needs = [program.compile().memory_analysis() for program in lowered]
     largest = max(need.temp_size_in_bytes for need in needs)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 JAX_METHODS = {
     "dpg": "this library, all states kept",
+    "dpg-tapes": "this library, all states and tapes kept",
     "dpg-budget": "this library, within a budget",
     "kary": "this library's engine on the k-ary tree of Engstrom et al. (k = 2)",
     "scan": "jax.grad through lax.scan",
@@ -23,7 +24,7 @@ TORCH_METHODS = {
 METHODS = JAX_METHODS | TORCH_METHODS
 """Every method, with the words of the table. This library comes first."""
 
-OURS = ("dpg", "dpg-budget", "kary")
+OURS = ("dpg", "dpg-tapes", "dpg-budget", "kary")
 """The methods that can take some examples of a batch at a time."""
 
 
