@@ -93,10 +93,7 @@ def outdated(study: Study, folder: Path) -> list[str]:
     Raises:
         DpgError: the folder holds no reference.
     """
-    file = folder / STUDY
-    if not file.exists():
-        raise DpgError(f"{folder} is no reference: it has no {STUDY}; `dpg report keep` makes one")
-    record = artifacts.read_json(file)
+    record = read_record(folder)
     kept = _read(ScaleFile, record["scale"])
     parts = ((part, getattr(kept, part, None), getattr(study.scale, part)) for part in _SCALE_PARTS)
     lines = [
@@ -115,6 +112,19 @@ def outdated(study: Study, folder: Path) -> list[str]:
         else:
             lines += _differences(name, _read(RunConfig, in_present_settings(config)), present)
     return lines
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a reference: its configuration, provenance and run times.
+
+    Raises:
+        DpgError: the folder holds no reference.
+    """
+    file = folder / STUDY
+    if not file.exists():
+        raise DpgError(f"{folder} is no reference: it has no {STUDY}; `dpg report keep` makes one")
+    record: dict[str, Any] = artifacts.read_json(file)
+    return record
 
 
 def _split(name: str) -> tuple[str, int]:

@@ -141,7 +141,9 @@ def _outputs(study: Study, layout: Layout) -> Iterator[Output]:
     yield Output(THEOREM, "figures", "theorem", theorem)
     ledger = tuple(layout.claims / f"claims.{kind}" for kind in ("json", "md", "html"))
     yield Output("claims", "ledger", "claims", ledger, tuple(_evidence(study, layout)))
-    yield _report(study, layout)
+    pages = _report(study, layout)
+    yield pages
+    yield _page(study, layout, [*pages.files, *ledger, *theorem])
 
 
 def _texts_and_models(study: Study, layout: Layout) -> Iterator[Output]:
@@ -199,6 +201,12 @@ def _report(study: Study, layout: Layout) -> Output:
     names = ("generations.html", "provenance.html", "runs.csv")
     files = tuple(layout.report / name for name in names)
     return Output("report", "report", "report", files, inputs)
+
+
+def _page(study: Study, layout: Layout, more: Iterable[Path]) -> Output:
+    """The report, of everything that was drawn and of these files."""
+    drawn = [path for name in drawable(study) for path in _drawn(name, study, layout).files]
+    return Output("page", "report", "report", (layout.page,), (*drawn, *more))
 
 
 def runs_of(name: str, runs: Iterable[RunConfig]) -> list[RunConfig]:

@@ -8,6 +8,7 @@ from dpg.config import EXPERIMENTS_FILE, load
 from dpg.digests import of_settings, without_nulls
 from dpg.doctor import requirements
 from dpg.errors import DpgError
+from dpg.report import captions
 from dpg.revisions import in_digest
 from dpg.study import sources
 from dpg.study.layout import Layout
@@ -129,6 +130,11 @@ def engine_settings():
     return [] if scale.engine == "jax" else [scale.engine]
 
 
+def caption(name):
+    """The file of a caption in Snakemake's own report."""
+    return str(captions.file_of(name))
+
+
 def option(name, value):
     """A command's option, or nothing where it has no value."""
     return f"{name} {value}" if value else ""
@@ -202,6 +208,7 @@ localrules:
     passages,
     perplexity_tasks,
     replay,
+    report_page,
     report_pages,
     reward_model,
     sweeps,

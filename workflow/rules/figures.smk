@@ -11,7 +11,7 @@ for figure in FIGURES:
         output:
             image=report(
                 str(layout.figures / f"{figure}.png"),
-                caption=f"../report/{figure}.rst",
+                caption=caption(figure),
                 category="Figures",
             ),
             vector=str(layout.figures / f"{figure}.pdf"),
@@ -38,7 +38,7 @@ for table in TABLES:
         output:
             numbers=report(
                 str(layout.figures / f"{table}.csv"),
-                caption=f"../report/{table}.rst",
+                caption=caption(table),
                 category="Tables",
             ),
             text=str(layout.figures / f"{table}.md"),
