@@ -34,7 +34,8 @@ def status(config: Config) -> None:
 
 def doctor(
     scale: Annotated[
-        str | None, typer.Option(help="One of config/: smoke, tiny, paper; or give --config.")
+        str | None,
+        typer.Option(help="A file of config/: tiny, smoke, gpu, paper ...; or give --config."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A scale file anywhere.")

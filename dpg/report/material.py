@@ -14,7 +14,7 @@ from dpg.config import Study
 from dpg.errors import DpgError
 from dpg.report import pages
 from dpg.study.layout import Layout
-from dpg.study.outputs import FIGURES, TABLES, THEOREM, drawable, run_times
+from dpg.study.outputs import CURVES, FIGURES, TABLES, THEOREM, drawable, run_times
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def of_reference(folder: Path) -> Material:
 
     record = read_record(folder)
     ledger = folder / "claims.json"
-    names = (*FIGURES, *TABLES, THEOREM)
+    names = (*FIGURES, CURVES, *TABLES, THEOREM)
     runs = record["runs"]
     return Material(
         scale=record["provenance"]["scale"],

@@ -20,7 +20,7 @@ from dpg.config.recorded import in_present_settings
 from dpg.errors import DpgError
 from dpg.report import pages
 from dpg.study.layout import Layout
-from dpg.study.outputs import FIGURES, TABLES, run_times
+from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times
 from dpg.study.runs import Run
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
@@ -71,7 +71,9 @@ def _name(run: Run) -> str:
 
 
 def _drawn() -> list[tuple[str, str]]:
-    figures = [(name, kind) for name in (*FIGURES, "theorem_3_1") for kind in ("png", "csv")]
+    figures = [
+        (name, kind) for name in (*FIGURES, CURVES, "theorem_3_1") for kind in ("png", "csv")
+    ]
     return figures + [(name, kind) for name in TABLES for kind in ("md", "csv")]
 
 

@@ -1,7 +1,7 @@
 # Figures and tables: each a rule of its own, so that `snakemake figure_2` is a target and its
 # caption a file. A study lacks some: such a rule has no inputs, and its command says what it needs.
 
-for figure in FIGURES:
+for figure in (*FIGURES, CURVES):
 
     rule:
         name:
