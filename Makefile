@@ -48,10 +48,10 @@ help: ## list the targets
 
 tiny: .venv/.ready ## the study in miniature, on a laptop: figures and tables in results/tiny
 	@$(if $(SEEDS),$(BIN)/dpg config derive -c config/tiny.yaml --seeds $(SEEDS) --out $(call CONFIG,tiny))
-	@$(SNAKEMAKE) $(ARGS) --configfile $(call CONFIG,tiny)
+	@$(BIN)/dpg run -c $(call CONFIG,tiny) --cores $(CORES) $(ARGS)
 
 smoke: .venv/.ready ## every rule once, at sizes that prove nothing but that it runs
-	@$(SNAKEMAKE) $(ARGS) --configfile config/smoke.yaml
+	@$(BIN)/dpg run -c config/smoke.yaml --cores $(CORES) $(ARGS)
 
 # SCALE is the name of a file in config/, or the path of a scale file anywhere, or `reference`.
 SCALE_FILE = $(if $(filter %.yaml %.yml,$(SCALE)),$(SCALE),config/$(or $(SCALE),tiny).yaml)

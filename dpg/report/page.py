@@ -66,7 +66,7 @@ def render(material: Material, *, appendix: str | None = None) -> tuple[str, lis
         headlines=first,
         ran=_ran(material),
         experiments=list(_experiments(material)),
-        columns=[name.replace("_", " ") for name in cells],
+        columns=[str(name).replace("_", " ") for name in cells],
         rows=[[pages.cell(value) for value in row] for row in cells.itertuples(index=False)],
         figures=figures,
         tables=tables,
