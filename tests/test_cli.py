@@ -236,6 +236,8 @@ def test_a_time_limit_that_is_none_is_refused(called, limit, says):
 def test_an_engine_whose_environment_is_missing_is_refused_rather_than_replaced(called, tmp_path):
     for name in ("config", "envs"):
         (tmp_path / name).symlink_to(ROOT / name)
+    for path in ("models/llama-instruct", "text/articles.parquet"):  # what a run needs besides
+        (tmp_path / "results" / "paper" / path).mkdir(parents=True)
     run = ("--experiment", "uuid", "--variant", "adam")
     done = called("generate", "-c", "config/paper.yaml", *run, folder=tmp_path)
     assert done.returncode == 2
