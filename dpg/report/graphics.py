@@ -66,8 +66,11 @@ def inline(text: str, name: str, words: str) -> str:
     used = {match[1] for match in _REFERENCES.findall(body)}
     body = _NAMES.sub(lambda one: f' id="{name}-{one[1]}"' if one[1] in used else "", body)
     body = _REFERENCES.sub(rf"\g<1>{name}-\g<2>", body)
+    # Not more than twice its size on paper; on a phone it scrolls rather than becomes illegible.
+    widest = 2 * float(width)
     opening = (
         f'<svg class="drawn" role="img" aria-label="{html.escape(words)}" '
+        f'style="max-width: {widest:g}px; min-width: min(34rem, {widest:g}px)" '
         f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
     )
     return opening + re.sub(r"\n\s*", "\n", body).strip()

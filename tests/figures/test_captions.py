@@ -26,5 +26,5 @@ def test_a_caption_as_html_keeps_its_marks_and_escapes_the_rest():
 
 
 def test_a_caption_that_is_not_there_names_those_that_are():
-    with pytest.raises(DpgError, match="figure_8 has no caption; expected one of claims, figure_1"):
+    with pytest.raises(DpgError, match="figure_8 has no caption; expected one of claims, curves"):
         captions.file_of("figure_8")
