@@ -45,7 +45,11 @@ class Watch:
         before, self._states = self._states, now
         if before is None:
             done = sum(state == DONE for state in now.values())
-            return [f"{done} of {len(now)} results are there already"] if done else []
+            return (
+                [f"{done} of {len(now)} results are there; what is out of date is made again"]
+                if done
+                else []
+            )
         return [
             line
             for output, item in zip(self._outputs, items, strict=True)

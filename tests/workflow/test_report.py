@@ -18,7 +18,7 @@ def test_snakemakes_own_report_has_the_captions(tmp_path):
 
     def snakemake(*arguments):
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "1", "--quiet", "all", *arguments,
+            [sys.executable, "-m", "snakemake", *arguments, "--cores", "1",
              "--configfile", "config/smoke.yaml"],
             cwd=tmp_path, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
