@@ -48,20 +48,20 @@ help: ## list the targets
 
 tiny: .venv/.ready ## the study in miniature, on a laptop: figures and tables in results/tiny
 	@$(if $(SEEDS),$(BIN)/dpg config derive -c config/tiny.yaml --seeds $(SEEDS) --out $(call CONFIG,tiny))
-	@$(SNAKEMAKE) $(ARGS) --configfile $(call CONFIG,tiny)
+	@$(BIN)/dpg run -c $(call CONFIG,tiny) --cores $(CORES) $(ARGS)
 
 smoke: .venv/.ready ## every rule once, at sizes that prove nothing but that it runs
-	@$(SNAKEMAKE) $(ARGS) --configfile config/smoke.yaml
+	@$(BIN)/dpg run -c config/smoke.yaml --cores $(CORES) $(ARGS)
 
-report: .venv/.ready ## one HTML file of a study's results: make report (or SCALE=reference)
-	@$(if $(SEEDS),$(BIN)/dpg config derive -c config/$(or $(SCALE),tiny).yaml --seeds $(SEEDS) \
-		--out $(call CONFIG,$(or $(SCALE),tiny)))
+# SCALE is the name of a file in config/, or the path of a scale file anywhere, or `reference`.
+SCALE_FILE = $(if $(filter %.yaml %.yml,$(SCALE)),$(SCALE),config/$(or $(SCALE),tiny).yaml)
+SEEDS_FILE = $(call DERIVED,$(basename $(notdir $(SCALE_FILE))))
+report: .venv/.ready ## one HTML page of a study's results: SCALE=tiny, path/to/mine.yaml or reference
+	@$(if $(SEEDS),$(BIN)/dpg config derive -c $(SCALE_FILE) --seeds $(SEEDS) --out $(SEEDS_FILE))
 	@if [ "$(SCALE)" = reference ]; then \
-		$(SNAKEMAKE) --snakefile workflow/reference.smk && \
-		$(SNAKEMAKE) --snakefile workflow/reference.smk --report results/reference.html; \
+		$(BIN)/dpg report kept results/reference/tiny --out results/reference.html; \
 	else \
-		$(SNAKEMAKE) --configfile $(call CONFIG,$(or $(SCALE),tiny)) \
-			--report results/$(or $(SCALE),tiny)/report.html; \
+		$(BIN)/dpg report page --appendix -c $(if $(SEEDS),$(SEEDS_FILE),$(SCALE_FILE)); \
 	fi
 
 QUICK := not slow and not network and not faults

@@ -40,3 +40,4 @@ rule all:
         rules.theorem_3_1.output,
         rules.claims.output,
         rules.report_pages.output,
+        rules.report_page.output,

@@ -182,7 +182,12 @@ def _version(requirement: str) -> str:
 def _require(lock: Path) -> None:
     if not lock.is_file():
         there = sorted(path.stem for path in lock.parent.glob("*.txt") if path.stem != "core")
-        raise LockError(f"{lock}: no such lock; there are: {', '.join(there) or 'none'}")
+        if not there:
+            raise LockError(
+                f"{lock}: no such lock; {lock.parent}/ has none, so this folder is no clone of the "
+                "repository: run the command in one"
+            )
+        raise LockError(f"{lock}: no such lock; there are: {', '.join(there)}")
 
 
 def _install(python: Path, lines: list[str], lock: Path, alone: bool) -> None:

@@ -1,5 +1,6 @@
 """The command line: help that teaches, errors in one paragraph."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,8 +162,67 @@ def test_a_missing_model_names_the_directory(called, tmp_path):
     run = ("--experiment", "lambada-es", "--variant", "adam")
     done = called("generate", "-c", "config/tiny.yaml", *run, folder=tmp_path)
     assert done.returncode == 2
-    assert "results/tiny/models/llama-instruct" in done.err
+    path = "results/tiny/models/llama-instruct"
+    assert f"{path} is not there yet; the workflow makes it" in done.err
+    assert f"snakemake {path} --cores all --configfile config/tiny.yaml" in done.err
     assert "Traceback" not in done.err
+
+
+def test_the_named_command_makes_the_missing_model():
+    """Snakemake knows the path that the error names."""
+    pytest.importorskip("snakemake")
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "results/tiny/models/llama-instruct", "-n", "--cores",
+         "1", "--configfile", "config/tiny.yaml"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "pretrain" in done.stdout + done.stderr or "Nothing to be done" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("status", "-c", "config/tiny.yaml"), "this folder has no config/ either"),
+        (("doctor", "--scale", "tiny"), "run the command in one"),
+        (("report", "page", "-c", "config/tiny.yaml"), "it is no clone of the repository"),
+        (("environment", "verl"), "this folder is no clone of the repository"),
+    ],
+)
+def test_outside_a_clone_a_command_says_what_it_needs(called, tmp_path, arguments, says):
+    done = called(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert says in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_misspelt_scale_is_answered_with_the_one_that_was_meant(called):
+    done = called("status", "-c", "config/tinny.yaml")
+    assert done.returncode == 2
+    assert "the scales in config/ are: config/tiny.yaml, config/smoke.yaml, " in done.err
+    assert "did you mean 'config/tiny.yaml'?" in done.err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.stem)
+def test_doctor_knows_every_scale_and_says_cpu_time(called, path):
+    if path.stem == "experiments":
+        pytest.skip("no scale")
+    from dpg.doctor import console
+
+    study = cli.options.load(path)
+    assert study.scale.scale == path.stem
+    words = console.cpu_time(study, ROOT / "results")
+    if path.stem == "tiny":
+        assert re.search(r"CPU time of the generator runs: \d+ min for 48 runs \(measured", words)
+    else:
+        assert words.startswith("CPU time")
+
+
+def test_a_report_before_a_study_says_what_to_run(called, tmp_path):
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    done = called("report", "page", "-c", "config/tiny.yaml", folder=tmp_path)
+    assert done.returncode == 2
+    assert "there is nothing to report yet; make them first: make tiny" in done.err
 
 
 @pytest.mark.parametrize(("limit", "says"), [("soon", "expected a number"), ("0m", "positive")])
@@ -176,6 +236,8 @@ def test_a_time_limit_that_is_none_is_refused(called, limit, says):
 def test_an_engine_whose_environment_is_missing_is_refused_rather_than_replaced(called, tmp_path):
     for name in ("config", "envs"):
         (tmp_path / name).symlink_to(ROOT / name)
+    for path in ("models/llama-instruct", "text/articles.parquet"):  # what a run needs besides
+        (tmp_path / "results" / "paper" / path).mkdir(parents=True)
     run = ("--experiment", "uuid", "--variant", "adam")
     done = called("generate", "-c", "config/paper.yaml", *run, folder=tmp_path)
     assert done.returncode == 2

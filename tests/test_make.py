@@ -123,3 +123,18 @@ esac
             (checkout / "results" / scale).mkdir(parents=True)
         assert self.make(checkout, "clean-results", "SCALE=tiny").returncode == 0
         assert [path.name for path in (checkout / "results").iterdir()] == ["smoke"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            ((), "dpg report page --appendix -c config/tiny.yaml"),
+            (("SCALE=gpu",), "dpg report page --appendix -c config/gpu.yaml"),
+            (("SCALE=my/own.yaml",), "dpg report page --appendix -c my/own.yaml"),
+            (("SCALE=my/own.yaml", "SEEDS=3"), "--appendix -c .cache/scales/own-3-seeds.yaml"),
+            (("SEEDS=3",), "dpg config derive -c config/tiny.yaml --seeds 3"),
+        ],
+    )
+    def test_the_report_of_a_scale_or_of_a_file_anywhere(self, checkout, arguments, says):
+        result = self.make(checkout, "--dry-run", "-o", ".venv/.ready", "report", *arguments)
+        assert result.returncode == 0, result.stderr
+        assert says in result.stdout

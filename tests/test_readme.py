@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dpg import artifacts
+from dpg import artifacts, config
+from dpg.study.layout import Layout
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,6 +30,22 @@ def test_the_example_of_the_metagradients_page_runs(capsys):
     share, words = capsys.readouterr().out.split("% ")
     assert words == "of the examples judged rightly\n"
     assert int(share) > 75  # half of the labels are wrong: guessing is right for 50 %
+
+
+def test_the_command_of_lm_eval_measures_as_table_1_does():
+    page = (ROOT / "docs" / "downstream.md").read_text(encoding="utf-8")
+    (arguments,) = re.findall(r"--model_args (\S+) \\\n", page)
+    given = dict(part.split("=") for part in arguments.split(","))
+    study = config.load(ROOT / "config" / "tiny.yaml", ROOT / "config" / "experiments.yaml")
+    settings = study.downstream.perplexity
+    layout = Layout("tiny")
+    assert given == {
+        "pretrained": str(layout.model("llama-base")),
+        "dtype": settings.dtype,
+        "add_bos_token": str(settings.add_bos),
+        "max_length": str(settings.context),
+    }
+    assert f"--include_path {layout.tasks} --tasks dpg_lambada_es_test" in page
 
 
 @pytest.mark.slow

@@ -49,7 +49,8 @@ _HTML = """\
 </table>
 """
 
-_MARKS = {HOLDS: "holds", FAILS: "fails", UNTESTED: "untested"}
+MARKS = {HOLDS: "holds", FAILS: "fails", UNTESTED: "untested"}
+"""Verdict -> its class in a page."""
 
 
 def write(
@@ -65,7 +66,11 @@ def write(
     Returns:
         The three paths.
     """
-    known = {"scale": scale, "summary": summary(verdicts, seeds), "verdicts": verdicts}
+    known = {
+        "scale": scale,
+        "summary": summary([one.verdict for one in verdicts], seeds),
+        "verdicts": verdicts,
+    }
     out = Path(out_dir)
     record: dict[str, Any] = {
         "scale": scale,
@@ -74,7 +79,7 @@ def write(
     }
     artifacts.write_json(out / "claims.json", record)
     title = f"The paper's claims at scale {scale}"
-    _write(out / "claims.html", webpage.render(_HTML, title=title, marks=_MARKS, **known))
+    _write(out / "claims.html", webpage.render(_HTML, title=title, marks=MARKS, **known))
     _write(out / "claims.md", _markdown(**known))
     return [out / f"claims.{kind}" for kind in ("json", "md", "html")]
 
@@ -91,9 +96,9 @@ def _write(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def summary(verdicts: Sequence[Verdict], seeds: Sequence[int]) -> str:
+def summary(verdicts: Sequence[str], seeds: Sequence[int]) -> str:
     """How many claims hold, do not, and were not tested; and what one seed is worth."""
-    counts = Counter(verdict.verdict for verdict in verdicts)
+    counts = Counter(verdicts)
     words = (
         f"{len(verdicts)} claims. Hold: {counts[HOLDS]}; do not hold: {counts[FAILS]}; not tested "
         f"at this scale: {counts[UNTESTED]}."

@@ -18,6 +18,7 @@ from dpg.cli import (
     generators,
     models,
     reports,
+    running,
     studies,
     surroundings,
     texts,
@@ -44,6 +45,11 @@ for group in (configs, texts, models, corpora, training, evaluation, reports):
 for commands in (generators, environments, evaluation, figures, reports, studies):
     for function in commands.COMMANDS:
         app.command()(function)
+
+
+for function in running.PASSING:
+    passing = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(context_settings=passing)(function)
 
 
 def _show_version(wanted: bool) -> None:

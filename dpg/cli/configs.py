@@ -22,9 +22,18 @@ GROUPS = {"config": config_app}
 def check(config: Config) -> None:
     """Check a scale file together with config/experiments.yaml.
 
+    A metric or reward of one's own is imported, and the metric's value must be one number.
+
     **Example:** `dpg config check --config config/tiny.yaml`
     """
     study = load(config)
+    own = [run for run in study.runs if "custom" in (run.metric.kind, run.reward.kind)]
+    if own:
+        from dpg.targets.own import check_own
+
+        for words in dict.fromkeys(check_own(run, study.scale) for run in own):
+            if words:
+                typer.echo(words)
     typer.echo(f"{config}: {len(study.runs)} generator runs, every value in its range")
 
 

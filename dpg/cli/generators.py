@@ -18,6 +18,7 @@ from dpg.cli.options import (
     Table,
     Variant,
     inputs_of,
+    require_made,
     seconds_of,
     study_of,
 )
@@ -76,6 +77,7 @@ def generate(
     if done := done_already(run, inputs, folder, engine=engine, force=force):
         typer.echo(done, err=True)
         return
+    require_made(inputs, config)
     with StepBar(f"{experiment}/{variant}", run.generator.grpo_steps) as bar:
         engine_of(study, verl)(run, inputs, folder, seconds=seconds, on_step=bar)
 
@@ -122,6 +124,7 @@ def reward_server(
         passages=passages,
         reward_model=reward_model,
     )
+    require_made(inputs, config)
     serve_run(
         run,
         inputs,
@@ -155,9 +158,9 @@ def sweep(
     process.start_jax()
     from dpg.generators import sweep as sweeps
 
-    record = sweeps.sweep(
-        run, study.scale.sweep, inputs_of(run), out or layout.sweep(experiment, variant)
-    )
+    inputs = inputs_of(run)
+    require_made(inputs, config)
+    record = sweeps.sweep(run, study.scale.sweep, inputs, out or layout.sweep(experiment, variant))
     for entry in record["tried"]:
         typer.echo(f"{entry['learning_rate']:.3g}: {entry['metric'] or entry['error']}")
     typer.echo(f"chosen: {record['chosen']:.3g}; configured: {record['configured']:.3g}")

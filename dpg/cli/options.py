@@ -85,6 +85,16 @@ def inputs_of(
     )
 
 
+def require_made(inputs: RunInputs, config: Path) -> None:
+    """Refuse to start a run whose models or texts are not there yet; says what makes them."""
+    for path in (inputs.generator, inputs.target, inputs.articles):
+        if not path.exists():
+            raise DpgError(
+                f"{path} is not there yet; the workflow makes it, once:\n"
+                f"  snakemake {path} --cores all --configfile {config}"
+            )
+
+
 def one_of(option: str, value: str, allowed: Sequence[str]) -> None:
     """Refuse a value that is not among the allowed ones."""
     if value not in allowed:

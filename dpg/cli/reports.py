@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +51,70 @@ def pages(config: Config, out: OptionalOut = None) -> None:
     stamp(paths[-1], "report")
     for path in paths:
         typer.echo(path)
+
+
+@report_app.command()
+def page(
+    config: Config,
+    appendix: Annotated[
+        bool, typer.Option("--appendix", help="Make Snakemake's own report, too, and link to it.")
+    ] = False,
+    out: OptionalOut = None,
+) -> None:
+    """Write the report: one HTML page with every figure, table, claim and generation.
+
+    It needs no network and no other file. Of a study under way it shows what is there.
+
+    **Example:** `dpg report page -c config/tiny.yaml`
+    """
+    from dpg.provenance import stamp
+    from dpg.report import material
+    from dpg.report import page as pages
+
+    study, layout = study_of(config)
+    path = out or layout.page
+    found = material.of_study(study, layout)
+    if appendix:
+        _make_appendix(config, layout.appendix)
+    missing = pages.write(found, path, appendix=layout.appendix)
+    stamp(path, "report")
+    _say_written(path, missing)
+
+
+@report_app.command()
+def kept(
+    reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],
+    out: Out,
+) -> None:
+    """Write the same page of results that were kept.
+
+    **Example:** `dpg report kept results/reference/tiny --out results/reference.html`
+    """
+    from dpg.report import material
+    from dpg.report import page as pages
+
+    _say_written(out, pages.write(material.of_reference(reference), out))
+
+
+def _make_appendix(config: Path, out: Path) -> None:
+    """Have Snakemake write its own report; of a study that is not whole it makes none."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", str(config)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        made = Path(folder) / out.name
+        done = subprocess.run(
+            [*command, "--report", str(made)], capture_output=True, text=True, check=False
+        )
+        if done.returncode == 0 and made.exists():
+            made.replace(out)
+        else:
+            typer.echo("no appendix: Snakemake's own report needs the whole study", err=True)
+
+
+def _say_written(path: Path, missing: list[str]) -> None:
+    if missing:
+        typer.echo(f"not drawn yet, and left out: {', '.join(missing)}", err=True)
+    typer.echo(path)
 
 
 @report_app.command()

@@ -14,6 +14,8 @@ from dpg.errors import DpgError
 def status(config: Config) -> None:
     """Say which runs, models, figures and tables are done, running or missing, on one screen.
 
+    It also says how long the rest of the generator runs takes.
+
     Below: what was made by an older revision of its step, or by another commit of the code.
 
     **Example:** `dpg status --config config/tiny.yaml`
@@ -22,11 +24,13 @@ def status(config: Config) -> None:
 
     from dpg.provenance import git_state
     from dpg.study import status as states
+    from dpg.study import watch
 
     study, layout = study_of(config)
     groups = states.collect(study, layout)
     title = f"Scale {study.scale.scale}, in {layout.folder}"
     Console().print(states.table(groups, title))
+    typer.echo(watch.left_in_words(watch.time_left(study, layout, groups)))
     git = git_state()
     for line in states.outdated(groups, None if git is None else git["commit"]):
         typer.echo(line)
@@ -34,7 +38,8 @@ def status(config: Config) -> None:
 
 def doctor(
     scale: Annotated[
-        str | None, typer.Option(help="One of config/: smoke, tiny, paper; or give --config.")
+        str | None,
+        typer.Option(help="A file of config/: tiny, smoke, gpu, paper ...; or give --config."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A scale file anywhere.")

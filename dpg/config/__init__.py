@@ -56,7 +56,7 @@ from dpg.config.scale import (
     TrainedModel,
     WheelArticles,
 )
-from dpg.config.study import EXPERIMENTS_FILE, Study, derived, load
+from dpg.config.study import EXPERIMENTS_FILE, Study, derived, load, scale_files
 
 __all__ = [
     "EXPERIMENTS_FILE",
@@ -108,4 +108,5 @@ __all__ = [
     "derived",
     "leaves",
     "load",
+    "scale_files",
 ]

@@ -128,9 +128,26 @@ def _read(path: Path, experiments: Path | None) -> Files:
 
 
 def _scale_tree(path: Path) -> Tree:
-    scales = sorted(set(EXPERIMENTS_FILE.parent.glob("*.yaml")) - {EXPERIMENTS_FILE})
-    found = ", ".join(map(str, scales)) or "none"
-    return yaml.read(path, if_missing=f"the scales in {EXPERIMENTS_FILE.parent}/ are: {found}")
+    return yaml.read(path, if_missing=_way_out(path))
+
+
+def scale_files() -> list[Path]:
+    """The scales of the repository in whose folder this runs: what is quick to try comes first."""
+    found = set(EXPERIMENTS_FILE.parent.glob("*.yaml")) - {EXPERIMENTS_FILE}
+    first = ("tiny", "smoke")
+    return sorted(found, key=lambda path: (path.stem not in first, path.stem != first[0], path))
+
+
+def _way_out(path: Path) -> str:
+    """What to do where a scale file is missing."""
+    scales = list(map(str, scale_files()))
+    if not scales:
+        return (
+            f"this folder has no {EXPERIMENTS_FILE.parent}/ either, so it is no clone of the "
+            "repository: run the command in one, or name a scale file of your own"
+        )
+    folder = EXPERIMENTS_FILE.parent
+    return f"the scales in {folder}/ are: {', '.join(scales)}{nearest(str(path), scales)}"
 
 
 def _experiments_file(path: Path, scale: ScaleFile) -> Path:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from dpg.config import Study
 from dpg.doctor import forecast
 from dpg.doctor.checks import MISSING, NOTE, OK, Finding
 from dpg.doctor.forecast import Estimate
+from dpg.quantities import duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,7 +40,7 @@ def costs(study: Study, wanted: Estimate) -> list[str]:
     """What the study will still take, one line per kind, and what the lines assume."""
     lines = [f"generator runs still to make: {wanted.runs} of {wanted.all_runs}"]
     if wanted.gpu_hours is None:
-        lines.append("GPU-hours: none, the scale asks for no GPU")
+        lines += ["GPU-hours: none, the scale asks for no GPU", cpu_time(study)]
     else:
         lines += [
             f"GPU-hours, estimated and not measured: {wanted.gpu_hours}",
@@ -55,6 +59,24 @@ def costs(study: Study, wanted: Estimate) -> list[str]:
         names = ", ".join(wanted.unknown)
         lines.append(f"not counted, since its size is not known before it is fetched: {names}")
     return lines
+
+
+def cpu_time(study: Study, root: Path = Path("results")) -> str:
+    """The CPU time of the generator runs, as it was measured: of this study, or of the kept one."""
+    name = study.scale.scale
+    places = {
+        "the finished runs": root / name / "report" / "runs.csv",
+        "the kept study": root / "reference" / name / "runs.csv",
+    }
+    for words, path in places.items():
+        table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+        if "cpu_seconds" in table and table["cpu_seconds"].notna().any():
+            known = table["cpu_seconds"].dropna()
+            return (
+                f"CPU time of the generator runs: {duration(known.sum())} for {len(known)} runs "
+                f"(measured, {words}: {path}); texts, models and Table 1 come on top"
+            )
+    return "CPU time: not measured at this scale yet; `dpg report pages` notes it with the runs"
 
 
 def _assumptions(study: Study) -> list[str]:

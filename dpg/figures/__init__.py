@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpg.errors import DpgError
-from dpg.study.outputs import DOWNSTREAM, FIGURES, TABLES
+from dpg.study.outputs import CURVES, DOWNSTREAM, FIGURES, TABLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
     """Draw one figure or table of the paper.
 
     Args:
-        name: "figure_1" to "figure_7", "table_1" to "table_6", or "sweep".
+        name: "figure_1" to "figure_7", "table_1" to "table_6", "curves" or "sweep".
         run_dirs: run directories of any experiments; each figure takes those it shows. Figures 6
             and 7 are diagrams and need none. Table 1 takes the files of perplexities instead, one
             per target model, and the figure of the sweeps their files.
@@ -35,7 +35,7 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
         DpgError: no such figure, none of the runs it needs, or a run that is not whole.
     """
     stem = Path(out_dir) / name
-    if name in (*FIGURES, "sweep"):
+    if name in (*FIGURES, CURVES, "sweep"):
         return _figure(name, run_dirs, stem)
     if name == DOWNSTREAM:
         from dpg.figures import table_1
@@ -46,7 +46,7 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
 
         return generations.build(name, run_dirs, stem)
     raise DpgError(
-        f"no figure is called {name!r}; there are {', '.join((*FIGURES, *TABLES, 'sweep'))}"
+        f"no figure is called {name!r}; there are {', '.join((*FIGURES, *TABLES, CURVES, 'sweep'))}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Colours and line styles of variants: colour says the method, dashes say T."""
+"""Lines of variants: colour and marker say the method, dashes say T."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ COLORS = {
 }
 """Method -> colour; any other method is grey."""
 
+MARKERS = {
+    "adam": "o",
+    "sgd": "s",
+    "naive": "^",
+    "embedding": "D",
+    "levenshtein": "v",
+    "fasttext": "P",
+}
+"""Method -> marker, which tells lines apart where colours do not."""
+
+_EXTRA_MARKERS = {"nogroups": "*", "redo": "X"}
 _EXTRA = {"nogroups": style.PURPLE, "redo": style.SKY}  # the two extra runs of Adam
 _DASHES = ["-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2))]
 
@@ -27,12 +38,20 @@ def color_of(variant: Variant) -> str:
     return _EXTRA.get(variant.extra) or COLORS.get(variant.method, style.GREY)
 
 
+def marker_of(variant: Variant) -> str:
+    """The marker on a variant's line."""
+    return _EXTRA_MARKERS.get(variant.extra) or MARKERS.get(variant.method, "d")
+
+
 def line_styles(variants: Sequence[Variant]) -> dict[str, dict[str, Any]]:
-    """Return label -> colour and dashes, in the order of legends; the longest T is solid."""
+    """Return label -> colour, marker and dashes, as legends are ordered; the longest T is solid."""
     horizons = sorted({variant.steps or 0 for variant in variants}, reverse=True)
     return {
         variant.label: {
             "color": color_of(variant),
+            "marker": marker_of(variant),
+            "markersize": 3.2,
+            "markeredgewidth": 0,
             "linestyle": _DASHES[min(horizons.index(variant.steps or 0), len(_DASHES) - 1)],
         }
         for variant in sorted(set(variants), key=lambda variant: variant.order)

@@ -68,6 +68,8 @@ RC: dict[RcKeyType, Any] = {
     "path.simplify": False,
 }
 
+_MARKED = 8
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -185,7 +187,9 @@ def curves(
         if rows.empty:
             continue
         spread = rows.groupby(x)[y].agg(["mean", "min", "max", "count"]).sort_index()
-        axes.plot(spread.index, spread["mean"], label=group, **style)
+        # About eight markers per line: more of them would hide it.
+        every = max(1, len(spread) // _MARKED) if "marker" in style else None
+        axes.plot(spread.index, spread["mean"], label=group, markevery=every, **style)
         if (spread["count"] > 1).any():
             axes.fill_between(
                 spread.index,

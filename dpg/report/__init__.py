@@ -1,5 +1,6 @@
-"""What a reader takes away: pages beside the figures, and a study kept small as a reference.
+"""What a reader takes away: one page that shows a whole study, and a study kept small.
 
-`pages` writes what the report shows besides figures, tables and claims; `reference` keeps a
-finished study in a few megabytes and says whether it is still what a configuration would give.
+`page` writes the report, `material` gathers what it shows. `pages` writes the generations and the
+provenance as pages of their own. `reference` keeps a finished study in a few megabytes and says
+whether it is still what a configuration would give.
 """

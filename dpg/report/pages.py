@@ -71,7 +71,13 @@ def finished(study: Study, layout: Layout) -> list[Run]:
     folders = (layout.run_of(run) for run in study.runs)
     runs = [Run.open(folder.path) for folder in folders if folder.is_finished]
     if not runs:
-        raise DpgError(f"{layout.folder} has no finished generator run: nothing to report yet")
+        name = study.scale.scale
+        packaged = study.path == Path("config") / f"{name}.yaml" and name in ("tiny", "smoke")
+        command = f"make {name}" if packaged else f"snakemake --cores all --configfile {study.path}"
+        raise DpgError(
+            f"{layout.folder} has no finished generator run, so there is nothing to report yet; "
+            f"make them first: {command}"
+        )
     return runs
 
 
@@ -211,34 +217,48 @@ def _blocks(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int, str]]]]
 
 def provenance_page(study: Study, runs: Sequence[Run], table: pd.DataFrame) -> str:
     """Code, versions, machine, seeds, configuration and the cost of every run, as an HTML page."""
-    import yaml
-
-    known = provenance(study, runs)
-    versions = known.pop("versions")
-    facts = {name: _listed(value) for name, value in known.items()}
-    facts["versions"] = "; ".join(f"{name} {_listed(found)}" for name, found in versions.items())
-    facts["runs"] = f"{len(runs)} of {len(study.runs)} finished"
-    facts["wall time of the runs together"] = duration(table["wall_seconds"].sum())
-    if "cpu_seconds" in table:
-        facts["CPU time of the runs together"] = duration(table["cpu_seconds"].sum())
     cells = table.drop(columns="config_sha256")
     return webpage.render(
         _PROVENANCE,
         title=f"Provenance of the results at scale {study.scale.scale}",
-        facts=facts,
+        facts=facts(provenance(study, runs), table, len(study.runs)),
         columns=list(cells),
-        rows=[[_cell(value) for value in row] for row in cells.itertuples(index=False)],
-        config=yaml.safe_dump(
-            study.scale.model_dump(mode="json", exclude_unset=True), sort_keys=False
-        ),
+        rows=[[cell(value) for value in row] for row in cells.itertuples(index=False)],
+        config=settings_of(study),
     )
+
+
+def facts(known: dict[str, Any], table: pd.DataFrame, planned: int) -> dict[str, str]:
+    """What is known of the runs together, in words.
+
+    Args:
+        known: as `provenance` returns it.
+        table: one row per finished run.
+        planned: how many runs the study has.
+    """
+    versions = known["versions"]
+    found = {name: _listed(value) for name, value in known.items() if name != "versions"}
+    found["versions"] = "; ".join(f"{name} {_listed(value)}" for name, value in versions.items())
+    found["runs"] = f"{len(table)} of {planned} finished"
+    found["wall time of the runs together"] = duration(table["wall_seconds"].sum())
+    if "cpu_seconds" in table:
+        found["CPU time of the runs together"] = duration(table["cpu_seconds"].sum())
+    return found
+
+
+def settings_of(study: Study) -> str:
+    """What the scale's file sets, as YAML."""
+    import yaml
+
+    return yaml.safe_dump(study.scale.model_dump(mode="json", exclude_unset=True), sort_keys=False)
 
 
 def _listed(values: Any) -> str:
     return ", ".join(map(str, values)) if isinstance(values, list) else str(values)
 
 
-def _cell(value: Any) -> dict[str, Any]:
+def cell(value: Any) -> dict[str, Any]:
+    """A value of a table as text, and whether it is a number."""
     if isinstance(value, float):
         return {"number": True, "text": "" if pd.isna(value) else f"{value:.6g}"}
     return {"number": isinstance(value, int), "text": "" if value is None else str(value)}

@@ -20,7 +20,7 @@ from dpg.config.recorded import in_present_settings
 from dpg.errors import DpgError
 from dpg.report import pages
 from dpg.study.layout import Layout
-from dpg.study.outputs import FIGURES, TABLES, run_times
+from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times
 from dpg.study.runs import Run
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
@@ -71,7 +71,9 @@ def _name(run: Run) -> str:
 
 
 def _drawn() -> list[tuple[str, str]]:
-    figures = [(name, kind) for name in (*FIGURES, "theorem_3_1") for kind in ("png", "csv")]
+    figures = [
+        (name, kind) for name in (*FIGURES, CURVES, "theorem_3_1") for kind in ("png", "csv")
+    ]
     return figures + [(name, kind) for name in TABLES for kind in ("md", "csv")]
 
 
@@ -93,10 +95,7 @@ def outdated(study: Study, folder: Path) -> list[str]:
     Raises:
         DpgError: the folder holds no reference.
     """
-    file = folder / STUDY
-    if not file.exists():
-        raise DpgError(f"{folder} is no reference: it has no {STUDY}; `dpg report keep` makes one")
-    record = artifacts.read_json(file)
+    record = read_record(folder)
     kept = _read(ScaleFile, record["scale"])
     parts = ((part, getattr(kept, part, None), getattr(study.scale, part)) for part in _SCALE_PARTS)
     lines = [
@@ -115,6 +114,19 @@ def outdated(study: Study, folder: Path) -> list[str]:
         else:
             lines += _differences(name, _read(RunConfig, in_present_settings(config)), present)
     return lines
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a reference: its configuration, provenance and run times.
+
+    Raises:
+        DpgError: the folder holds no reference.
+    """
+    file = folder / STUDY
+    if not file.exists():
+        raise DpgError(f"{folder} is no reference: it has no {STUDY}; `dpg report keep` makes one")
+    record: dict[str, Any] = artifacts.read_json(file)
+    return record
 
 
 def _split(name: str) -> tuple[str, int]:

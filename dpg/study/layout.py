@@ -112,3 +112,13 @@ class Layout:
     def report(self) -> Path:
         """The report's own pages: generations.html, provenance.html and runs.csv."""
         return self.folder / "report"
+
+    @property
+    def page(self) -> Path:
+        """The report: one HTML page that shows everything."""
+        return self.folder / "report.html"
+
+    @property
+    def appendix(self) -> Path:
+        """Snakemake's own report: the rule, the command and the time of every file."""
+        return self.report / "snakemake.html"

@@ -19,6 +19,9 @@ from dpg.study import sources
 from dpg.study.layout import Layout
 
 FIGURES = tuple(f"figure_{number}" for number in range(1, 8))
+CURVES = "curves"
+"""The figure of the experiments that no figure of the paper shows: a metric of one's own."""
+
 TABLES = tuple(f"table_{number}" for number in range(1, 7))
 
 JUDGED = "figure_4"
@@ -134,14 +137,16 @@ def _outputs(study: Study, layout: Layout) -> Iterator[Output]:
         for target in study.downstream.targets:
             path = layout.perplexity(target)
             yield Output(f"perplexity/{target}", "perplexities", "perplexity", (path,))
-    for name in (*FIGURES, *TABLES):
+    for name in (*FIGURES, CURVES, *TABLES):
         if name in drawable(study):
             yield _drawn(name, study, layout)
     theorem = tuple(layout.figures / f"{THEOREM}.{suffix}" for suffix in suffixes(THEOREM))
     yield Output(THEOREM, "figures", "theorem", theorem)
     ledger = tuple(layout.claims / f"claims.{kind}" for kind in ("json", "md", "html"))
     yield Output("claims", "ledger", "claims", ledger, tuple(_evidence(study, layout)))
-    yield _report(study, layout)
+    pages = _report(study, layout)
+    yield pages
+    yield _page(study, layout, [*pages.files, *ledger, *theorem])
 
 
 def _texts_and_models(study: Study, layout: Layout) -> Iterator[Output]:
@@ -154,7 +159,7 @@ def _texts_and_models(study: Study, layout: Layout) -> Iterator[Output]:
 
 
 def _drawn(name: str, study: Study, layout: Layout) -> Output:
-    group = "figures" if name in FIGURES else "tables"
+    group = "tables" if name in TABLES else "figures"
     files = tuple(layout.figures / f"{name}.{suffix}" for suffix in suffixes(name))
     if name == DOWNSTREAM:
         assert study.downstream is not None  # `drawable` leaves it out otherwise
@@ -201,11 +206,20 @@ def _report(study: Study, layout: Layout) -> Output:
     return Output("report", "report", "report", files, inputs)
 
 
+def _page(study: Study, layout: Layout, more: Iterable[Path]) -> Output:
+    """The report, of everything that was drawn and of these files."""
+    drawn = [path for name in drawable(study) for path in _drawn(name, study, layout).files]
+    return Output("page", "report", "report", (layout.page,), (*drawn, *more))
+
+
 def runs_of(name: str, runs: Iterable[RunConfig]) -> list[RunConfig]:
     """The runs of the study that a figure or table shows, in the study's order."""
     runs = list(runs)
     if name == DOWNSTREAM:
         return sources.language_runs(runs)
+    if name == CURVES:
+        of_the_paper = {"qr", *(one for group in _EXPERIMENTS.values() for one in group)}
+        return [run for run in runs if run.experiment not in of_the_paper]
     if name in GENERATIONS:
         return [run for run in runs if (run.experiment, _method(run)) == GENERATIONS[name]]
     return [run for run in runs if run.experiment in _EXPERIMENTS.get(name, ())]
@@ -217,7 +231,8 @@ def _method(run: RunConfig) -> str:
 
 def drawable(study: Study) -> list[str]:
     """The figures and tables that the study's runs suffice for."""
-    found = [name for name in FIGURES + TABLES if name in _DIAGRAMS or runs_of(name, study.runs)]
+    names = (*FIGURES, CURVES, *TABLES)
+    found = [name for name in names if name in _DIAGRAMS or runs_of(name, study.runs)]
     return [name for name in found if name != DOWNSTREAM or study.downstream is not None]
 
 

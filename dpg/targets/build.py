@@ -15,6 +15,7 @@ from dpg.models import LanguageModel, Tokenizer, untie
 from dpg.targets.loss import loss_of
 from dpg.targets.metric import build_metric, passage_batch, pattern_of, tokens_of_metric
 from dpg.targets.optimizer import build_optimizer
+from dpg.targets.own import require_scalar
 from dpg.targets.portion import chosen_microbatch
 from dpg.targets.target import Target
 
@@ -69,7 +70,8 @@ def build(
         tokenizer=tokenizer,
         pattern=pattern_of(run.metric),
     )
-    jax.eval_shape(target.metric, params, params)  # a misfit is found before any rollout
+    # A misfit is found before any rollout.
+    require_scalar(jax.eval_shape(target.metric, params, params), run.experiment)
     return target
 
 

@@ -46,6 +46,17 @@ def test_a_cluster_s_machines_are_not_looked_for_here(paper):
     assert "HF_TOKEN" in token
 
 
+def test_the_scales_that_would_run_here_start_with_the_quickest(paper, monkeypatch):
+    monkeypatch.setattr(requirements.hardware, "gpu_count", lambda: 0)
+    monkeypatch.setattr(requirements.hardware, "physical_memory_gb", lambda: 16.0)
+    with pytest.raises(requirements.MachineError) as error:
+        requirements.require(paper, config.scale_files())
+    ways = [line.split()[-1] for line in str(error.value).splitlines() if "--configfile" in line]
+    assert ways[0] == "config/tiny.yaml"
+    assert "config/smoke.yaml" in ways
+    assert "config/paper.yaml" not in ways
+
+
 def test_this_machine_has_memory():
     assert hardware.physical_memory_gb() > 0.5
     assert hardware.gpu_count() >= 0

@@ -131,10 +131,6 @@ def test_a_setting_on_the_command_line_is_refused_with_the_way_out(tmp_path, set
     message = done.stderr + done.stdout
     assert f"--config is not used: found {setting.split('=')[0]}" in message
     assert "make tiny SEEDS=3" in message
-    reference = ("-n", "--snakefile", "workflow/reference.smk", "--config", setting)
-    done = snakemake(*reference, folder=tmp_path)
-    assert done.returncode != 0
-    assert "DPG_REFERENCE" in done.stderr + done.stdout
 
 
 def test_more_seeds_are_a_file_derived_from_the_scales(tmp_path):

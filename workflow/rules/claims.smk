@@ -5,7 +5,7 @@ rule theorem_3_1:
     output:
         image=report(
             str(layout.figures / f"{THEOREM}.png"),
-            caption="../report/theorem_3_1.rst",
+            caption=caption(THEOREM),
             category="Figures",
         ),
         vector=str(layout.figures / f"{THEOREM}.pdf"),
@@ -24,7 +24,7 @@ rule claims:
     output:
         page=report(
             str(layout.claims / "claims.html"),
-            caption="../report/claims.rst",
+            caption=caption("claims"),
             category="Claims",
         ),
         record=str(layout.claims / "claims.json"),

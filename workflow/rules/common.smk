@@ -4,14 +4,15 @@ import sys
 from pathlib import Path
 
 from dpg import environments, own_files
-from dpg.config import EXPERIMENTS_FILE, load
+from dpg.config import load, scale_files
 from dpg.digests import of_settings, without_nulls
 from dpg.doctor import requirements
 from dpg.errors import DpgError
+from dpg.report import captions
 from dpg.revisions import in_digest
 from dpg.study import sources
 from dpg.study.layout import Layout
-from dpg.study.outputs import FIGURES, TABLES, THEOREM, Outputs, drawable, run_times
+from dpg.study.outputs import CURVES, FIGURES, TABLES, THEOREM, Outputs, drawable, run_times
 from dpg.text.wikipedia import WHEEL_FILENAME
 
 # Snakemake merges every --configfile and --config into one dictionary, in which a key of one scale
@@ -129,6 +130,11 @@ def engine_settings():
     return [] if scale.engine == "jax" else [scale.engine]
 
 
+def caption(name):
+    """The file of a caption in Snakemake's own report."""
+    return str(captions.file_of(name))
+
+
 def option(name, value):
     """A command's option, or nothing where it has no value."""
     return f"{name} {value}" if value else ""
@@ -182,9 +188,8 @@ def trained_groups(wildcards):
 
 def check_machine():
     """Stop before the first job, with one message, where the machine cannot carry the scale."""
-    scales = sorted(set(Path("config").glob("*.yaml")) - {EXPERIMENTS_FILE})
     try:
-        requirements.require(study, scales, elsewhere=workflow.non_local_exec)
+        requirements.require(study, scale_files(), elsewhere=workflow.non_local_exec)
     except DpgError as error:
         raise WorkflowError(str(error)) from None
 
@@ -202,6 +207,7 @@ localrules:
     passages,
     perplexity_tasks,
     replay,
+    report_page,
     report_pages,
     reward_model,
     sweeps,

@@ -1,7 +1,7 @@
 # Figures and tables: each a rule of its own, so that `snakemake figure_2` is a target and its
 # caption a file. A study lacks some: such a rule has no inputs, and its command says what it needs.
 
-for figure in FIGURES:
+for figure in (*FIGURES, CURVES):
 
     rule:
         name:
@@ -11,7 +11,7 @@ for figure in FIGURES:
         output:
             image=report(
                 str(layout.figures / f"{figure}.png"),
-                caption=f"../report/{figure}.rst",
+                caption=caption(figure),
                 category="Figures",
             ),
             vector=str(layout.figures / f"{figure}.pdf"),
@@ -38,7 +38,7 @@ for table in TABLES:
         output:
             numbers=report(
                 str(layout.figures / f"{table}.csv"),
-                caption=f"../report/{table}.rst",
+                caption=caption(table),
                 category="Tables",
             ),
             text=str(layout.figures / f"{table}.md"),

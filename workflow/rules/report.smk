@@ -1,4 +1,5 @@
-# The report's own pages. The report itself is Snakemake's: `make report`.
+# The report: one page that shows everything, and the pages and the table that it is kept with.
+# Snakemake's own report of them is its appendix: `make report`.
 
 
 rule report_pages:
@@ -7,12 +8,12 @@ rule report_pages:
     output:
         generations=report(
             str(layout.report / "generations.html"),
-            caption="../report/generations.rst",
+            caption=caption("generations"),
             category="Generations",
         ),
         provenance=report(
             str(layout.report / "provenance.html"),
-            caption="../report/provenance.rst",
+            caption=caption("provenance"),
             category="Provenance",
         ),
         runs=str(layout.report / "runs.csv"),
@@ -22,3 +23,16 @@ rule report_pages:
         settings=settings("report", scale),
     shell:
         "dpg report pages --out $(dirname {output.runs}) > {log} 2>&1"
+
+
+rule report_page:
+    input:
+        [str(path) for path in outputs["page"].inputs],
+    output:
+        str(layout.page),
+    log:
+        f"{LOGS}/report_page.log",
+    params:
+        settings=settings("report", scale),
+    shell:
+        "dpg report page --out {output} > {log} 2>&1"

@@ -1,0 +1,153 @@
+"""`dpg run`: a study with a console of its own; what Snakemake says goes to a file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpg import processes
+from dpg.cli.options import Config, study_of
+from dpg.config import Study
+from dpg.study import status, watch
+from dpg.study.layout import Layout
+from dpg.study.outputs import drawable
+
+_EVERY = 2.0  # seconds between two looks at the study's files
+_LINE_EVERY = 60.0  # seconds between two lines about the time left, where there is no terminal
+_FIRST = "figure_1"
+_TAIL = 40
+
+Show = Callable[[int, int, str], None]
+
+
+def run(
+    context: typer.Context,
+    config: Config,
+    cores: Annotated[str, typer.Option(help="Cores to use: a number, or all.")] = "all",
+) -> None:
+    """Run a study: every figure and table, or the targets that are named.
+
+    Says when a run begins, what it reached, what was drawn, and how long the rest takes. What
+    Snakemake itself says is in results/SCALE/logs/snakemake.log. Options of Snakemake, such as -n,
+    may follow: then it speaks for itself.
+
+    **Example:** `dpg run -c config/tiny.yaml figure_2`
+    """
+    study, layout = study_of(config)
+    command = [sys.executable, "-m", "snakemake", "--cores", cores]
+    if any(word.startswith("-") for word in context.args):
+        done = subprocess.run([*command, "--configfile", str(config), *context.args], check=False)
+        raise typer.Exit(done.returncode)
+    if not context.args and _FIRST in drawable(study):
+        command += ["--prioritize", _FIRST]  # the first picture early
+    command += ["--configfile", str(config), "--", *context.args]
+    raise typer.Exit(_watched(command, study, layout))
+
+
+def _watched(command: list[str], study: Study, layout: Layout) -> int:
+    """Run Snakemake, and say what happens until it has ended; returns its exit status."""
+    log = layout.folder / "logs" / "snakemake.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    began, size = time.monotonic(), log.stat().st_size if log.exists() else 0
+    typer.echo(f"Scale {study.scale.scale}: results go to {layout.folder}, details to {log}")
+    eye = watch.Watch(study, layout)
+    with (
+        processes.started("snakemake", command, log, os.environ) as process,
+        _bar(study.scale.scale) as (say, show),
+    ):
+        while True:
+            status_now = process.handle.poll()  # before the look, which then misses nothing
+            groups = status.collect(study, layout)
+            for line in eye.news(groups):
+                say(line)
+            items = [item for group in groups for item in group.items]
+            done = sum(item.state == status.DONE for item in items)
+            left = watch.left_in_words(watch.time_left(study, layout, groups))
+            show(done, len(items), left)
+            if status_now is not None:
+                break
+            time.sleep(_EVERY)
+    took = f"{(time.monotonic() - began) / 60:.0f} min"
+    if status_now:
+        _say_failure(log, size)
+    else:
+        _say_end(study, layout, took)
+    return int(status_now)
+
+
+def _say_failure(log: Path, start: int) -> None:
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    for line in lines[-_TAIL:]:
+        typer.echo(line, err=True)
+    typer.secho(
+        f"\nIt did not end well: what went wrong stands above, all of it in {log}.\n"
+        "What is finished is kept: the same command goes on from there.",
+        fg="red",
+        err=True,
+    )
+
+
+def _say_end(study: Study, layout: Layout, took: str) -> None:
+    typer.echo(f"\nDone in {took}.")
+    if layout.page.exists():
+        typer.echo(f"  report   {layout.page}: open it in a browser")
+    typer.echo(f"  figures  {layout.figures}")
+    typer.echo(f"Next: make report SCALE={_named(study)}, or dpg status -c {study.path}")
+
+
+def _named(study: Study) -> str:
+    """What `make report` calls the study: its name, where its file is one of config/."""
+    packaged = study.path == Path("config") / f"{study.scale.scale}.yaml"
+    return study.scale.scale if packaged else str(study.path)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[tuple[Callable[[str], None], Show]]:
+    """A bar below the lines on a terminal; elsewhere a line each minute."""
+    if not sys.stdout.isatty():
+        yield typer.echo, _lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task(title, total=None, left="")
+
+        def show(done: int, total: int, left: str) -> None:
+            bar.update(task, completed=done, total=total, left=left)
+
+        def say(line: str) -> None:
+            bar.console.print(line, markup=False, highlight=False)
+
+        yield say, show
+
+
+def _lines() -> Show:
+    last = time.monotonic()
+
+    def show(done: int, total: int, left: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LINE_EVERY:
+            last = time.monotonic()
+            typer.echo(f"{done} of {total} results; {left}")
+
+    return show
+
+
+PASSING = (run,)
+"""Commands that pass what they do not know on to Snakemake."""

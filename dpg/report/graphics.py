@@ -1,0 +1,76 @@
+"""Figures inside a page: SVG drawn from a figure's table, or its PNG where there is no table."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib
+import io
+import re
+from pathlib import Path
+
+import pandas as pd
+
+_UNWANTED = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.S)
+_HEAD = re.compile(r"<svg [^>]*?width=\"([\d.]+)pt\" height=\"([\d.]+)pt\"[^>]*>")
+_REFERENCES = re.compile(r'(url\(#|href="#)([\w.-]+)')
+_NAMES = re.compile(r'\sid="([^"]*)"')
+
+
+def picture(name: str, folder: Path, words: str) -> str | None:
+    """A figure as HTML that needs no other file.
+
+    Args:
+        name: such as "figure_2"; drawn from `<name>.csv`, else `<name>.png` is taken as it is.
+        folder: where these files are.
+        words: what the figure is, for a reader that does not see it.
+
+    Returns:
+        An `<svg>` or `<img>` element; None where neither file is there.
+    """
+    table, image = folder / f"{name}.csv", folder / f"{name}.png"
+    if table.exists():
+        return inline(_svg(name, pd.read_csv(table)), name, words)
+    if image.exists():
+        data = base64.b64encode(image.read_bytes()).decode("ascii")
+        return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
+    return None
+
+
+def _svg(name: str, table: pd.DataFrame) -> str:
+    from dpg.figures.style import styled
+
+    module = importlib.import_module(f"dpg.figures.{name}")
+
+    @styled
+    def written() -> str:
+        text = io.StringIO()
+        left_out = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        module.draw(table).savefig(text, format="svg", metadata=left_out)
+        return text.getvalue()
+
+    return written()
+
+
+def inline(text: str, name: str, words: str) -> str:
+    """An SVG file's text as an element of an HTML page.
+
+    The XML head and matplotlib's style sheet, which would hold for the whole page, are left out.
+    So is every id that nothing refers to. The others get `name` in front: two figures on one page
+    have ids of their own.
+    """
+    head = _HEAD.search(text)
+    assert head is not None, "matplotlib writes width and height in points"
+    width, height = head.groups()
+    body = _UNWANTED.sub("", text[head.end() :]).replace("xlink:href", "href")
+    used = {match[1] for match in _REFERENCES.findall(body)}
+    body = _NAMES.sub(lambda one: f' id="{name}-{one[1]}"' if one[1] in used else "", body)
+    body = _REFERENCES.sub(rf"\g<1>{name}-\g<2>", body)
+    # Not more than twice its size on paper; on a phone it scrolls rather than becomes illegible.
+    widest = 2 * float(width)
+    opening = (
+        f'<svg class="drawn" role="img" aria-label="{html.escape(words)}" '
+        f'style="max-width: {widest:g}px; min-width: min(34rem, {widest:g}px)" '
+        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+    )
+    return opening + re.sub(r"\n\s*", "\n", body).strip()

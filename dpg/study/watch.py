@@ -1,0 +1,133 @@
+"""What is worth saying of a study while it runs: what began, what ended, and the time that is left.
+
+Everything is read from the study's files, so it holds for jobs on this machine and on a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dpg import artifacts
+from dpg.config import RunConfig, Study
+from dpg.errors import DpgError
+from dpg.progress import watched
+from dpg.quantities import duration
+from dpg.study.layout import Layout
+from dpg.study.outputs import Output, Outputs
+from dpg.study.status import DONE, MISSING, RUNNING, Group, Item
+
+_SAID = ("figures", "tables", "models", "perplexities", "ledger")
+"""Groups besides the generator runs whose outputs are told of when they are there."""
+
+
+class Watch:
+    """Compares a study's state with the one before.
+
+    Args:
+        study, layout: the study, and where it lies.
+    """
+
+    def __init__(self, study: Study, layout: Layout):
+        self.study, self.layout = study, layout
+        self._outputs: list[Output] = list(Outputs(study, layout))
+        self._states: dict[str, str] | None = None
+
+    def news(self, groups: Sequence[Group]) -> list[str]:
+        """One line per run that began, and per run, model, figure or table that is done since.
+
+        The first call says how much was there before.
+
+        Args:
+            groups: what `dpg.study.status.collect` says now.
+        """
+        items = [item for group in groups for item in group.items]
+        now = {output.name: item.state for output, item in zip(self._outputs, items, strict=True)}
+        before, self._states = self._states, now
+        if before is None:
+            done = sum(state == DONE for state in now.values())
+            return (
+                [f"{done} of {len(now)} results are there; what is out of date is made again"]
+                if done
+                else []
+            )
+        return [
+            line
+            for output, item in zip(self._outputs, items, strict=True)
+            for line in self._changed(output, item, before[output.name])
+        ]
+
+    def _changed(self, output: Output, item: Item, before: str) -> Iterator[str]:
+        if item.state == before:
+            return
+        if output.step == "generate" and output.run is not None:
+            name = output.run.path.removesuffix("/seed0") if self._one_seed else output.run.path
+            if item.state == RUNNING:
+                yield f"{name}: begins, {output.run.generator.grpo_steps} steps"
+            elif item.state == DONE:
+                yield f"{name}: {headline(self.layout, output.run)}"
+        elif item.state == DONE and output.group in _SAID:
+            yield f"{output.name}: {output.files[0]}"
+
+    @property
+    def _one_seed(self) -> bool:
+        return self.study.all_seeds == [0]
+
+
+def headline(layout: Layout, run: RunConfig) -> str:
+    """How long a finished run took, and the numbers of its last validation."""
+    folder = layout.run_of(run)
+    try:
+        seconds = artifacts.read_json(folder.record)["wall_seconds"]
+        lines = artifacts.read_lines(folder.metrics)
+    except (OSError, KeyError, DpgError):  # being replaced at this very moment
+        return "done"
+    last = [line for line in lines if line.get("phase") == "validation"][-1:]
+    numbers = ", ".join(watched(line) for line in last).replace("  ", ", ")
+    took = f"{seconds:.0f} s" if seconds < 60 else duration(seconds)
+    return f"done in {took}; {numbers}" if numbers else f"done in {took}"
+
+
+def time_left(study: Study, layout: Layout, groups: Sequence[Group]) -> float | None:
+    """Seconds until the generator runs are done, at the pace of those that are finished.
+
+    A run is as long as its rollouts are many. As many runs go on side by side as do now, one at
+    least.
+
+    Returns:
+        None while no run is finished; 0.0 when all are.
+    """
+    items = [item for group in groups for item in group.items]
+    spent = written = left = 0.0
+    for output, item in zip(Outputs(study, layout), items, strict=True):
+        if output.step != "generate" or output.run is None:
+            continue
+        rollouts = output.run.generator.grpo_steps * output.run.rollouts_per_step
+        if item.state == DONE:
+            try:
+                spent += artifacts.read_json(layout.run_of(output.run).record)["wall_seconds"]
+            except (OSError, KeyError, TypeError, DpgError):
+                continue
+            written += rollouts
+        else:
+            left += rollouts * (1 - _share(item))
+    if left == 0:
+        return 0.0
+    running = sum(item.state == RUNNING for item in items)
+    return left * spent / written / max(1, running) if written else None
+
+
+def _share(item: Item) -> float:
+    """How much of a begun run is done: of "31 of 40" 31 / 40."""
+    if item.state == MISSING or not item.steps:
+        return 0.0
+    done, _, every = item.steps.partition(" of ")
+    return int(done) / int(every)
+
+
+def left_in_words(seconds: float | None) -> str:
+    """The time that is left of the generator runs, as a console shows it."""
+    if seconds is None:
+        return "time left: known once a run is done"
+    if seconds == 0:
+        return "all generator runs are done"
+    return f"generator runs: about {duration(seconds) if seconds >= 60 else '1 min'} left"

@@ -1,0 +1,205 @@
+"""The report is one valid page that shows everything of a study and loads nothing."""
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dpg import config, figures
+from dpg.errors import DpgError
+from dpg.report import graphics, grids, headlines, material, page
+from dpg.study.layout import Layout
+from dpg.study.outputs import FIGURES, TABLES, THEOREM, Outputs
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "results" / "reference" / "tiny"
+VOID = {"meta", "br", "img", "link", "hr", "input", "col"}
+
+
+class Checked(HTMLParser):
+    """Reads a page strictly: every element is closed where it must be, every id is there once."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.links, self.resources, self.faults = [], [], [], [], []
+        self.words, self.tags = [], []
+        self.feed(text)
+        self.close()
+        self.faults += [f"<{tag}> is not closed" for tag in self.open]
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if tag == "a" else []
+        named = [found.get(key) for key in ("src", "srcset", "data", "poster", "xlink:href")]
+        named += [found.get("href")] if tag != "a" else []
+        self.resources += [value for value in named if value]
+        self.resources += re.findall(r"url\(([^)]*)\)", found.get("style") or "")
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open[-1] != tag:
+            self.faults.append(f"</{tag}> closes {self.open[-1:]} at {self.getpos()}")
+        else:
+            self.open.pop()
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def kept():
+    """The page of the results that are kept in the repository, and what it leaves out."""
+    return page.render(material.of_reference(REFERENCE))
+
+
+@pytest.fixture(scope="module")
+def live(finished):
+    """The page of a study under way: nine runs, a PNG without a table, a table."""
+    return page.render(material.of_study(finished.study, finished.layout))
+
+
+@pytest.mark.parametrize("which", ["kept", "live"])
+def test_the_page_is_valid_and_loads_nothing(which, request):
+    text, _ = request.getfixturevalue(which)
+    read = Checked(text)
+    assert text.startswith("<!doctype html>\n")
+    assert read.faults == []
+    assert len(set(read.ids)) == len(read.ids)
+    inside = {link[1:] for link in read.links if link.startswith("#")}
+    assert inside
+    assert inside <= set(read.ids)
+    assert not {"script", "link", "iframe", "object"} & set(read.tags)
+    strange = [name for name in read.resources if not name.startswith(("#", "data:image/"))]
+    assert strange == []
+    assert not re.search(r"@import|https?://", text)
+
+
+def test_the_checker_finds_what_is_wrong():
+    read = Checked('<p id="a"><b></p><img src="http://x/y.png"><p id="a">')
+    assert len(read.faults) >= 2
+    assert read.resources == ["http://x/y.png"]
+    assert read.ids == ["a", "a"]
+
+
+def test_every_figure_and_table_of_the_manifest_is_shown_with_its_caption(kept):
+    text, missing = kept
+    study = config.load(ROOT / "config" / "tiny.yaml", ROOT / "config" / "experiments.yaml")
+    outputs = Outputs(study, Layout("tiny"))
+    names = [one.name for group in ("figures", "tables") for one in outputs.group(group)]
+    assert set(names) == {*FIGURES, *TABLES, THEOREM}
+    assert missing == []
+    for name in names:
+        (shown,) = re.findall(rf'<figure id="{name}">(.*?)</figure>', text, re.S)
+        assert ("<svg" in shown) == (name not in TABLES)
+        assert ("<table" in shown) == (name in TABLES)
+        kind, number = name.split("_", 1)
+        title = f"{kind.title()} {number.replace('_', '.')}"
+        assert f"<figcaption><p><b>{title} (" in shown
+
+
+def test_the_bold_numbers_of_table_1_are_bold(kept):
+    text, _ = kept
+    (shown,) = re.findall(r'<figure id="table_1">(.*?)</figure>', text, re.S)
+    source = (REFERENCE / "table_1.md").read_text()
+    bold = re.findall(r"\*\*([\d,.]+)\*\*", source)
+    assert len(bold) == 8
+    assert sorted(re.findall(r"<b>([\d,.]+)</b>", shown)) == sorted(bold)
+
+
+def test_every_claim_is_there_with_its_verdict_and_numbers(kept):
+    text, _ = kept
+    record = json.loads((REFERENCE / "claims.json").read_text())
+    for claim in record["claims"]:
+        (row,) = re.findall(rf'<tr id="claim-{claim["name"]}">(.*?)</tr>', text, re.S)
+        assert f'">{claim["verdict"]}</span>' in row
+        assert row.count("<li>") == len(claim["conditions"])
+    held = sum(claim["verdict"] == "holds" for claim in record["claims"])
+    assert f"Hold: {held};" in text
+
+
+def test_headlines_are_the_numbers_of_the_figures():
+    runs = pd.read_csv(REFERENCE / "runs.csv")
+    found = {one.what: one for one in headlines.read(REFERENCE, runs, None)}
+    qr = runs[runs["experiment"] == "qr"].iloc[0]
+    assert found["QR code in the LM head"].value == f"{441 * qr['pixels_right']:.0f} of 441"
+    scans = "scans" if qr["scans"] else "does not scan"
+    assert found["QR code in the LM head"].note.endswith(scans)
+    adam = runs[(runs["experiment"] == "sixseven") & (runs["variant"] == "adam-T8")].iloc[0]
+    assert found["67 in the LM head"].value == f"{42 * adam['pixels_right']:.0f} of 42"
+    norm = runs[(runs["experiment"] == "norm") & (runs["variant"] == "adam-T8")].iloc[0]
+    assert found["Norm of the LM head"].value == f"{norm['norm_difference']:+.2f}"
+    uuid = runs[runs["experiment"] == "uuid"].set_index("variant")["exact"]
+    assert found["Rollouts with the UUID"].value == f"{100 * uuid['adam']:.0f} %"
+    assert f"naive {100 * uuid['naive']:.0f} %" in found["Rollouts with the UUID"].note
+
+
+def test_a_study_under_way_shows_what_is_there_and_names_the_rest(live, finished):
+    text, missing = live
+    (shown,) = re.findall(r'<figure id="figure_5">(.*?)</figure>', text, re.S)
+    assert 'src="data:image/png;base64,YSBwaWN0dXJl"' in shown
+    assert set(missing) == {*FIGURES, *TABLES, THEOREM} - {"figure_5"}
+    assert f"9 of {len(finished.study.runs)} generator runs finished" in text
+    assert 'id="claims"' not in text
+    assert "uuid" in text
+    assert "Prompt &lt;0&gt;" in text
+
+
+def test_no_finished_run_says_what_to_run(finished, tmp_path):
+    study = config.load(ROOT / "config" / "tiny.yaml")
+    with pytest.raises(DpgError, match=r"no finished generator run.*make them first: snakemake"):
+        material.of_study(study, Layout("tiny", tmp_path))
+
+
+def test_the_appendix_is_linked_from_where_the_page_lies(finished, tmp_path):
+    found = dataclasses.replace(material.of_study(finished.study, finished.layout), names=[])
+    page.write(found, tmp_path / "a.html", appendix=tmp_path / "report" / "snakemake.html")
+    assert "Appendix" not in (tmp_path / "a.html").read_text()
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "snakemake.html").touch()
+    page.write(found, tmp_path / "a.html", appendix=tmp_path / "report" / "snakemake.html")
+    assert '<a href="report/snakemake.html">' in (tmp_path / "a.html").read_text()
+
+
+def test_a_table_is_read_back_as_it_was_written():
+    text = "**A \\* b**\n\n| x | y\\|z |\n| ---: | :--- |\n| **1.5** (2) | a\\_b\\<c\\> \\\\n |\n"
+    grid = grids.read(text)
+    assert grid.title == "A * b"
+    assert grid.heads == ["x", "y|z"]
+    assert grid.numeric == [True, False]
+    assert grid.rows == [[grids.Cell("1.5 (2)", True), grids.Cell(r"a_b<c> \n", False)]]
+
+
+def test_the_generations_tables_are_read_back_whole():
+    from dpg.figures import generations
+
+    responses = ["a|b", r"ends \| so", "**bold** & <b>", "line\nbreak", "` ~ $ # !"]
+    data = pd.DataFrame({"step": range(len(responses)), "response": responses})
+    grid = grids.read(generations.markdown(data, "title"))
+    assert [row[1].text for row in grid.rows] == [generations.visible(one) for one in responses]
+
+
+def test_two_figures_on_a_page_share_no_id(tmp_path):
+    for name in ("figure_6", "figure_7"):
+        figures.build(name, [], tmp_path)
+    texts = [graphics.picture(name, tmp_path, name) for name in ("figure_6", "figure_7")]
+    ids = [set(re.findall(r'\sid="([^"]+)"', text)) for text in texts]
+    assert all(ids)
+    assert not ids[0] & ids[1]
+    for text, own in zip(texts, ids, strict=True):
+        assert set(re.findall(r'href="#([^"]+)"', text)) <= own
+
+
+def test_a_figure_without_any_file_is_none(tmp_path):
+    assert graphics.picture("figure_2", tmp_path, "Figure 2") is None

@@ -1,0 +1,117 @@
+"""What the console says of a study while it runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dpg import config
+from dpg.study import status, watch
+from dpg.study.layout import Layout
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture(scope="module")
+def study():
+    return config.load(CONFIG / "tiny.yaml", CONFIG / "experiments.yaml")
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return Layout("tiny", tmp_path / "results")
+
+
+def begin(layout, run, steps):
+    log = layout.run_of(run).state.metrics
+    log.parent.mkdir(parents=True)
+    lines = [json.dumps({"step": step, "phase": "train"}) for step in range(steps)]
+    log.write_text("".join(line + "\n" for line in lines))
+
+
+def finish(layout, run, seconds, **numbers):
+    folder = layout.run_of(run)
+    folder.generator.mkdir(parents=True)
+    line = {"step": run.generator.grpo_steps, "phase": "validation", "metric": -0.5, **numbers}
+    folder.metrics.write_text(json.dumps(line) + "\n")
+    folder.rollouts.touch()
+    folder.pattern.touch()
+    folder.record.write_text(json.dumps({"wall_seconds": seconds}))
+
+
+def collect(study, layout):
+    return status.collect(study, layout)
+
+
+def test_a_run_is_told_of_when_it_begins_and_when_it_ends_with_its_numbers(study, layout):
+    eye = watch.Watch(study, layout)
+    assert eye.news(collect(study, layout)) == []
+    run = study.run("sixseven", "adam-T8", 0)
+    begin(layout, run, 3)
+    assert eye.news(collect(study, layout)) == ["sixseven/adam-T8: begins, 40 steps"]
+    assert eye.news(collect(study, layout)) == []
+    finish(layout, run, 95.5, pixels_right=1.0)
+    (line,) = eye.news(collect(study, layout))
+    assert line == "sixseven/adam-T8: done in 2 min; metric -0.5, pixels_right 1"
+
+
+def test_a_figure_and_a_model_are_told_of_with_their_files(study, layout):
+    eye = watch.Watch(study, layout)
+    eye.news(collect(study, layout))
+    layout.figures.mkdir(parents=True)
+    for suffix in ("png", "pdf", "csv"):
+        (layout.figures / f"figure_2.{suffix}").touch()
+    layout.model("gpt2").mkdir(parents=True)
+    (layout.model("gpt2") / "config.json").touch()
+    news = eye.news(collect(study, layout))
+    assert f"figure_2: {layout.figures / 'figure_2.png'}" in news
+    assert [line.split(":")[0] for line in news] == ["models/gpt2", "figure_2"]
+
+
+def test_what_was_there_before_is_counted_once(study, layout):
+    finish(layout, study.run("uuid", "adam", 0), 60.0)
+    eye = watch.Watch(study, layout)
+    (line,) = eye.news(collect(study, layout))
+    assert line.startswith("1 of ")
+    assert " results are there; " in line
+    assert eye.news(collect(study, layout)) == []
+
+
+def test_the_time_left_is_the_pace_of_the_finished_runs_over_the_rest(study, layout):
+    assert watch.time_left(study, layout, collect(study, layout)) is None
+    done, begun = study.run("uuid", "adam", 0), study.run("uuid", "sgd", 0)
+    finish(layout, done, 72.0)
+    begin(layout, begun, begun.generator.grpo_steps // 2)
+
+    def rollouts(run):
+        return run.generator.grpo_steps * run.rollouts_per_step
+
+    left = sum(map(rollouts, study.runs)) - rollouts(done) - rollouts(begun) / 2
+    expected = left * 72.0 / rollouts(done)
+    found = watch.time_left(study, layout, collect(study, layout))
+    assert found == pytest.approx(expected)
+    other = study.run("uuid", "naive", 0)
+    begin(layout, other, 1)  # two runs side by side: half the time
+    found = watch.time_left(study, layout, collect(study, layout))
+    expected = (left * 72.0 - 72.0 * rollouts(other) / other.generator.grpo_steps) / 2
+    assert found == pytest.approx(expected / rollouts(done), rel=0.01)
+
+
+def test_nothing_is_left_when_all_runs_are_done(study, layout):
+    for run in study.runs:
+        finish(layout, run, 10.0)
+    assert watch.time_left(study, layout, collect(study, layout)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (None, "time left: known once a run is done"),
+        (0.0, "all generator runs are done"),
+        (20.0, "generator runs: about 1 min left"),
+        (3700.0, "generator runs: about 1 h 2 min left"),
+    ],
+)
+def test_the_time_left_in_words(seconds, words):
+    assert watch.left_in_words(seconds) == words
