@@ -78,7 +78,9 @@ def content_of(path: str) -> str | None:
     file, suffix = ROOT / path, posixpath.splitext(path)[1]
     if file.is_dir():
         names = sorted(entry.name for entry in file.iterdir() if entry.name[0] not in "._")
-        return f"# `{path}/`\n\n" + "\n".join(f"- [{name}]({path_in(path, name)})" for name in names)
+        return f"# `{path}/`\n\n" + "\n".join(
+            f"- [{name}]({path_in(path, name)})" for name in names
+        )
     if suffix in CODE:
         head = f"---\nsearch: {{exclude: true}}\n---\n# `{path}`\n\n"
         return f"{head}`````{CODE[suffix]}\n{file.read_text(encoding='utf-8')}\n`````\n"

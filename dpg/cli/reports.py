@@ -52,7 +52,10 @@ def pages(config: Config, out: OptionalOut = None) -> None:
 
 @report_app.command()
 def keep(config: Config, out: Out) -> None:
-    """Keep a finished study small: figures, tables, claims, pages and its configuration.
+    """Keep a finished study small: figures, tables, claims, pages, configuration and cards.
+
+    The dataset card and the model card are written from what the study recorded. Fill in the
+    licence of your own sources before you publish the study.
 
     **Example:** `dpg report keep -c config/tiny.yaml --out results/reference/tiny`
     """
@@ -60,6 +63,20 @@ def keep(config: Config, out: Out) -> None:
 
     study, layout = study_of(config)
     for path in reference.keep(study, layout, out):
+        typer.echo(path)
+
+
+@report_app.command()
+def cards(
+    reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],
+) -> None:
+    """Write the dataset card and the model card of a kept study again, from its own files.
+
+    **Example:** `dpg report cards results/reference/tiny`
+    """
+    from dpg.report import cards
+
+    for path in cards.write(reference):
         typer.echo(path)
 
 

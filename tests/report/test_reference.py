@@ -31,7 +31,7 @@ def changed(tmp_path, *change):
 def test_what_is_there_is_kept_and_nothing_large(kept):
     names = {path.name for path in kept.iterdir()}
     pages = {"generations.html", "provenance.html", "runs.csv", "study.json"}
-    assert names == pages | {"figure_5.png"}
+    assert names == pages | {"figure_5.png", "dataset_card.md", "model_card.md"}
     record = json.loads((kept / "study.json").read_text())
     assert record["run_times"]["figure_5"] == "0 min"
     assert record["run_times"]["figure_3"] == "0 min (11 of 11 runs not yet done)"
