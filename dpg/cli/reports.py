@@ -10,14 +10,14 @@ import typer
 from dpg.cli.options import Config, OptionalOut, Out, group, study_of
 from dpg.config import load
 
-report_app = group("Pages of the report; results kept small.")
+report_app = group("Report pages; kept results and their cards.")
 GROUPS = {"report": report_app}
 
 
 def claims(config: Config, out: OptionalOut = None) -> None:
     """Check every claim of the paper over the results: JSON, Markdown and a page.
 
-    A claim that a study does not test, or whose results are not there, is said to be not tested.
+    A claim counts as not tested if the study does not test it or its results are missing.
 
     **Example:** `dpg claims -c config/tiny.yaml --out claims`
     """
@@ -92,7 +92,7 @@ def check(
     from dpg.report import reference as references
 
     references.require_current(load(config), reference)
-    typer.echo(f"{reference} is of the present {config}")
+    typer.echo(f"{reference} matches the present {config}")
 
 
 COMMANDS = (claims,)

@@ -97,7 +97,9 @@ def outdated(study: Study, folder: Path) -> list[str]:
     """
     file = folder / STUDY
     if not file.exists():
-        raise DpgError(f"{folder} is no reference: it has no {STUDY}; `dpg report keep` makes one")
+        raise DpgError(
+            f"{folder} is not a reference: it has no {STUDY}; `dpg report keep` makes one"
+        )
     record = artifacts.read_json(file)
     kept = _read(ScaleFile, record["scale"])
     parts = ((part, getattr(kept, part, None), getattr(study.scale, part)) for part in _SCALE_PARTS)
@@ -113,7 +115,7 @@ def outdated(study: Study, folder: Path) -> list[str]:
     for name, config in record["runs"].items():
         present = _present(study, name)
         if present is None:
-            lines.append(f"{name}: the study has no such run any more")
+            lines.append(f"{name}: the study no longer has this run")
         else:
             lines += _differences(name, _read(RunConfig, in_present_settings(config)), present)
     return lines
@@ -147,7 +149,7 @@ def _missing_seeds(study: Study, kept: Iterable[str]) -> list[str]:
         variant = f"{run.experiment}/{run.variant}"
         is_kept = (variant, run.seed) in names
         if variant in variants and run.seed not in missing and not is_kept:
-            lines.append(f"{run.path}: the study asks for this seed, the reference lacks it")
+            lines.append(f"{run.path}: the study has this seed, and the reference lacks it")
     return lines
 
 

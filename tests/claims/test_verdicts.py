@@ -122,7 +122,7 @@ class TestConditions:
 
     def test_a_check_that_asks_nothing_is_a_mistake(self, whole):
         claim = claims.Claim("x", "section 1", "x", "x", lambda results: [Condition("shown", 1.0)])
-        with pytest.raises(ValueError, match="asks nothing"):
+        with pytest.raises(ValueError, match="has no condition"):
             verdicts.verdict_on(claim, whole.results)
 
 

@@ -102,7 +102,7 @@ def test_a_seed_that_the_reference_lacks_is_a_difference(finished, kept, tmp_pat
         with_seed(kept, name.removesuffix("/seed0"), 1)
     (line,) = reference.outdated(study, kept)
     missing = names[0].replace("seed0", "seed1")
-    assert line == f"{missing}: the study asks for this seed, the reference lacks it"
+    assert line == f"{missing}: the study has this seed, and the reference lacks it"
 
 
 def test_a_folder_without_a_record_is_no_reference(finished, tmp_path):

@@ -78,7 +78,7 @@ def test_files_that_are_no_model(tmp_path):
         FasttextReward(lambda batch: [], "es", tmp_path)
     wrong = tmp_path / "wrong.bin"
     wrong.write_bytes(b"no model at all, but some bytes")
-    with pytest.raises(RewardError, match=r"wrong\.bin is no fastText model"):
+    with pytest.raises(RewardError, match=r"wrong\.bin is not a fastText model"):
         FasttextReward(lambda batch: [], "es", wrong)
 
 
