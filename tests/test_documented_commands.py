@@ -165,6 +165,18 @@ def test_no_reason_to_skip_is_left_over():
 UsageError: type[Exception] = typer.BadParameter.__base__
 
 
+_PLACE = re.compile(
+    r"(?<![\w/.-])(?:bench|config|docs|dpg|envs|profiles|tests|workflow)/[\w/.-]*\w"
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_file_that_a_page_names_exists(page):
+    code = re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))
+    places = {place for words in code for place in _PLACE.findall(words)}
+    assert [place for place in sorted(places) if not (ROOT / place).exists()] == []
+
+
 @functools.cache
 def root():
     return typer.main.get_command(cli.app)
