@@ -14,7 +14,6 @@ from dpg.generators.scorer import build_scorer
 from dpg.generators.validation import assess, keep
 from dpg.models import Tokenizer
 from dpg.rewards import exchange, server
-from dpg.rewards.examples import check_tokens
 from dpg.rewards.protocol import RewardError, Rewards, RolloutBatch
 from dpg.run_folder import RunState
 
@@ -50,12 +49,7 @@ def serve_run(
             "generator and target have different tokenizers: rollouts are tokenised again from text"
         )
 
-    def train(batch: RolloutBatch) -> Rewards:
-        check_tokens(batch, tokenizer)
-        return scorer.reward(batch)
-
     def validation(batch: RolloutBatch) -> Rewards:
-        check_tokens(batch, tokenizer)
         batch = in_order(batch, len(prompts.articles))
         outcome = assess(run, batch, tokenizer, prompts, scorer)
         if state is not None:
@@ -64,7 +58,7 @@ def serve_run(
         return Rewards(values, batch.groups, outcome.record)
 
     server.serve(
-        {"train": train, "validation": validation},
+        {"train": scorer.reward, "validation": validation},
         connection,
         body_limit=body_limit(run),
         host=host,
