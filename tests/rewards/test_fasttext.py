@@ -86,7 +86,9 @@ def test_a_hub_model_without_the_hub(monkeypatch):
     pytest.importorskip("fasttext")
     pytest.importorskip("huggingface_hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(RewardError, match=r"model\.bin of nobody/no-such-model cannot be had"):
+    with pytest.raises(
+        RewardError, match=r"model\.bin of nobody/no-such-model cannot be downloaded"
+    ):
         FasttextReward(lambda batch: [], "es", "nobody/no-such-model")
 
 
