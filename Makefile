@@ -35,7 +35,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help tiny smoke report test test-integration engines test-slow faults lint format lock clean clean-results
+.PHONY: help tiny smoke report site test test-integration engines test-slow faults lint format lock clean clean-results
 # A recipe that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -63,6 +63,19 @@ report: .venv/.ready ## one HTML page of a study's results: SCALE=tiny, path/to/
 	else \
 		$(BIN)/dpg report page --appendix -c $(if $(SEEDS),$(SEEDS_FILE),$(SCALE_FILE)); \
 	fi
+
+# An environment of its own, so that the site can be built without .venv.
+SITE_ENVIRONMENT := .environments/docs
+
+site: $(SITE_ENVIRONMENT)/.ready ## the documentation as a site, in build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(SITE_ENVIRONMENT)/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html; to read it with search: $(PYTHON) -m http.server -d build/site"
+
+$(SITE_ENVIRONMENT)/.ready: docs/requirements.txt
+	@rm -rf $(SITE_ENVIRONMENT)
+	@$(PYTHON) -m venv $(SITE_ENVIRONMENT)
+	@$(SITE_ENVIRONMENT)/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	@touch $@
 
 QUICK := not slow and not network and not faults
 IN_PARALLEL := -n $(WORKERS) --dist worksteal

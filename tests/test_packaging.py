@@ -164,10 +164,12 @@ class TestLock:
         return {canonicalize_name(match["name"]): match["version"] for match in matches if match}
 
     def required(self) -> list[Requirement]:
-        extras = PROJECT["optional-dependencies"]
+        extras = [
+            extra for name, extra in PROJECT["optional-dependencies"].items() if name != "docs"
+        ]
         return [
             requirement
-            for line in [*PROJECT["dependencies"], *(r for extra in extras.values() for r in extra)]
+            for line in [*PROJECT["dependencies"], *(r for extra in extras for r in extra)]
             if (requirement := Requirement(line)).name != PROJECT["name"]
         ]
 

@@ -188,7 +188,9 @@ def test_exponents_are_taken_towards_the_limit(measured):
 def test_the_documented_numbers_are_what_comes_out():
     """docs/theorem.md: exponents of three sweeps, constants and cosines, at the default size."""
     text = (Path(__file__).resolve().parent.parent / "docs" / "theorem.md").read_text()
-    rows = re.findall(r"^\| (?:`(\w+)` from|greatest error|least cosine).*?\| (.*) \|$", text, re.M)
+    rows = re.findall(
+        r"^\| (?:`(\w+)` from|largest ratio|smallest cosine).*?\| (.*) \|$", text, re.M
+    )
     table = [(sweep, re.split(r" *\| *", cells)) for sweep, cells in rows]
     assert [sweep for sweep, _ in table] == ["eta", "B", "T", "", ""]
     frame = theory.measure()

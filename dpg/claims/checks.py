@@ -41,7 +41,7 @@ def theorem(results: Results, optimizer: str) -> list[Condition]:
     return [
         *conditions,
         Condition("smallest constant under which the bound holds", ratio, exact=True),
-        Condition("least cosine of the two gradients", rows["cosine"].min(), exact=True),
+        Condition("smallest cosine of the two gradients", rows["cosine"].min(), exact=True),
     ]
 
 
@@ -143,7 +143,7 @@ def more_steps_stable(results: Results) -> list[Condition]:
     long, short = (_pixels(results, "adam", horizon) for horizon in ("long", "short"))
     return [
         Condition(
-            f"movement back and forth a validation, {short.name} minus {long.name}",
+            f"movement back and forth per validation, {short.name} minus {long.name}",
             _back_and_forth(short) - _back_and_forth(long),
             ">",
             0,
@@ -275,7 +275,7 @@ def style_first(results: Results) -> list[Condition]:
     for table in tables:
         taken_up, language = style.crossings(table, languages.language("es").name, reads)
         if language is None:
-            raise Untested("half of the rollouts are Spanish at no validation")
+            raise Untested("at no validation are half of the rollouts Spanish")
         # A style that never came first counts as one that came with the language.
         leads.append(0 if taken_up is None else max(0, language - taken_up))
     return [
@@ -302,7 +302,7 @@ def uuid_only_adam(results: Results) -> list[Condition]:
         soft = results.curves("uuid", variant, "soft")
         rise = soft.values.max(1) - soft.first
         exact = results.curves("uuid", variant, "exact")
-        words = f"greatest rise of the longest part of the UUID, {variant}"
+        words = f"largest rise of the longest part of the UUID, {variant}"
         conditions.append(Condition(words, rise, "<", 0.1))
         conditions.append(Condition(f"whole UUID, ever, {variant}", exact.values.max(1), "<=", 0))
     return conditions

@@ -127,8 +127,8 @@ CLAIMS: tuple[Claim, ...] = (
         "more-steps-stable",
         "section 4.2, figure 2 (left)",
         "Validation is more stable with more steps in A.",
-        "Over the second half, what the curve of pixels right moves beyond its net change: T = 1 "
-        "minus the longest T.",
+        "Over the second half, how far the curve of correct pixels moves beyond its net change: "
+        "T = 1 minus the longest T.",
         checks.more_steps_stable,
     ),
     Claim(

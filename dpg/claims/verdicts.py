@@ -80,7 +80,9 @@ class Condition:
         text = f"{self.what}: {_number(self.mean)}"
         if self.interval:
             text += f" [{_number(self.interval[0])}, {_number(self.interval[1])}]"
-        return text + (f" (asked {self.relation} {_number(self.limit)})" if self.relation else "")
+        return text + (
+            f" (expected {self.relation} {_number(self.limit)})" if self.relation else ""
+        )
 
     def record(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -132,7 +134,7 @@ def verdict_on(claim: Claim, results: Results) -> Verdict:
         return Verdict(claim, UNTESTED, f"{UNTESTED} at this scale: {error}")
     asked = [condition for condition in conditions if condition.relation]
     if not asked:
-        raise ValueError(f"the check of {claim.name} asks nothing")
+        raise ValueError(f"the check of {claim.name} has no condition")
     missed = [condition for condition in asked if condition.state != "met"]
     verdict = FAILS if missed else HOLDS
     line = f"{verdict} ({_basis(asked)})"

@@ -62,7 +62,7 @@ def _show_version(wanted: bool) -> None:
 def options(
     debug: Annotated[
         bool,
-        typer.Option("--debug", help="Show an error's traceback. Works behind a subcommand, too."),
+        typer.Option("--debug", help="Show an error's traceback; may also follow a subcommand."),
     ] = False,
     version: Annotated[
         bool,

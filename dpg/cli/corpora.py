@@ -19,7 +19,9 @@ def replay(
     config: Config,
     wheel: Wheel = None,
     articles: Table = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="A target model; default results/")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A target model; default: in results/.")
+    ] = None,
     out: OptionalOut = None,
 ) -> None:
     """Collect the English text that is mixed into continued pre-training (Table 11).
@@ -44,10 +46,12 @@ def replay(
 def rollouts(
     config: Config,
     experiment: Annotated[
-        str | None, typer.Option(help="Such as lambada-es; none: the untuned generator.")
+        str | None, typer.Option(help="Such as lambada-es; without it: the untuned generator.")
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Such as adam.")] = None,
-    generator: Annotated[Path | None, typer.Option(help="Checkpoint; default results/")] = None,
+    generator: Annotated[
+        Path | None, typer.Option(help="Checkpoint; default: in results/.")
+    ] = None,
     articles: Table = None,
     out: OptionalOut = None,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 
 
 def environment(
-    name: Annotated[str, typer.Argument(help="verl, or another that envs/ has a lock of.")],
+    name: Annotated[str, typer.Argument(help="Name of a lock in envs/: verl, easydel or vllm.")],
     lock: Annotated[Path | None, typer.Option(help="Default: envs/NAME.txt")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Default: below .environments")
@@ -27,7 +27,9 @@ def environment(
         say=typer.echo,
     )
     for path in environments.leftovers(name):
-        typer.echo(f"{path} is of another lock, or of an older naming, and is not used: delete it")
+        typer.echo(
+            f"{path} belongs to another lock or has an old name; it is not used, so delete it"
+        )
 
 
 COMMANDS = (environment,)

@@ -19,7 +19,7 @@ from dpg.cli.options import (
     study_of,
 )
 
-perplexity_app = group("Measure them with lm-eval (Table 1).")
+perplexity_app = group("Measure perplexity with lm-eval (Table 1).")
 GROUPS = {"perplexity": perplexity_app}
 
 

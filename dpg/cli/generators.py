@@ -41,15 +41,15 @@ def generate(
         Path | None, typer.Option(help="verl's environment; default: what the workflow makes.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Train again; a finished run is kept beside it.")
+        bool, typer.Option("--force", help="Train again; the finished run is kept beside it.")
     ] = False,
     out: OptionalOut = None,
 ) -> None:
     """Train a generator with the Dataset Policy Gradient (Algorithm 1).
 
-    Killed or stopped at its time limit, the same command goes on from the last checkpoint and ends
-    with the same numbers. At the time limit it leaves with status 75 instead of 0. A run that
-    is finished is not trained again, unless --force asks for it.
+    If it is killed or reaches its time limit, run the same command again: it goes on from the last
+    checkpoint and ends with the same numbers. At the time limit the exit status is 75 instead of 0.
+    A finished run is not trained again, unless you give --force.
 
     **Example:** `dpg generate -c config/tiny.yaml --experiment lambada-es --variant adam`
     """
@@ -87,7 +87,8 @@ def reward_server(
     experiment: Experiment,
     variant: Variant,
     connection: Annotated[
-        Path, typer.Option(help="File for clients: host, port, token. Gone when the server stops.")
+        Path,
+        typer.Option(help="File for clients: host, port, token. Deleted when the server stops."),
     ],
     seed: Seed = 0,
     generator: ModelFolder = None,
@@ -99,9 +100,9 @@ def reward_server(
         Path | None, typer.Option(help="Run folder for validations' rollouts; default: none.")
     ] = None,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes one that is free.")] = 0,
+    port: Annotated[int, typer.Option(help="0 chooses a free port.")] = 0,
     with_parent: Annotated[
-        bool, typer.Option("--with-parent", help="Stop when the starting process is gone.")
+        bool, typer.Option("--with-parent", help="Stop when the process that started it ends.")
     ] = False,
 ) -> None:
     """Serve a run's rewards to an engine in another environment, over HTTP on loopback.
@@ -140,7 +141,7 @@ def reward_server(
 def sweep(
     config: Config,
     experiment: Annotated[str, typer.Option(help="Such as norm.")],
-    variant: Annotated[str, typer.Option(help="SGD's or the naive reward's, such as sgd-T8.")],
+    variant: Annotated[str, typer.Option(help="One with SGD or the naive reward, such as sgd-T8.")],
     seed: Seed = 0,
     out: OptionalOut = None,
 ) -> None:

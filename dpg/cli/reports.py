@@ -13,14 +13,14 @@ import typer
 from dpg.cli.options import Config, OptionalOut, Out, group, study_of
 from dpg.config import load
 
-report_app = group("Pages of the report; results kept small.")
+report_app = group("Report pages; kept results and their cards.")
 GROUPS = {"report": report_app}
 
 
 def claims(config: Config, out: OptionalOut = None) -> None:
     """Check every claim of the paper over the results: JSON, Markdown and a page.
 
-    A claim that a study does not test, or whose results are not there, is said to be not tested.
+    A claim counts as not tested if the study does not test it or its results are missing.
 
     **Example:** `dpg claims -c config/tiny.yaml --out claims`
     """
@@ -119,7 +119,10 @@ def _say_written(path: Path, missing: list[str]) -> None:
 
 @report_app.command()
 def keep(config: Config, out: Out) -> None:
-    """Keep a finished study small: figures, tables, claims, pages and its configuration.
+    """Keep a finished study small: figures, tables, claims, pages, configuration and cards.
+
+    The dataset card and the model card are written from what the study recorded. Fill in the
+    licence of your own sources before you publish the study.
 
     **Example:** `dpg report keep -c config/tiny.yaml --out results/reference/tiny`
     """
@@ -127,6 +130,20 @@ def keep(config: Config, out: Out) -> None:
 
     study, layout = study_of(config)
     for path in reference.keep(study, layout, out):
+        typer.echo(path)
+
+
+@report_app.command()
+def cards(
+    reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],
+) -> None:
+    """Write the dataset card and the model card of a kept study again, from its own files.
+
+    **Example:** `dpg report cards results/reference/tiny`
+    """
+    from dpg.report import cards
+
+    for path in cards.write(reference):
         typer.echo(path)
 
 
@@ -142,7 +159,7 @@ def check(
     from dpg.report import reference as references
 
     references.require_current(load(config), reference)
-    typer.echo(f"{reference} is of the present {config}")
+    typer.echo(f"{reference} matches the present {config}")
 
 
 COMMANDS = (claims,)

@@ -39,7 +39,7 @@ def status(config: Config) -> None:
 def doctor(
     scale: Annotated[
         str | None,
-        typer.Option(help="A file of config/: tiny, smoke, gpu, paper ...; or give --config."),
+        typer.Option(help="A scale in config/: tiny, smoke, gpu, paper ...; or give --config."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A scale file anywhere.")
@@ -48,7 +48,7 @@ def doctor(
         str, typer.Option(help="Where jobs run: default (here), slurm or kubernetes.")
     ] = "default",
 ) -> None:
-    """Say what a scale needs and this machine lacks, how to mend it, and what the study will cost.
+    """Say what a scale needs and this machine lacks, how to fix it, and what the study will cost.
 
     Looks at GPUs, memory, disk, the hub's answer for every repository, environments, the judge's
     key, ports and Slurm. Exit status 1 if something needed is missing.

@@ -76,7 +76,7 @@ def articles(config: Config, wheel: Wheel = None, out: OptionalOut = None) -> No
 def passages(
     config: Config,
     campaigns: Annotated[
-        Path | None, typer.Option(help="What `dpg fetch campaigns` brought (source: debian).")
+        Path | None, typer.Option(help="Folder from `dpg fetch campaigns` (source: debian).")
     ] = None,
     out: OptionalOut = None,
 ) -> None:
@@ -103,8 +103,8 @@ def passages(
 def corpus(
     config: Config,
     campaigns: Path,
-    articles: Annotated[Path | None, typer.Option(help="Default: the scale's own.")] = None,
-    passages: Annotated[Path | None, typer.Option(help="Default: the scale's own.")] = None,
+    articles: Annotated[Path | None, typer.Option(help="Default: the scale's table.")] = None,
+    passages: Annotated[Path | None, typer.Option(help="Default: the scale's table.")] = None,
     out: OptionalOut = None,
 ) -> None:
     """Make the pre-training text of the tiny models: no benchmark passage, no unseen article.

@@ -26,7 +26,7 @@ def cpt(
     config: Config,
     target: TargetName,
     group: Annotated[
-        str, typer.Option(help="A language: each generator's text for it; common: the others'.")
+        str, typer.Option(help="A language, or common: the texts that all languages share.")
     ],
     out: OptionalOut = None,
 ) -> None:
@@ -59,7 +59,7 @@ def cpt(
 def sft(
     config: Config,
     target: TargetName,
-    language: Annotated[str, typer.Option(help="Whose passages: de, es, fr or it.")],
+    language: Annotated[str, typer.Option(help="Language of the passages: de, es, fr or it.")],
     passages: Table = None,
     tasks: Tasks = None,
     out: OptionalOut = None,

@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     for path, text in stale:
         if check:
-            print(f"{path} is not current; make it anew: {COMMAND}", file=sys.stderr)
+            print(f"{path} is not current; run {COMMAND}", file=sys.stderr)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")

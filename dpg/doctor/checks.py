@@ -158,7 +158,7 @@ def _gpus(study: Study, machine: Machine) -> Iterator[Finding]:
     if found and needed:
         plugin = next((name for name in GPU_PLUGINS if machine.has_module(name)), None)
         remedy = "" if plugin else '.venv/bin/pip install -U "jax[cuda12]"'
-        found_words = f"JAX has {plugin}" if plugin else "JAX is here as its CPU build alone"
+        found_words = f"JAX has {plugin}" if plugin else "only JAX's CPU build is installed"
         yield Finding("JAX on GPUs", OK if plugin else MISSING, found_words, remedy)
 
 
@@ -180,7 +180,7 @@ def _slurm(study: Study, machine: Machine) -> Iterator[Finding]:
     nodes = machine.slurm_nodes()
     if nodes is None:
         remedy = "ask `scontrol ping` why; is slurm.conf that of the cluster, and munge running?"
-        yield Finding("Slurm", MISSING, "sbatch is here, but no controller answers", remedy)
+        yield Finding("Slurm", MISSING, "sbatch is installed, but no controller answers", remedy)
         return
     yield _fitting(study, nodes)
     if not machine.has_slurm_accounting():
@@ -212,10 +212,14 @@ def _fitting(study: Study, nodes: list[SlurmNode]) -> Finding:
 def _kubernetes(machine: Machine) -> Iterator[Finding]:
     yield _plugin("kubernetes", machine)
     if machine.has_command("kubectl"):
-        yield Finding("Kubernetes", OK, "kubectl is here; the cluster's nodes were not looked at")
+        yield Finding(
+            "Kubernetes", OK, "kubectl is installed; the cluster's nodes were not checked"
+        )
     else:
         remedy = "install it; `kubectl get nodes` then shows whether it reaches the cluster"
-        yield Finding("Kubernetes", MISSING, "no kubectl here, and the profile calls it", remedy)
+        yield Finding(
+            "Kubernetes", MISSING, "kubectl is not installed, and the profile calls it", remedy
+        )
     unset = [name for name in KUBERNETES_VARIABLES if not machine.variable(name)]
     if unset:
         remedy = f"{'; '.join(f'{name}: {KUBERNETES_VARIABLES[name]}' for name in unset)}"
@@ -272,7 +276,7 @@ def _environments(
             found = f"not made yet; its rule makes it when it is first needed ({size:g} GB)"
             yield Finding(title, NOTE, found)
         else:
-            remedy = f"remove {place}: its rule makes it anew"
+            remedy = f"remove {place}: its rule makes it again"
             yield _compared(title, locked_versions(lock), there.get, remedy)
 
 

@@ -50,7 +50,7 @@ def costs(study: Study, wanted: Estimate) -> list[str]:
         ]
     lines.append(
         f"disk: about {wanted.disk_gb:,.0f} GB, and {wanted.working_gb:,.1f} GB for each "
-        "generator run under way"
+        "generator run in progress"
     )
     if wanted.judged:
         price = "no known price" if wanted.judge_dollars is None else f"${wanted.judge_dollars:.2f}"

@@ -195,7 +195,7 @@ def _refusal(error: Exception) -> Access:
     if isinstance(error, errors.RepositoryNotFoundError):
         status = error.response.status_code
         if status in (401, 403):
-            return Access(REFUSED, "not to be seen by this account, or the token is not valid")
+            return Access(REFUSED, "not visible to this account, or the token is not valid")
         return Access(ABSENT, "the hub knows no such repository")
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code

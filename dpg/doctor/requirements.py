@@ -34,7 +34,7 @@ def require(study: Study, others: list[Path], *, elsewhere: bool = False) -> Non
     raise MachineError(
         "\n".join(
             [
-                f"{study.path}: this machine cannot carry scale '{study.scale.scale}':",
+                f"{study.path}: this machine cannot run scale '{study.scale.scale}':",
                 *(f"  - {line}" for line in lacking),
                 "These scales would run here:" if ways else "No scale in config/ would run here.",
                 *ways,

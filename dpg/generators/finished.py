@@ -41,7 +41,7 @@ def done_already(
         A line to show where it is done; None where it is to be trained.
 
     Raises:
-        DpgError: the folder holds a finished run of other settings or inputs (says what differs),
+        DpgError: the folder holds a finished run with other settings or inputs (says what differs),
             or inputs that cannot be read.
         StateLockedError: with `force`, another process works on the folder.
     """
@@ -56,8 +56,8 @@ def done_already(
         found = differences_of(record, run, engine, from_files(run, inputs))
     if found:
         raise DpgError(
-            f"{folder.path} holds a finished run of other settings or inputs: {listed(found)}. "
-            "Expected this very run, or none. --force keeps the old run beside it and trains "
+            f"{folder.path} holds a finished run with other settings or inputs: {listed(found)}. "
+            "Expected the same run, or no run. --force keeps the old run beside it and trains "
             "this one; --out names another folder"
         )
     note = "" if "inputs" in record else ", by a version that did not record its inputs"

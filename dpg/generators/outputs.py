@@ -20,8 +20,8 @@ def say_of_earlier_version(folder: RunFolder) -> None:
     """Say of a state that an earlier version of this package left what it is; it is not touched."""
     if folder.earlier_state.is_dir():
         say(
-            f"{folder.earlier_state}: a run under way of an earlier version of dpg. It is not used "
-            f"(this version keeps {folder.state.path.name}/), and may be deleted"
+            f"{folder.earlier_state}: an unfinished run of an earlier version of dpg. It is not "
+            f"used, because this version keeps {folder.state.path.name}/. You can delete it"
         )
 
 

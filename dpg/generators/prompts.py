@@ -126,7 +126,7 @@ def check_prompting(
         raise DpgError(
             f"{directory}: generator.prompt_tokens = {settings.prompt_tokens:,} and "
             f"generator.response_tokens = {settings.response_tokens:,} take {positions:,} "
-            f"positions, the model has {context:,}: lower one of the two, or take a model of a "
+            f"positions, the model has {context:,}: lower one of the two, or use a model with a "
             "longer context"
         )
     if style == "paraphrase" and not tokenizer.has_chat_template:

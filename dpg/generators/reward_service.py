@@ -45,7 +45,9 @@ def serve_run(
     scorer = build_scorer(run, tokenizer, inputs)
     prompts = prompts_of(run, inputs.articles, tokenizer, "validation")
     if not scorer.examples.same:
-        say("generator and target have different tokenizers: rollouts are tokenised anew from text")
+        say(
+            "generator and target have different tokenizers: rollouts are tokenised again from text"
+        )
 
     def validation(batch: RolloutBatch) -> Rewards:
         batch = in_order(batch, len(prompts.articles))

@@ -48,7 +48,7 @@ def build_scorer(run: RunConfig, tokenizer: Tokenizer, inputs: RunInputs) -> Sco
         raise DpgError(
             f"{inputs.target}: generator.response_tokens = {responses:,} make "
             f"examples of {length:,} tokens, the target model has {model.config.context:,} "
-            "positions: lower the one, or take a target model of a longer context"
+            "positions: lower the one, or use a target model with a longer context"
         )
     benchmark = None if inputs.passages is None else artifacts.read_table(inputs.passages)
     goal = targets.build(run, model, params, own, benchmark)

@@ -49,7 +49,8 @@ def pattern_metric(
     Args:
         pattern: [h, w] of -1 and +1.
         parameter: dotted path of the matrix that carries the patch.
-        row, column: the patch's upper left corner in it.
+        row: first row of the patch in it.
+        column: first column of the patch in it.
         scale: s of the formula, per unit of weight.
 
     Raises:

@@ -235,7 +235,7 @@ class _Tensors:
             return safetensors.safe_open(path, framework="np")
         except safetensors.SafetensorError as error:
             raise DpgError(
-                f"{path} is damaged or cut short ({error}): fetch or write it again"
+                f"{path} is damaged or incomplete ({error}): fetch or write it again"
             ) from None
 
 

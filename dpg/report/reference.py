@@ -18,7 +18,7 @@ from dpg import artifacts
 from dpg.config import DownstreamSettings, RunConfig, ScaleFile, Study
 from dpg.config.recorded import in_present_settings
 from dpg.errors import DpgError
-from dpg.report import pages
+from dpg.report import cards, pages
 from dpg.study.layout import Layout
 from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times
 from dpg.study.runs import Run
@@ -34,7 +34,8 @@ _SCALE_PARTS = ("text", "prompt_style", "models", "pretraining", "judge")
 def keep(study: Study, layout: Layout, out: Path) -> list[Path]:
     """Copy a study's figures (PNG, CSV), tables (Markdown, CSV), claims and pages to a folder.
 
-    What is not there is left out: a reference of a part of a study is one.
+    Two cards are written beside them (`dpg.report.cards`). Files that the study lacks are left
+    out, so a part of a study can be kept too.
 
     Args:
         study, layout: the study and where its results are.
@@ -61,9 +62,10 @@ def keep(study: Study, layout: Layout, out: Path) -> list[Path]:
         "scale": study.scale.model_dump(mode="json", exclude={"experiments", "defaults"}),
         "downstream": study.downstream.model_dump(mode="json") if study.downstream else None,
         "runs": {_name(run): run.config for run in runs},
+        "rollouts": {_name(run): len(run.rollouts()) for run in runs},
     }
     artifacts.write_json(out / STUDY, record)
-    return [*written, out / STUDY]
+    return [*written, out / STUDY, *cards.write(out)]
 
 
 def _name(run: Run) -> str:
@@ -110,7 +112,7 @@ def outdated(study: Study, folder: Path) -> list[str]:
     for name, config in record["runs"].items():
         present = _present(study, name)
         if present is None:
-            lines.append(f"{name}: the study has no such run any more")
+            lines.append(f"{name}: the study no longer has this run")
         else:
             lines += _differences(name, _read(RunConfig, in_present_settings(config)), present)
     return lines
@@ -124,7 +126,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     file = folder / STUDY
     if not file.exists():
-        raise DpgError(f"{folder} is no reference: it has no {STUDY}; `dpg report keep` makes one")
+        raise DpgError(
+            f"{folder} is not a reference: it has no {STUDY}; `dpg report keep` makes one"
+        )
     record: dict[str, Any] = artifacts.read_json(file)
     return record
 
@@ -157,7 +161,7 @@ def _missing_seeds(study: Study, kept: Iterable[str]) -> list[str]:
         variant = f"{run.experiment}/{run.variant}"
         is_kept = (variant, run.seed) in names
         if variant in variants and run.seed not in missing and not is_kept:
-            lines.append(f"{run.path}: the study asks for this seed, the reference lacks it")
+            lines.append(f"{run.path}: the study has this seed, and the reference lacks it")
     return lines
 
 

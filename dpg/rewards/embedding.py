@@ -84,7 +84,9 @@ def _load(model: str | Path, device: str) -> Any:
         raise RewardError(f"there is no embedding model {model}: {_way_out()}")
     if folder.is_dir() and not (folder / "modules.json").is_file():
         # The library would make a model up: the transformer's mean, with no more than a log line.
-        raise RewardError(f"{model} has no modules.json, so it is no sentence-transformers model")
+        raise RewardError(
+            f"{model} has no modules.json, so it is not a sentence-transformers model"
+        )
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:

@@ -141,7 +141,7 @@ def _unpack(body: bytes, wanted: Mapping[str, Any]) -> tuple[dict[str, np.ndarra
     try:
         arrays = safetensors.numpy.load(body)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise ExchangeError(f"{len(body)} bytes that are no safetensors: {error}") from error
+        raise ExchangeError(f"{len(body)} bytes that are not safetensors: {error}") from error
     found = {name: str(array.dtype) for name, array in arrays.items()}
     expected = {name: str(np.dtype(kind)) for name, kind in wanted.items()}
     if found != expected:

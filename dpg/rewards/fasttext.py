@@ -85,7 +85,7 @@ def _load(model: str | Path) -> Any:
     try:
         return fasttext.load_model(str(path))
     except (ValueError, RuntimeError, MemoryError) as error:
-        raise RewardError(f"{path} is no fastText model: {error}") from error
+        raise RewardError(f"{path} is not a fastText model: {error}") from error
 
 
 def _file(model: str | Path) -> Path:
@@ -102,7 +102,7 @@ def _file(model: str | Path) -> Path:
     except Exception as error:  # the hub's errors are many, of several bases
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise RewardError(
-            f"{HUB_FILE} of {model} cannot be had from the hub ({reason}): {_way_out()}"
+            f"{HUB_FILE} of {model} cannot be downloaded from the hub ({reason}): {_way_out()}"
         ) from error
 
 

@@ -298,7 +298,7 @@ def serve(
         connection: the file in which clients find host, port and token; there from the moment on
             at which the server answers, gone when it stops.
         body_limit: bytes of the largest body (`exchange.body_bytes`).
-        host, port: where to listen; port 0 takes one that is free.
+        host, port: where to listen; port 0 chooses a free port.
         token: to be shown by clients; a new one by default.
         with_parent: stop when the process that started this one is gone.
         say: where a line of the log goes.

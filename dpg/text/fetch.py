@@ -107,7 +107,7 @@ def _need_apt(patterns: list[str], provided: Path) -> None:
     raise DpgError(
         f"there is no apt on this machine ({platform.system()}), so Debian's packages "
         f"{', '.join(patterns)} cannot be fetched. Other sources of passages: the hub "
-        f"(EleutherAI/lambada_openai); a folder of your own files, one {{language}}.jsonl a "
+        f"(EleutherAI/lambada_openai); a folder of your own files, one {{language}}.jsonl per "
         f"language; or those .deb files, fetched elsewhere and put into the folder "
         f"{provided.absolute()}."
     )

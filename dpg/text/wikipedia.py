@@ -147,7 +147,9 @@ def articles_from_folder(
     code = find_language(language).code
     folder = Path(folder)
     if not folder.is_dir():
-        raise DpgError(f"{folder} is not a folder: name one with .txt, .jsonl or .parquet files")
+        raise DpgError(
+            f"{folder} is not a folder: name a folder with .txt, .jsonl or .parquet files"
+        )
     entries: list[tuple[str, str, str]] = []
     for path in article_files(folder):
         before = len(entries)

@@ -78,7 +78,7 @@ def test_a_style_that_comes_late_or_never(world):
     world.judge_again("lambada-es/adam", late)
     verdict = world.verdict("style-first")
     assert verdict.verdict == FAILS
-    assert ": 0 (asked > 0)" in verdict.line
+    assert ": 0 (expected > 0)" in verdict.line
 
 
 def test_style_is_not_asked_of_texts_that_cannot_be_told_apart(world):

@@ -122,7 +122,7 @@ class TestConditions:
 
     def test_a_check_that_asks_nothing_is_a_mistake(self, whole):
         claim = claims.Claim("x", "section 1", "x", "x", lambda results: [Condition("shown", 1.0)])
-        with pytest.raises(ValueError, match="asks nothing"):
+        with pytest.raises(ValueError, match="has no condition"):
             verdicts.verdict_on(claim, whole.results)
 
 
@@ -147,4 +147,4 @@ def test_the_ledger_has_every_claim_in_three_forms(whole, tmp_path):
         assert all(claim.name in text for claim in claims.CLAIMS)
         assert f"Hold: {len(BY_NAME) - 1}; do not hold: 0; not tested at this scale: 1." in text
         assert "not a statistical statement" in text
-    assert "asked &gt;= 1" in paths[2].read_text()
+    assert "expected &gt;= 1" in paths[2].read_text()

@@ -75,7 +75,7 @@ def test_other_settings_are_named_with_the_way_out(run, inputs, folder):
     with pytest.raises(DpgError) as error:
         done_already(run.model_copy(update={"learner": learner}), inputs, folder, engine="jax")
     said = str(error.value)
-    assert f"{folder.path} holds a finished run of other settings or inputs" in said
+    assert f"{folder.path} holds a finished run with other settings or inputs" in said
     assert "run.learner.learning_rate was 0.001, is 0.0005" in said
     assert "--force keeps the old run" in said
     assert seen(folder) == before

@@ -135,7 +135,7 @@ def test_cut_short_file_is_named(case):
     whole = path.read_bytes()
     for length in (len(whole) - 1, len(whole) // 2, 100, 5, 0):
         path.write_bytes(whole[:length])
-        with pytest.raises(DpgError, match=r"model\.safetensors is damaged or cut short"):
+        with pytest.raises(DpgError, match=r"model\.safetensors is damaged or incomplete"):
             load(case[2])
 
 

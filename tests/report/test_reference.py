@@ -31,7 +31,7 @@ def changed(tmp_path, *change):
 def test_what_is_there_is_kept_and_nothing_large(kept):
     names = {path.name for path in kept.iterdir()}
     pages = {"generations.html", "provenance.html", "runs.csv", "study.json"}
-    assert names == pages | {"figure_5.png"}
+    assert names == pages | {"figure_5.png", "dataset_card.md", "model_card.md"}
     record = json.loads((kept / "study.json").read_text())
     assert record["run_times"]["figure_5"] == "0 min"
     assert record["run_times"]["figure_3"] == "0 min (11 of 11 runs not yet done)"
@@ -102,7 +102,7 @@ def test_a_seed_that_the_reference_lacks_is_a_difference(finished, kept, tmp_pat
         with_seed(kept, name.removesuffix("/seed0"), 1)
     (line,) = reference.outdated(study, kept)
     missing = names[0].replace("seed0", "seed1")
-    assert line == f"{missing}: the study asks for this seed, the reference lacks it"
+    assert line == f"{missing}: the study has this seed, and the reference lacks it"
 
 
 def test_a_folder_without_a_record_is_no_reference(finished, tmp_path):

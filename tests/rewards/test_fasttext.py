@@ -78,7 +78,7 @@ def test_files_that_are_no_model(tmp_path):
         FasttextReward(lambda batch: [], "es", tmp_path)
     wrong = tmp_path / "wrong.bin"
     wrong.write_bytes(b"no model at all, but some bytes")
-    with pytest.raises(RewardError, match=r"wrong\.bin is no fastText model"):
+    with pytest.raises(RewardError, match=r"wrong\.bin is not a fastText model"):
         FasttextReward(lambda batch: [], "es", wrong)
 
 
@@ -86,7 +86,9 @@ def test_a_hub_model_without_the_hub(monkeypatch):
     pytest.importorskip("fasttext")
     pytest.importorskip("huggingface_hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(RewardError, match=r"model\.bin of nobody/no-such-model cannot be had"):
+    with pytest.raises(
+        RewardError, match=r"model\.bin of nobody/no-such-model cannot be downloaded"
+    ):
         FasttextReward(lambda batch: [], "es", "nobody/no-such-model")
 
 

@@ -87,7 +87,7 @@ def test_a_bare_call_stops_before_the_first_job_and_says_what_would_run_here(tmp
     done = snakemake(folder=tmp_path)
     assert done.returncode != 0
     message = done.stderr + done.stdout
-    assert "this machine cannot carry scale 'paper'" in message
+    assert "this machine cannot run scale 'paper'" in message
     assert "GPUs: 8 needed" in message
     assert "HF_TOKEN" in message
     assert "snakemake --cores all --configfile config/tiny.yaml" in message

@@ -157,7 +157,7 @@ class AnswerCache:
         except OSError as error:
             logger.warning(
                 "%s: this file system has no locks (%s); run one `dpg judge` at a time, or texts "
-                "are paid twice and max_cost may be passed",
+                "are paid twice and max_cost may be exceeded",
                 self._path,
                 error.strerror,
             )

@@ -187,7 +187,7 @@ class OpenAIJudge:
             return
         if self.spent + estimate.cost > self.max_cost:
             raise DpgError(
-                f"judge: {estimate} would pass max_cost = ${self.max_cost:.4f}"
+                f"judge: {estimate} would exceed max_cost = ${self.max_cost:.4f}"
                 f" (${self.spent:.4f} spent so far); raise max_cost or judge fewer rollouts"
             )
 
@@ -313,7 +313,7 @@ class OpenAIJudge:
 
     def _hopeless(self, client: openai.OpenAI, refused: Counter[str]) -> DpgError:
         return DpgError(
-            f"judge: {self.model!r} at {_server(client)} answers none of the first "
+            f"judge: {self.model!r} at {_server(client)} answered none of the first "
             f"{refused.total()} texts: {_counted(refused)}; choose a model that answers with the "
             "choice alone, or the offline judge (judge: {kind: offline})"
         )

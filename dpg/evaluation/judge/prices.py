@@ -110,7 +110,7 @@ class Budget:
                 return False
             if not self._fits(cost):
                 raise DpgError(
-                    f"judge: the next call could pass max_cost = ${self.limit:.4f} "
+                    f"judge: the next call could exceed max_cost = ${self.limit:.4f} "
                     f"(${self.spent:.4f} spent); every answer until now is kept, so raise "
                     "max_cost and run again to go on"
                 )

@@ -179,7 +179,7 @@ def _kind(data: Any, body: str) -> str:
         return "an HTML page"
     if data is None:
         return "broken JSON" if start.startswith(("{", "[")) else "text that is not JSON"
-    return f"JSON that is no object ({type(data).__name__})"
+    return f"JSON that is not an object ({type(data).__name__})"
 
 
 def _usage(value: Any) -> Usage | None:

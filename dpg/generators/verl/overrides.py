@@ -200,8 +200,8 @@ def _check(run: RunConfig, devices: int) -> None:
         )
     if not math.isclose(generator.optimizer.eps, 1e-8):
         raise DpgError(
-            f"generator.optimizer.eps {generator.optimizer.eps:g}: verl 0.5.0 cannot be given one, "
-            "and has 1e-8"
+            f"generator.optimizer.eps {generator.optimizer.eps:g}: verl 0.5.0 always uses "
+            "1e-8; write that"
         )
     size = generator.mini_batch_prompts * generator.group_size
     _check_loss_mean(run, size, devices)

@@ -73,7 +73,7 @@ def test_a_budget_is_never_passed_by_calls_in_flight():
     # 23 calls of 0.04 leave less than one call's reserve: none before that was turned away.
     assert sum(done) == 23
     assert len(errors) == 37
-    assert all("next call could pass max_cost = $1.0000" in error for error in errors)
+    assert all("next call could exceed max_cost = $1.0000" in error for error in errors)
     assert budget.spent == pytest.approx(0.92)
     assert most[0] <= limit + 1e-9
 
@@ -106,13 +106,13 @@ def test_max_cost_stops_when_the_server_counts_more_than_estimated(
     texts = [f"t{i}" for i in range(20)]
     limit = asking(server, prices=prices).estimate(texts).cost
     judge = asking(server, prices=prices, max_cost=limit, concurrency=concurrency)
-    with pytest.raises(DpgError, match=r"next call could pass max_cost.*kept"):
+    with pytest.raises(DpgError, match=r"next call could exceed max_cost.*kept"):
         judge.classify(texts)
     assert server.completions.total() == int(limit / 1.606)  # as many as fit, whatever runs at once
     assert judge.spent <= limit
     again = asking(server, prices=prices, max_cost=limit)
     assert again.spent == pytest.approx(judge.spent)
-    with pytest.raises(DpgError, match=r"would pass max_cost.*spent so far"):
+    with pytest.raises(DpgError, match=r"would exceed max_cost.*spent so far"):
         again.classify(texts)
 
 
@@ -165,7 +165,7 @@ def test_max_cost_counts_what_earlier_judges_with_the_cache_paid(serve, asking):
     again = asking(server, max_cost=first.spent * 1.01)
     assert again.spent == pytest.approx(first.spent, rel=1e-12)
     assert again.classify(texts) == ["Spanish"] * 10  # nothing is to be paid
-    with pytest.raises(DpgError, match=r"would pass max_cost.*spent so far"):
+    with pytest.raises(DpgError, match=r"would exceed max_cost.*spent so far"):
         again.classify(["another text"])
     assert server.completions.total() == 10
 
@@ -175,7 +175,9 @@ def test_max_cost_counts_what_another_judge_pays_meanwhile(serve, asking, tmp_pa
     judge = asking(server, max_cost=1.0)
     AnswerCache(tmp_path / "cache.jsonl", judge.model).add("x", "Spanish", Usage(10**7, 0))
     assert judge.spent == 0
-    with pytest.raises(DpgError, match=r"would pass max_cost = \$1\.0000 \(\$1\.0000 spent so far"):
+    with pytest.raises(
+        DpgError, match=r"would exceed max_cost = \$1\.0000 \(\$1\.0000 spent so far"
+    ):
         judge.classify(["a"])
     assert server.requests.total() == 0
 

@@ -138,8 +138,8 @@ def test_a_state_of_an_earlier_version_is_named_and_not_touched(world, tmp_path,
         run_generator(run, world.inputs(run), RunFolder(tmp_path), seconds=1e-9)
     (line,) = [one for one in capsys.readouterr().err.splitlines() if "progress" in one]
     assert line == (
-        f"{tmp_path / 'progress'}: a run under way of an earlier version of dpg. It is not used "
-        "(this version keeps state/), and may be deleted"
+        f"{tmp_path / 'progress'}: an unfinished run of an earlier version of dpg. It is not used, "
+        "because this version keeps state/. You can delete it"
     )
     assert (tmp_path / "progress" / "metrics.jsonl").read_text() == "{}\n"
 
