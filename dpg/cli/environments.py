@@ -9,7 +9,7 @@ import typer
 
 
 def environment(
-    name: Annotated[str, typer.Argument(help="verl, or another that envs/ has a lock of.")],
+    name: Annotated[str, typer.Argument(help="trl, verl, or another that envs/ has a lock of.")],
     lock: Annotated[Path | None, typer.Option(help="Default: envs/NAME.txt")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Default: below .environments")

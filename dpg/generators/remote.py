@@ -154,6 +154,11 @@ class UnderWay:
         )
 
 
+def deadline_of(seconds: float | None) -> float | None:
+    """`time.monotonic()` after this time; None without a limit."""
+    return None if seconds is None else time.monotonic() + seconds
+
+
 def prompt_order(run: RunConfig, count: int) -> np.ndarray:
     """The prompts of all training steps in the order of their use: int64 [M x prompts per step].
 

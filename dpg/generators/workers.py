@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import traceback
 
 import numpy as np
@@ -14,6 +15,8 @@ from dpg import artifacts
 from dpg.processes import when_parent_ends
 from dpg.rewards.protocol import Rewards, RolloutBatch
 from dpg.run_folder import RunState
+
+_END = 30.0  # seconds for this process to end by itself
 
 
 def record_failure(state: RunState, error: BaseException) -> None:
@@ -44,5 +47,7 @@ def end_with_parent() -> None:
     def end() -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_END)
+        os._exit(143)  # it waits for other processes, which are gone
 
     when_parent_ends(end)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -68,7 +67,7 @@ def run_generator(
         OutOfTimeError: the time limit came first.
         StateLockedError: another process carries out the same run.
     """
-    deadline = None if seconds is None else time.monotonic() + seconds
+    deadline = remote.deadline_of(seconds)
     python = environments.existing_python(environments.for_gpus("verl", gpus), environment)
     folder = RunFolder(folder.path.absolute())
     with locked(folder.state.path) as lock:
