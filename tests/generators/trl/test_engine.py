@@ -3,6 +3,7 @@
 The environment is looked for in `.environments/trl`, or where DPG_TRL_ENVIRONMENT says.
 """
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -22,8 +23,8 @@ from dpg.generators.jax.policy import JaxGenerator
 from dpg.generators.jax.update import response_logprobs
 from dpg.generators.prompts import prompts_of
 from dpg.generators.trl import engine, settings
-from dpg.generators.trl.run import checkpoint_of
-from dpg.models import load
+from dpg.generators.trl.run import WHOLE, checkpoint_of
+from dpg.models import LanguageModel, load, save
 from dpg.models.decode import Rollouts
 from dpg.rewards.protocol import RewardError
 from dpg.run_folder import RunFolder, RunState
@@ -264,3 +265,152 @@ def test_two_processes_train_as_one(world, study, tmp_path, name):
     for step in range(2):
         here, there = (artifacts.read_json(x.state.numbers("reward", step)) for x in (one, two))
         assert here == there
+
+
+# --- runs that are cut off, and what ends them ----------------------------------------------------
+
+
+@needs_trl
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_trainer_goes_on_to_the_same_bytes(world, study, tmp_path, wait_until, processes):
+    run = study.run("sixseven", "adam-T4", 0)
+    run = changed(run, grpo_steps=4)
+    whole, killed = (
+        Given(world, run, tmp_path / name, processes, rollouts=False) for name in ("a", "b")
+    )
+    expected, _ = whole.train()
+    process = killed.start(start_new_session=True)
+    mark = checkpoint_of(killed.state.checkpoints, 2 * killed.shape.updates) / WHOLE
+    wait_until(mark.exists, 300, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed.folder / "new.safetensors").exists()
+    found, _ = killed.train()
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name].tobytes() == value.tobytes(), name
+    for path in sorted((whole.state.path / "steps").iterdir()):
+        assert (killed.state.path / "steps" / path.name).read_bytes() == path.read_bytes()
+
+
+@needs_trl
+def test_a_reward_that_is_not_finite_ends_every_rank_with_its_own_words(world, study, tmp_path):
+    run = study.run("sixseven", "adam-T4", 0)
+    given = Given(world, run, tmp_path, 2)
+    given.arrays["rewards"] = given.rewards.copy()
+    given.arrays["rewards"][-1, 0] = np.nan  # of the second step
+    process = given.start(stderr=subprocess.PIPE, text=True)
+    log = process.communicate(timeout=600)[1]
+    assert process.returncode == 1
+    words = "step 1: the metagradients are not finite, says the test"
+    assert log.count(f"RewardError: {words}") >= 2  # of both ranks
+    assert artifacts.read_json(given.state.failure)["message"] == words
+    assert checkpoint_of(given.state.checkpoints, given.shape.updates).exists()
+
+
+@needs_trl
+def test_a_killed_run_goes_on_to_the_same_numbers(world, study, tmp_path, wait_until):
+    run = study.run("sixseven", "adam-T4", 0)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_trl(world, study, run, whole)
+    command = [
+        *(sys.executable, "-m", "dpg", "generate", "-c", str(study.path)),
+        *("--experiment", "sixseven", "--variant", "adam-T4", "--out", str(killed)),
+        *("--environment", str(ENVIRONMENT)),
+    ]
+    command += world.options(run)
+    process = subprocess.Popen(command, cwd=world.root)
+    shape = settings.shape_of(run, 1)
+    mark = checkpoint_of(RunFolder(killed).state.checkpoints, shape.updates) / WHOLE
+    wait_until(mark.exists, 600, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run_trl(world, study, run, killed)
+    for name in ("metrics.jsonl", "validation.parquet", "pattern.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    weights = Path("generator") / "model.safetensors"
+    assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+@needs_trl
+def test_a_reward_server_that_is_killed_ends_the_run_with_its_log(world, tmp_path):
+    study = scale(world, "longer", **{"grpo_steps: 5": "grpo_steps: 40", "every: 2": "every: 40"})
+    run = study.run("lambada-es", "adam", 0)
+
+    def kill(step, record):
+        connection = RunFolder(tmp_path).state.connection
+        os.kill(artifacts.read_json(connection)["process"], signal.SIGKILL)
+
+    with pytest.raises(
+        DpgError, match=r"the reward server ended after \d+ of 40 steps \(status -9"
+    ):
+        run_trl(world, study, run, tmp_path, on_step=kill)
+    assert not (tmp_path / "run.json").exists()
+    assert RunFolder(tmp_path).state.checkpoints.exists()
+
+
+@needs_trl
+def test_two_processes_make_a_run(world, study, tmp_path):
+    run = study.run("sixseven", "adam-T4", 0)
+    run_trl(world, study, run, tmp_path, processes=2, seconds=600)
+    log = artifacts.read_lines(tmp_path / "metrics.jsonl")
+    assert len(log) == 5
+    assert artifacts.read_json(tmp_path / "run.json")["engine"] == "trl"
+
+
+@needs_trl
+def test_a_rank_that_dies_is_named(world, study, tmp_path, monkeypatch):
+    """Rank 1 kills itself when it is started, as the system does for want of memory."""
+    fake = tmp_path / "site"
+    fake.mkdir()
+    (fake / "sitecustomize.py").write_text(
+        "import os, signal\nif os.environ.get('RANK') == '1': os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    plain = engine.worker_environment
+
+    def with_site(state, gpus):
+        found = plain(state, gpus)
+        return found | {"PYTHONPATH": f"{found['PYTHONPATH']}:{fake}"}
+
+    monkeypatch.setattr(engine, "worker_environment", with_site)
+    run = study.run("lambada-es", "adam", 0)
+    with pytest.raises(engine.TrlError, match=r"status 1: rank 1 ended by signal 9"):
+        run_trl(world, study, run, tmp_path / "run", processes=2)
+
+
+@needs_trl
+def test_tokens_that_the_tokenizer_does_not_know_are_an_error(world, study, tmp_path):
+    """A model whose vocabulary is larger than its tokenizer's, as padded ones are."""
+    model, _, tokenizer = load(world.root / "llama")
+    wide = dataclasses.replace(model.config, vocab_size=4 * tokenizer.vocab_size)
+    model = LanguageModel(wide)
+    save(tmp_path / "wide", model, model.init(jax.random.key(0)), tokenizer)
+    run = study.run("lambada-es", "adam", 0)
+    inputs = dataclasses.replace(world.inputs(run), generator=tmp_path / "wide")
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(RewardError, match=r"step 0: .*tokens that the tokenizer does not know"):
+        engine.run_generator(
+            run, inputs, folder, config=study.path, gpus=0, environment=ENVIRONMENT
+        )
+
+
+# --- without TRL ----------------------------------------------------------------------------------
+
+
+def test_a_missing_environment_is_named(world, study, tmp_path):
+    run = study.run("sixseven", "adam-T4", 0)
+    with pytest.raises(DpgError, match=r"nowhere/bin/python.*dpg environment trl"):
+        run_trl(world, study, run, tmp_path, environment=tmp_path / "nowhere")
+    assert not RunFolder(tmp_path).state.path.exists()
+
+
+def test_trls_processes_see_of_our_packages_this_one_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    found = engine.worker_environment(RunState(tmp_path), gpus=0)
+    assert found["PYTHONPATH"] == str(tmp_path / "python")
+    assert [path.name for path in (tmp_path / "python").iterdir()] == ["dpg"]
+    assert not {"RANK", "ACCELERATE_USE_FSDP"} & set(found)
+    assert found["HF_HUB_DISABLE_TELEMETRY"] == found["HF_HUB_OFFLINE"] == "1"
+    assert found["OMP_NUM_THREADS"] == "1"
