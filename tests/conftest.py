@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -105,11 +106,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"the time budget of {budget:.0f} s is spent")
 
 
+_RESIDENT_LIMIT = 2e9  # bytes of a test process
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_programs() -> Iterator[None]:
-    """Drop a file's compiled programs at its end: kept, they grow to several GB."""
+    """Drop the compiled programs at a file's end once a process is large.
+
+    Kept for good, they grow to several GB. Dropped after every file, each file compiles the
+    operations that all of them use once more.
+    """
     yield
-    if "jax" in sys.modules:
+    if "jax" in sys.modules and psutil.Process().memory_info().rss > _RESIDENT_LIMIT:
         sys.modules["jax"].clear_caches()
 
 

@@ -101,6 +101,7 @@ def test_diff_of_two_readings(called):
     assert line.endswith("(reading: text) | authors' code (reading: code)")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

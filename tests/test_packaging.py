@@ -255,6 +255,7 @@ class TestLayers:
         assert wrong == []
 
 
+@pytest.mark.integration
 class TestDependencies:
     def test_every_import_is_declared(self):
         """In pyproject.toml, or in the lock of another environment (`envs/verl.txt`, ...)."""

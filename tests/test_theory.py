@@ -160,6 +160,7 @@ def measured():
     return theory.measure(points, width=64)
 
 
+@pytest.mark.integration
 def test_the_figure_has_a_panel_a_sweep_under_one_bound(measured, tmp_path):
     paths = theorem_3_1.build(measured, tmp_path / "theorem_3_1")
     assert [path.suffix for path in paths] == [".pdf", ".png", ".csv"]
@@ -174,6 +175,7 @@ def test_the_figure_has_a_panel_a_sweep_under_one_bound(measured, tmp_path):
         assert (bound >= lines["error: SGD"] * (1 - 1e-12)).all()
 
 
+@pytest.mark.integration
 def test_exponents_are_taken_towards_the_limit(measured):
     sgd = measured[measured["optimizer"] == "sgd"]
     assert theorem_3_1.exponent(sgd, "eta", "error") == pytest.approx(2, abs=0.15)

@@ -17,7 +17,7 @@ from bench.metagradient.task import OURS, Task
 from bench.problem import Problem
 from dpg.learner import metagradient, programs, train
 from dpg.learner import schedule as schedules
-from dpg.learner.metagradient import _Run
+from dpg.learner.run import Run
 
 # Dense float32 operations per second, in TF32 where that is what matrix products run in.
 PEAK = {"NVIDIA H100 80GB HBM3": 495e12, "NVIDIA H200": 495e12, "NVIDIA A100-SXM4-80GB": 156e12}
@@ -54,7 +54,7 @@ def measure(task: Task, gradient: Path) -> dict[str, float | int]:
 def ours(task: Task, problem: Problem) -> tuple[Method, int]:
     """This library: the call, and what it keeps between programs plus the largest program's own."""
     micro = task.microbatch or None
-    run = _Run.check(problem.loss, problem.params, problem.batches, problem.optimizer, None, micro)
+    run = Run.check(problem.loss, problem.params, problem.batches, problem.optimizer, None, micro)
     sizes = run.state_bytes, run.gradient_bytes
     if task.method == "kary":
         schedule = schedules.kary(task.steps, 2)
@@ -68,7 +68,7 @@ def ours(task: Task, problem: Problem) -> tuple[Method, int]:
     return method, schedule.peak_bytes(*sizes) + largest_program(run, problem.params, task.steps)
 
 
-def largest_program(run: _Run, params: Any, steps: int) -> int:
+def largest_program(run: Run, params: Any, steps: int) -> int:
     """Bytes of the largest of the learner's programs beyond its inputs, by XLA's own count."""
     batch, w = run.at(0)
     compiled: Any = run.programs

@@ -14,7 +14,6 @@ from dpg.generators.scorer import build_scorer
 from dpg.generators.validation import assess, keep
 from dpg.models import Tokenizer
 from dpg.rewards import exchange, server
-from dpg.rewards.examples import check_tokens
 from dpg.rewards.protocol import RewardError, Rewards, RolloutBatch
 from dpg.run_folder import RunState
 
@@ -48,12 +47,7 @@ def serve_run(
     if not scorer.examples.same:
         say("generator and target have different tokenizers: rollouts are tokenised anew from text")
 
-    def train(batch: RolloutBatch) -> Rewards:
-        check_tokens(batch, tokenizer)
-        return scorer.reward(batch)
-
     def validation(batch: RolloutBatch) -> Rewards:
-        check_tokens(batch, tokenizer)
         batch = in_order(batch, len(prompts.articles))
         outcome = assess(run, batch, tokenizer, prompts, scorer)
         if state is not None:
@@ -62,7 +56,7 @@ def serve_run(
         return Rewards(values, batch.groups, outcome.record)
 
     server.serve(
-        {"train": train, "validation": validation},
+        {"train": scorer.reward, "validation": validation},
         connection,
         body_limit=body_limit(run),
         host=host,

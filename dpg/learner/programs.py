@@ -4,6 +4,8 @@
     apply      (g, state, params)            -> params', state'  the optimizer
     pull       (g, state, params, adjoints)  -> adjoints of g, of state, of params (direct part)
     curve      (params, direction, batch, w) -> Hessian @ direction, d losses along direction
+    tape       (params, batch, w)            -> g, losses, tape of the step's matrix products
+    bend       (tape, direction)             -> what `curve` gives, without those products
     slope      (params, direction, batch)    -> d losses along direction
     linearize  (params, batch, w)            -> g, losses, tape
     along      (tape, direction)             -> d losses along direction
@@ -11,7 +13,8 @@
 `slope` needs no tape; `along` saves the forward pass where the gradient has just been taken.
 
 `gradient` and `apply` are separate programs on purpose: the backward sweep can then replay an
-update from a kept gradient and land on the same bits as the forward sweep.
+update from a kept gradient and land on the same bits as the forward sweep. `tape` is `gradient`
+linearized: it keeps the results of matrix products by weights and computes the rest once more.
 """
 
 import functools
@@ -106,6 +109,8 @@ class Programs(NamedTuple):
     apply_in_place: jax.stages.Wrapped
     pull: jax.stages.Wrapped
     curve: jax.stages.Wrapped
+    tape: jax.stages.Wrapped
+    bend: jax.stages.Wrapped
     slope: jax.stages.Wrapped
     linearize: jax.stages.Wrapped
     along: jax.stages.Wrapped
@@ -214,6 +219,18 @@ def compile_programs(
         bent, slopes = chunked(step, batch, w)
         return place(jax.tree.map(jnp.add, direct, bent)), slopes / w.shape[0]
 
+    def tape(
+        arrays: Arrays, params: Tree, batch: Tree, w: jax.Array
+    ) -> tuple[Tree, jax.Array, Callable]:
+        kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        once_more = jax.checkpoint(lambda p: gradient(arrays, p, batch, w), policy=kept)
+        (g, losses), linear = jax.linearize(once_more, params)
+        return g, losses, linear
+
+    def bend(linear: Callable, direction: Tree, direct: Tree) -> tuple[Tree, jax.Array]:
+        bent, slopes = linear(direction)
+        return place(jax.tree.map(jnp.add, direct, bent)), slopes / slopes.shape[0]
+
     def slope(
         arrays: Arrays, params: Tree, direction: Tree, batch: Tree, w: jax.Array
     ) -> jax.Array:
@@ -243,6 +260,8 @@ def compile_programs(
         apply_in_place=jax.jit(apply, donate_argnames=("state", "params")),
         pull=jax.jit(pull, donate_argnames=("adjoint_params", "adjoint_state")),
         curve=jax.jit(curve, donate_argnames=("direct",)),
+        tape=jax.jit(tape),
+        bend=jax.jit(bend, donate_argnames=("direct",)),
         slope=jax.jit(slope),
         linearize=jax.jit(linearize),
         along=jax.jit(along),

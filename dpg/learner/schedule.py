@@ -19,12 +19,18 @@ by dynamic programming the cheapest way to cut T steps into such stretches; wher
 beside the states it is the binomial schedule. Not considered: using the memory of gradients that
 are already spent for further states, and steps of unequal cost.
 
+A third thing can be kept: the matrix products of a step's gradient, its tape. The derivative of the
+step then computes none of them again. A tape is much larger than a state, so `plan` weighs tapes
+against states and gradients in the same budget. Within a stretch the last steps get the tapes,
+since those are let go first.
+
 `kary` is the lazy k-ary tree of REPLAY (Engstrom et al., Optimizing ML Training with Metagradient
 Descent, 2025): k - 1 states a level and T log_k T steps, for comparison.
 """
 
 import functools
 import itertools
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import comb
@@ -35,7 +41,7 @@ import numpy as np
 from dpg.learner.errors import LearnerError
 from dpg.quantities import in_bytes
 
-Kind = Literal["store", "load", "drop", "advance", "record", "replay", "reverse"]
+Kind = Literal["store", "load", "drop", "advance", "record", "tape", "replay", "reverse"]
 
 
 class Action(NamedTuple):
@@ -43,9 +49,11 @@ class Action(NamedTuple):
 
     store, load, drop: keep the current state, make a kept one current, forget it.
     advance:  train one step.                      record: the same, and keep its gradient.
-    replay:   repeat a step from its kept gradient, by the optimizer's update alone.
-    reverse:  carry the derivative back over the step, whose state is current; its gradient is
-              taken from where it is kept (and forgotten), or computed.
+    tape:     compute a step's gradient and keep it and its tape; training stands where it stood.
+    replay:   train one step from its kept gradient, by the optimizer's update alone.
+    reverse:  carry the derivative back over the step, whose state is current; its gradient and its
+              tape are taken from where they are kept (and forgotten); a gradient that is not kept
+              is computed.
     """
 
     kind: Kind
@@ -58,12 +66,14 @@ class Costs:
 
     The defaults are counts of matrix products: a step is 3 (forward, and two backward), the
     forward-over-reverse pass of an adjoint 8, forward mode of the losses 3; the update is small
-    once a batch has many more tokens than one.
+    once a batch has many more tokens than one. With the tape of a step at hand its adjoint is 6:
+    one forward and one backward product fewer per weight matrix.
     """
 
     step: float = 1.0
     update: float = 0.02
     adjoint: float = 8 / 3
+    taped_adjoint: float = 6 / 3
     first_adjoint: float = 1.0
 
 
@@ -79,7 +89,9 @@ class Schedule:
         replayed: how often an update is repeated from a kept gradient.
         states: how many states are kept at most, the first included.
         gradients: how many gradients are kept at most.
-        peaks: every (states, gradients) held at once that no other exceeds in both.
+        tapes: how many tapes are kept at most.
+        taped: how many steps are reversed with their tape.
+        peaks: every (states, gradients, tapes) held at once that no other exceeds in all three.
     """
 
     name: str
@@ -89,25 +101,33 @@ class Schedule:
     replayed: int
     states: int
     gradients: int
-    peaks: tuple[tuple[int, int], ...]
+    tapes: int
+    taped: int
+    peaks: tuple[tuple[int, int, int], ...]
 
     @classmethod
     def of(cls, name: str, steps: int, walk: Iterator[Action]) -> "Schedule":
         """Walks through the actions once, counts, and raises ValueError where one is impossible."""
         actions = tuple(walk)
-        kept, gradients, current, left = set(), set(), 0, steps
-        trained = replayed = 0
+        kept, gradients, tapes, stepped = set(), set(), set(), set()
+        current, left = 0, steps
+        trained = replayed = taped = 0
         held = set()
         for kind, t in actions:
             at = {"load": t in kept, "drop": t in kept}.get(kind, current == t)
             good = at and {
                 "replay": t in gradients,
                 "record": t not in gradients,
+                "tape": t not in gradients,
                 "reverse": t == left - 1,
                 "store": t not in kept,
             }.get(kind, True)
             if not good or not 0 <= t < steps:
                 raise ValueError(f"schedule {name}: {kind} {t} is not possible here")
+            trained += kind in ("advance", "record", "tape") or (
+                kind == "reverse" and t not in gradients
+            )
+            replayed += kind == "replay" and t in stepped
             if kind == "store":
                 kept.add(t)
             elif kind == "load":
@@ -115,75 +135,62 @@ class Schedule:
             elif kind == "drop":
                 kept.remove(t)
             elif kind == "reverse":
-                trained += t not in gradients
+                taped += t in tapes
                 gradients.discard(t)
+                tapes.discard(t)
                 left = t
+            elif kind == "tape":
+                gradients.add(t)
+                tapes.add(t)
             else:
-                trained += kind in ("advance", "record")
-                replayed += kind == "replay"
                 if kind == "record":
                     gradients.add(t)
+                stepped.add(t)
                 current = t + 1
-            held.add((len(kept), len(gradients)))
+            held.add((len(kept), len(gradients), len(tapes)))
         if left:
             raise ValueError(f"schedule {name}: steps 0 to {left - 1} are never reversed")
-        peaks = tuple(
-            sorted(
-                a for a in held if not any(b != a and b[0] >= a[0] and b[1] >= a[1] for b in held)
-            )
-        )
-        return cls(
-            name,
-            steps,
-            actions,
-            trained,
-            replayed,
-            max(states for states, _ in held),
-            max(gradients for _, gradients in held),
-            peaks,
-        )
+        peaks = tuple(sorted(a for a in held if not any(_exceeds(b, a) for b in held)))
+        states, grads, tape = (max(column) for column in zip(*held, strict=True))
+        return cls(name, steps, actions, trained, replayed, states, grads, tape, taped, peaks)
 
-    def peak_bytes(self, state_bytes: int, gradient_bytes: int) -> int:
-        """The most that kept states and gradients take together."""
-        return max(s * state_bytes + g * gradient_bytes for s, g in self.peaks)
+    def peak_bytes(self, state_bytes: int, gradient_bytes: int, tape_bytes: int = 0) -> int:
+        """The most that kept states, gradients and tapes take together."""
+        return max(s * state_bytes + g * gradient_bytes + t * tape_bytes for s, g, t in self.peaks)
 
     def cost(self, costs: Costs = Costs()) -> float:
         """Predicted time, in steps of plain training; divide by `steps` for the ratio."""
         return (
             self.trained * costs.step
             + self.replayed * costs.update
-            + (self.steps - 1) * costs.adjoint
+            + (self.steps - 1 - self.taped) * costs.adjoint
+            + self.taped * costs.taped_adjoint
             + costs.first_adjoint
         )
 
-    def describe(self, state_bytes: int = 0, gradient_bytes: int = 0) -> str:
-        """The plan in words: what it keeps, what it costs, and every action in order.
+    def describe(self, state_bytes: int = 0, gradient_bytes: int = 0, tape_bytes: int = 0) -> str:
+        """The plan in four lines: what it keeps, what it computes and what that costs.
 
         Args:
-            state_bytes, gradient_bytes: the size of one; sizes in bytes are left out where 0.
+            state_bytes, gradient_bytes, tape_bytes: the size of one; sizes in bytes are left out
+                where 0.
         """
-        size = self.peak_bytes(state_bytes, gradient_bytes)
-        lines = [
-            f"{self.name}: {self.steps} steps",
-            f"  keeps at most {self.states} states and {self.gradients} gradients"
-            + (f", {in_bytes(size)} at once" if size else ""),
-            f"  computes {self.trained} gradients ({self.trained / self.steps:.2f} per step), "
-            f"replays {self.replayed} updates",
-            f"  predicted time: {self.cost() / self.steps:.2f} of plain training",
-        ]
-        return "\n".join(lines + [f"  {line}" for line in _runs(self.actions)])
+        size = self.peak_bytes(state_bytes, gradient_bytes, tape_bytes)
+        tapes = f" and {self.tapes} tapes of matrix products" if self.tapes else ""
+        return "\n".join(
+            [
+                f"{self.name}: {self.steps} steps",
+                f"  keeps at most {self.states} states, {self.gradients} gradients{tapes}"
+                + (f", {in_bytes(size)} at once" if size else ""),
+                f"  computes {self.trained} gradients ({self.trained / self.steps:.2f} per step), "
+                f"replays {self.replayed} updates, reverses {self.taped} steps with their tape",
+                f"  predicted time: {self.cost() / self.steps:.2f} of plain training",
+            ]
+        )
 
 
-def _runs(actions: tuple[Action, ...]) -> Iterator[str]:
-    """The actions, with runs over consecutive steps written as one."""
-    start = 0
-    for i in range(1, len(actions) + 1):
-        first, last = actions[start], actions[i - 1]
-        same = i < len(actions) and actions[i].kind == first.kind
-        if not (same and abs(actions[i].step - last.step) == 1):
-            span = f"{first.step}" if first.step == last.step else f"{first.step}-{last.step}"
-            yield f"{first.kind} {span}"
-            start = i
+def _exceeds(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return a != b and all(x >= y for x, y in zip(a, b, strict=True))
 
 
 def repetitions(steps: int, states: int) -> int:
@@ -205,15 +212,16 @@ def advances(steps: int, states: int) -> int:
     return r * steps - comb(states + r, r - 1)
 
 
-def keep_all(steps: int) -> Schedule:
-    """Every state and every gradient kept: nothing is computed twice."""
-    return Schedule.of("all states kept", steps, _stretch(0, steps, steps, record=True))
+def keep_all(steps: int, tapes: int = 0) -> Schedule:
+    """Every state and every gradient kept, and some tapes: nothing is computed twice."""
+    actions = tuple(_stretch(0, steps, steps, record=True))
+    return Schedule.of("all states kept", steps, _with_tapes(actions, tapes))
 
 
-def binomial(steps: int, states: int) -> Schedule:
+def binomial(steps: int, states: int, tapes: int = 0) -> Schedule:
     """Griewank & Walther's schedule with at most `states` states, the first included."""
-    actions = _stretch(0, steps, states, record=False)
-    return Schedule.of(f"binomial, {states} states", steps, actions)
+    actions = tuple(_stretch(0, steps, states, record=False))
+    return Schedule.of(f"binomial, {states} states", steps, _with_tapes(actions, tapes))
 
 
 def kary(steps: int, k: int) -> Schedule:
@@ -245,19 +253,22 @@ def kary(steps: int, k: int) -> Schedule:
 
 def plan(
     steps: int,
-    memory: int | None,
+    memory: float | None,
     state_bytes: int,
     gradient_bytes: int,
     costs: Costs = Costs(),
+    *,
+    tape_bytes: int | None = None,
 ) -> Schedule:
-    """The cheapest schedule whose kept states and gradients fit `memory` bytes.
+    """The cheapest schedule whose kept states, gradients and tapes fit `memory` bytes.
 
     Args:
         steps: T, at least 1.
-        memory: the budget in bytes; None keeps everything.
+        memory: the budget in bytes; None keeps all states and gradients, and no tape.
         state_bytes: parameters and optimizer state of one step.
         gradient_bytes: one gradient.
         costs: what to minimise.
+        tape_bytes: one tape; None where none can be kept.
 
     Raises:
         LearnerError: the budget is below one state; the message says what the least is.
@@ -269,21 +280,54 @@ def plan(
             f"memory = {memory} bytes holds no state; the least is one state of parameters and "
             f"optimizer state, {state_bytes} bytes ({in_bytes(state_bytes)})"
         )
-    most = keep_all(steps)
-    if most.peak_bytes(state_bytes, gradient_bytes) <= memory:
-        return most
-    return _plan(steps, int(memory), state_bytes, gradient_bytes, costs)
+    memory = int(min(memory, sys.maxsize))
+    best = _plan(steps, memory, state_bytes, gradient_bytes, costs)
+    if tape_bytes is None:
+        return best
+    for tapes in _numbers_of_tapes(steps, memory, state_bytes, gradient_bytes, tape_bytes):
+        # The last step of a stretch has a tape and a gradient that no plan without tapes keeps.
+        rest = memory - tapes * tape_bytes - gradient_bytes
+        taped = _plan(steps, rest, state_bytes, gradient_bytes, costs, tapes, memory)
+        best = min(best, taped, key=lambda schedule: schedule.cost(costs))
+    return best
+
+
+def _numbers_of_tapes(
+    steps: int, memory: int, state_bytes: int, gradient_bytes: int, tape_bytes: int
+) -> list[int]:
+    """How many tapes at once are worth a try: some up to T, and all that fit beside everything.
+
+    A long training tries one and all, since each number takes a plan of its own.
+    """
+    most = min(steps - 1, (memory - gradient_bytes - state_bytes) // max(tape_bytes, 1))
+    everything = keep_all(steps).peak_bytes(state_bytes, gradient_bytes)
+    beside = min(steps - 1, (memory - gradient_bytes - everything) // max(tape_bytes, 1))
+    numbers = {round(1.4**i) for i in range(15)} if steps <= 128 else {1}
+    return sorted({n for n in numbers if n <= most} | ({beside} if beside > 0 else set()))
 
 
 @functools.lru_cache(maxsize=64)
-def _plan(steps: int, memory: int, state_bytes: int, gradient_bytes: int, costs: Costs) -> Schedule:
+def _plan(
+    steps: int,
+    memory: int,
+    state_bytes: int,
+    gradient_bytes: int,
+    costs: Costs,
+    tapes: int = 0,
+    budget: int | None = None,
+) -> Schedule:
     """Dynamic programming over stretches of n steps with j states kept before them.
 
     best[j][n] is the least cost of walking back over n steps whose first state is kept, with
     memory - j states free for more. A stretch is either recorded (gradients of all its steps but
     the last kept, states to replay from in what is left) or cut in two: train k steps, keep the
-    state, walk back over the right part, drop the state, walk back over the left part.
+    state, walk back over the right part, drop the state, walk back over the left part. With
+    `tapes` kept at once beside them, that number of a stretch's steps have their cheaper adjoint.
     """
+    name = f"within {in_bytes(budget or memory)}"
+    if keep_all(steps).peak_bytes(state_bytes, gradient_bytes) <= memory:
+        return keep_all(steps, tapes)
+    saved = min(tapes, 1) * (costs.adjoint - costs.taped_adjoint)
     most = min(memory // state_bytes, steps)
     best = np.full((most + 2, steps + 1), np.inf)
     cut = np.zeros((most + 2, steps + 1), np.int64)  # 0 stands for a recorded stretch
@@ -294,7 +338,7 @@ def _plan(steps: int, memory: int, state_bytes: int, gradient_bytes: int, costs:
             if spare >= 0:
                 states = 1 + spare // state_bytes
                 replays = advances(n, states) - (n - 1)
-                best[j, n] = n * costs.step + replays * costs.update
+                best[j, n] = n * costs.step + replays * costs.update - saved * min(n, tapes)
                 if replays == 0:
                     continue
             if j < most and n > 1:
@@ -305,7 +349,7 @@ def _plan(steps: int, memory: int, state_bytes: int, gradient_bytes: int, costs:
                     best[j, n], cut[j, n] = split[k], ks[k]
             if not np.isfinite(best[j, n]):
                 # No further state and no gradient fits: from the first state again, each time.
-                best[j, n] = costs.step * n * (n + 1) / 2
+                best[j, n] = costs.step * n * (n + 1) / 2 - saved * n
                 cut[j, n] = -1
 
     def walk() -> Iterator[Action]:
@@ -329,8 +373,35 @@ def _plan(steps: int, memory: int, state_bytes: int, gradient_bytes: int, costs:
                 states = 1 + max(0, spare) // state_bytes
                 yield from _stretch(start, n, states, record=k == 0, first_kept=True)
 
-    name = f"within {in_bytes(memory)}"
-    return Schedule.of(name, steps, walk())
+    return Schedule.of(name, steps, _with_tapes(tuple(walk()), tapes))
+
+
+def _with_tapes(actions: tuple[Action, ...], most: int) -> Iterator[Action]:
+    """The same walk with at most this many tapes at once.
+
+    Every step whose gradient is computed where it is reversed has a tape for that moment. Of the
+    steps recorded before it the last ones have tapes, `most` - 1 of them. The first step's
+    derivative needs no tape.
+    """
+    recorded = {t for kind, t in actions if kind == "record"}
+    kept, since = set(), 0
+    for kind, t in reversed(actions):
+        if kind == "reverse":
+            since = 1
+        elif kind == "record":
+            if since < most:
+                kept.add(t)
+            since += 1
+    for action in actions:
+        kind, t = action
+        if kind == "record" and t in kept and t > 0:
+            yield Action("tape", t)
+            yield Action("replay", t)
+        elif kind == "reverse" and most and t not in recorded and t > 0:
+            yield Action("tape", t)
+            yield action
+        else:
+            yield action
 
 
 def _stretch(

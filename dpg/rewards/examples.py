@@ -32,8 +32,8 @@ class ExampleMaker:
             RewardError: an example with no token to predict, or with a token that the generator's
                 tokenizer does not know; names the step and the rollouts.
         """
-        check_tokens(batch, self.generator)
         if self.same:
+            check_tokens(batch, self.generator)
             lines = [row[own].tolist() for row, own in zip(batch.tokens, batch.mask, strict=True)]
         else:
             lines = [self.target.encode(text) for text in self.texts(batch)]
@@ -53,7 +53,12 @@ class ExampleMaker:
         return {"tokens": tokens, "mask": mask}
 
     def texts(self, batch: RolloutBatch) -> list[str]:
-        """The rollouts as text, special tokens left out."""
+        """The rollouts as text, special tokens left out.
+
+        Raises:
+            RewardError: a token that the generator's tokenizer does not know.
+        """
+        check_tokens(batch, self.generator)
         rows = zip(batch.tokens, batch.mask, strict=True)
         return self.generator.decode_batch([row[own].tolist() for row, own in rows])
 

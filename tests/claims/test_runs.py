@@ -67,7 +67,9 @@ def spoiled(world, name):
             yield claim, world.verdict(claim)
 
 
-RUNS = sorted({run for runs in NEEDS.values() for run in runs})
+# One function judges the baselines of all languages: those of Spanish are spoiled for all four.
+OTHERS = [needs for claim, needs in NEEDS.items() if not claim.startswith("baselines-")]
+RUNS = sorted({run for needs in [*OTHERS, NEEDS["baselines-es"]] for run in needs})
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -38,6 +38,11 @@ def test_the_schemas_are_schemas():
         jsonschema.Draft202012Validator.check_schema(made)
 
 
+@pytest.fixture(scope="module")
+def scale_schema():
+    return schema.scale_schema()
+
+
 @pytest.fixture
 def scale(tmp_path, scale_text):
     path = tmp_path / "mine.yaml"
@@ -85,14 +90,14 @@ WRONG = [
 @pytest.mark.parametrize("place", PLACES)
 class TestOverrides:
     @pytest.mark.parametrize("override", RIGHT, ids=json.dumps)
-    def test_a_part_of_a_run_is_accepted(self, scale, place, override):
+    def test_a_part_of_a_run_is_accepted(self, scale, scale_schema, place, override):
         PLACES[place](scale).update(override)
-        assert problems(scale, schema.scale_schema()) == []
+        assert problems(scale, scale_schema) == []
 
     @pytest.mark.parametrize("override", WRONG, ids=json.dumps)
-    def test_a_wrong_key_or_type_is_refused(self, scale, place, override):
+    def test_a_wrong_key_or_type_is_refused(self, scale, scale_schema, place, override):
         PLACES[place](scale).update(override)
-        assert problems(scale, schema.scale_schema())
+        assert problems(scale, scale_schema)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +120,8 @@ class TestOverrides:
         (False, {"other": 1}),
     ],
 )
-def test_the_other_parts_of_a_scale(scale, right, change):
-    assert (problems(scale | change, schema.scale_schema()) == []) is right
+def test_the_other_parts_of_a_scale(scale, scale_schema, right, change):
+    assert (problems(scale | change, scale_schema) == []) is right
 
 
 @pytest.mark.parametrize(

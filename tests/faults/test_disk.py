@@ -124,13 +124,16 @@ def test_the_disk_fills_in_every_step(step, study, disk):
     assert done.returncode != 0, done.stdout
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
     assert "No space left" in done.stderr or "full" in done.stderr, done.stderr[-1000:]
-    left = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    assert all(path.name in ("settings.json", "lock") for path in left), left
+    expected = files(study / wanted)
+    for name, content in files(out).items():  # a small file may fit, if it is whole
+        if Path(name).name not in ("settings.json", "lock") and not name.startswith("."):
+            assert content == expected[name]
     disk(300_000)
     done = call(study, *command, "--out", out)
     assert done.returncode == 0, done.stderr[-3000:]
-    found, expected = files(out), files(study / wanted)
+    found = files(out)
     compared = set(found) & set(expected)
     assert compared
-    different = [name for name in compared if found[name] != expected[name]]
+    here, there = str(out).encode(), str(wanted).encode()  # lm-eval's tasks name their folder
+    different = [name for name in compared if found[name].replace(here, there) != expected[name]]
     assert [name for name in different if name not in ("provenance.html", "runs.csv")] == []

@@ -107,7 +107,7 @@ def test_kills_change_no_byte(tmp_path, request):
         undisturbed, wanted = time.monotonic() - began, computed(whole / "results" / "smoke")
     else:
         undisturbed, wanted = 240.0, computed(Path(given))
-    assert wanted
+    assert wanted, f"{given} holds no smoke study; run `make smoke` first"
 
     killed, done, ways = folder_of(tmp_path, "killed"), 0, {"all": 0, "snakemake": 0, "one": 0}
     began = time.monotonic()

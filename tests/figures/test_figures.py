@@ -111,6 +111,7 @@ def test_build_writes_every_figure_and_table_from_all_runs(paper_runs, perplexit
 MODULES = [figure_1, figure_2, figure_3, figure_4, figure_5, figure_6, figure_7]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__[-8:])
 def test_nothing_is_cut_off_and_no_words_overlap(module, paper_runs):
     everything = [path for group in paper_runs.values() for path in group]
@@ -148,6 +149,7 @@ def test_some_languages_alone_are_drawn(languages, runs):
     assert inside(figure)
 
 
+@pytest.mark.integration
 def test_equal_runs_give_equal_files(runs, tmp_path):
     path = runs.make("sixseven", "adam-T8")
     for name in ("figure_2", "figure_3"):
@@ -162,6 +164,7 @@ def dots(figure):
     return np.asarray(figure.canvas.buffer_rgba())
 
 
+@pytest.mark.integration
 def test_the_csv_is_enough_to_draw_the_figure(paper_runs, tmp_path):
     everything = [path for group in paper_runs.values() for path in group]
     for module in (figure_1, figure_3, figure_5, figure_6):

@@ -1,6 +1,7 @@
 """Exactness: equal to jax.grad through the whole training, for odd models and optimizers."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +139,9 @@ def test_params_are_those_of_plain_training_bit_for_bit():
     )
 
 
-@pytest.mark.parametrize("make", [regression, small_transformer])
+@pytest.mark.parametrize(
+    "make", [regression, pytest.param(small_transformer, marks=pytest.mark.integration)]
+)
 def test_one_step(make):
     task, optimizer = make(T=1), optimizer_of("adamw")
     w = weights_like(task.batches)
@@ -239,6 +242,66 @@ def test_every_budget_gives_the_same_numbers(host_memory):
         jax.tree.map(np.testing.assert_array_equal, tight, free)
 
 
+@pytest.mark.parametrize("name", ["adamw", "momentum"])
+@pytest.mark.parametrize("make", [regression, small_transformer])
+def test_tapes_change_nothing(make, name):
+    task, optimizer = make(), optimizer_of(name)
+    w = weights_like(task.batches)
+    grad, _, _ = reference(task, optimizer, w)
+    plain = train(task.loss, task.params, task.batches, optimizer, weights=w)
+    T = w.shape[0]
+    for own in (
+        schedule.keep_all(T, tapes=T - 1),
+        schedule.keep_all(T, tapes=2),
+        schedule.binomial(T, 2, tapes=1),
+    ):
+        assert own.taped
+        result = metagradient(
+            *task[:2], task.params, task.batches, optimizer, weights=w, schedule=own
+        )
+        assert relative_error(result.weights_grad, grad) < EXACT
+        jax.tree.map(np.testing.assert_array_equal, result.params, plain.params)
+        np.testing.assert_array_equal(result.example_losses, plain.example_losses)
+
+
+@pytest.mark.parametrize("microbatch", [1, 4])
+def test_tapes_of_microbatches_and_in_the_hosts_memory(microbatch):
+    task, optimizer = regression(B=6), optimizer_of("adamw")
+    w = weights_like(task.batches)
+    grad, _, _ = reference(task, optimizer, w)
+    given = (*task[:2], task.params, task.batches, optimizer)
+    for host_memory in (False, True):
+        result = metagradient(
+            *given,
+            weights=w,
+            microbatch=microbatch,
+            memory=math.inf,
+            host_memory=host_memory,
+        )
+        assert relative_error(result.weights_grad, grad) < EXACT
+
+
+def test_the_callers_parameters_survive_tapes():
+    task, optimizer = regression(T=4), optimizer_of("adamw")
+    before = jax.tree.map(np.array, task.params)
+    metagradient(*task[:2], task.params, task.batches, optimizer, memory=math.inf)
+    jax.tree.map(np.testing.assert_array_equal, before, task.params)
+
+
+def test_a_loss_without_matrix_products_has_a_tape_of_its_input_alone():
+    task = regression()
+
+    def loss(p, batch):
+        return jnp.sum(jnp.square(batch["x"] - jnp.sin(p["shift"])), axis=1)
+
+    def metric(p, initial):
+        return -jnp.sum(p["shift"] ** 2)
+
+    given = (loss, metric, {"shift": jnp.ones(6)}, task.batches, optimizer_of("adamw"))
+    free, taped = metagradient(*given), metagradient(*given, memory=math.inf)
+    assert relative_error(taped.weights_grad, free.weights_grad) < EXACT
+
+
 def test_schedules_of_ones_own():
     task, optimizer = regression(T=9), optimizer_of("momentum")
     free = metagradient(*task[:2], task.params, task.batches, optimizer)
@@ -257,6 +320,7 @@ def test_the_callers_parameters_survive_every_budget():
         jax.tree.map(np.testing.assert_array_equal, before, task.params)
 
 
+@pytest.mark.integration
 def test_random_shapes_budgets_and_microbatches():
     rng = np.random.default_rng(0)
     for trial in range(4):
@@ -287,7 +351,7 @@ def test_the_plan_in_words():
     task, optimizer = regression(), optimizer_of("adamw")
     least = budgets(task, optimizer)[0]
     text = explain(task.loss, task.params, task.batches, optimizer, memory=least)
-    assert "keeps at most 1 states and 0 gradients" in text
+    assert "keeps at most 1 states, 0 gradients" in text
     assert "computes 15 gradients (3.00 per step)" in text
 
 

@@ -48,6 +48,7 @@ EXACT = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", EXACT)
 def test_an_optimizer_is_differentiated_exactly(name):
     task, optimizer = regression(), EXACT[name]()

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 import random
 from math import ceil, comb, log
 
@@ -86,6 +87,41 @@ def test_random_plans_fit_their_budget_and_never_cost_more_with_more():
             before = schedule.cost()
 
 
+def test_random_plans_with_tapes_fit_their_budget_and_never_cost_more_with_more():
+    rng = random.Random(0)
+    for _ in range(60):
+        steps, gradient = rng.randint(1, 30), rng.randint(1, 50)
+        state = gradient * rng.choice([1, 2, 3]) + rng.randint(0, 9)
+        tape = rng.choice([1, 5, 20, 100, 400]) + rng.randint(0, 9)
+        budgets = (rng.randint(state, steps * (state + gradient + tape) + 9) for _ in range(6))
+        before = float("inf")
+        for memory in [state, *sorted(budgets)]:
+            schedule = plan(steps, memory, state, gradient, tape_bytes=tape)
+            assert schedule.peak_bytes(state, gradient, tape) <= memory
+            assert schedule.cost() <= before + 1e-9
+            assert schedule.cost() <= plan(steps, memory, state, gradient).cost() + 1e-9
+            before = schedule.cost()
+
+
+def test_with_room_for_all_every_step_but_the_first_has_its_tape():
+    schedule = plan(8, math.inf, 3, 1, tape_bytes=20)
+    assert (schedule.states, schedule.tapes, schedule.taped, schedule.replayed) == (8, 7, 7, 0)
+    assert schedule.cost() == pytest.approx(8 + 7 * 2 + 1)
+
+
+def test_a_tape_at_a_time_serves_every_step_that_is_computed_where_it_is_reversed():
+    schedule, without = binomial(10, 2, tapes=1), binomial(10, 2)
+    assert (schedule.tapes, schedule.taped, schedule.gradients) == (1, 9, 1)
+    assert schedule.trained == without.trained
+    # and where it costs less than a third state would save, it is chosen
+    assert plan(10, 250, 100, 40, tape_bytes=5).taped == 9
+
+
+def test_without_a_budget_and_below_a_tape_there_is_none():
+    assert plan(8, None, 3, 1, tape_bytes=20).tapes == 0
+    assert plan(8, 22, 3, 1, tape_bytes=20).tapes == 0
+
+
 def test_the_predicted_cost_is_the_sum_of_what_is_done():
     costs = Costs(step=1.0, update=0.1, adjoint=3.0, first_adjoint=0.5)
     schedule = plan(20, 1000, 90, 30, costs)
@@ -119,8 +155,10 @@ def test_the_plan_can_be_read():
     text = plan(6, 10_000, 3000, 1000).describe(3000, 1000)
     assert "6 steps" in text
     assert "predicted time" in text
-    assert "keeps at most 1 states and 5 gradients, 8.0 kB at once" in text
-    assert text.rstrip().endswith("reverse 0")
+    assert "keeps at most 1 states, 5 gradients, 8.0 kB at once" in text
+    assert len(text.splitlines()) == 4
+    assert "7 tapes" in plan(8, math.inf, 3, 1, tape_bytes=20).describe(3, 1, 20)
+    assert len(plan(1000, 10**9, 3000, 1000).describe().splitlines()) == 4
 
 
 def test_impossible_actions_are_found():

@@ -62,6 +62,7 @@ def joined(case, rollouts):
     )
 
 
+@pytest.mark.integration
 def test_greedy_is_argmax_of_recomputation_without_cache(either):
     model, params, prompts, mask = either
     rollouts = run(either, temperature=0.0)
@@ -75,6 +76,7 @@ def test_greedy_is_argmax_of_recomputation_without_cache(either):
     assert rollouts.mask.all()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_logprobs_are_those_of_token_logprobs(either, temperature):
     model, params, _, _ = either

@@ -243,6 +243,7 @@ def test_gpt2_configurations_that_are_followed(gpt2, tmp_path, name):
     check_same(put(tmp_path, changed(gpt2[1], GPT2_SAME[name]), gpt2[2]))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", LLAMA_SAME)
 def test_llama_configurations_that_are_followed(llama, tmp_path, name):
     check_same(put(tmp_path, changed(llama[1], LLAMA_SAME[name]), llama[2]))

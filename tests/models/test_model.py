@@ -155,6 +155,7 @@ def test_derivatives_are_central_differences(case):
         )
 
 
+@pytest.mark.integration
 def test_rematerialising_changes_no_number(case):
     model, params, tokens, lengths = case
     batch = {"tokens": tokens, "mask": np.arange(L) < lengths[:, None]}
@@ -181,6 +182,7 @@ def test_half_precision_keeps_losses_in_float32(case):
     np.testing.assert_allclose(losses, losses_of(model, params, batch), atol=0.1)
 
 
+@pytest.mark.integration
 def test_core_needs_neither_torch_nor_transformers():
     script = (
         "import sys, dpg.models, dpg.models.decode, dpg.models.pretraining, dpg.models.smollm2\n"

@@ -16,6 +16,7 @@ MODELS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("R", [1, 6])
 def test_hidden_states_are_those_of_whole_sequences(name, R):

@@ -58,12 +58,14 @@ def updated(case, **changes):
     return generator, log
 
 
+@pytest.mark.integration
 def test_log_probabilities_of_the_response_are_those_it_was_sampled_with(case):
     params, prompts, mask, rollouts, _ = case
     got = response_logprobs(MODEL, params, prompts, mask, rollouts.tokens, SETTINGS.temperature)
     np.testing.assert_allclose(np.where(rollouts.mask, got, 0), rollouts.logprobs, atol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("changes", [{"loss_mean": "responses"}, {"loss_rollouts": 4}])
 def test_microbatches_add_up_to_the_mean_that_is_asked_for(case, changes):
     *given, rollouts, advantages = case
@@ -80,6 +82,7 @@ def test_microbatches_add_up_to_the_mean_that_is_asked_for(case, changes):
     assert max(jax.tree.leaves(largest)) > 1e-3
 
 
+@pytest.mark.integration
 def test_an_update_is_one_step_of_adamw_on_the_policy_loss(case):
     params, prompts, mask, rollouts, advantages = case
     generator, log = updated(case)
@@ -178,6 +181,7 @@ def test_a_checkpoint_of_another_shape_names_the_array(case):
         generator.restore(arrays)
 
 
+@pytest.mark.integration
 def test_layers_computed_again_give_the_same_update(case):
     whole, _ = updated(case)
     again, _ = updated(case, remat=True)
@@ -286,6 +290,7 @@ def test_a_device_that_is_too_small_is_told_what_fits(case, monkeypatch):
     assert re.search(r"with generator\.remat: true.* it needs .* which fits", said(needed - 500))
 
 
+@pytest.mark.integration
 def test_a_rollout_that_does_not_fit_beside_the_policy_says_so(case, monkeypatch):
     params, prompts, mask, _, _ = case
     settings = SETTINGS.model_copy(update={"rollout_batch": "auto"})
