@@ -119,9 +119,10 @@ def metagradient(
         host_memory: keep stored states in the host's memory instead of the device's.
         schedule: a schedule of one's own, such as `schedule.kary(T, k)`, instead of the chosen one.
 
-    Compiled programs are found again by the identity of `per_example_loss`, `metric` and
-    `optimizer`: pass the same objects at every call, not new closures. A callable that carries
-    arrays should be a `jax.tree_util.Partial`: its arrays are then arguments, not constants.
+    Programs are compiled once for equal `per_example_loss`, `metric` and `optimizer`: the same
+    objects, or functions of the same code that read equal constants, such as two calls of
+    `optax.adam(1e-3)`. A callable that carries arrays should be a `jax.tree_util.Partial`: its
+    arrays are then arguments, not constants, and do not count.
 
     Returns:
         A `MetagradientResult`.

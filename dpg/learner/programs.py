@@ -25,31 +25,35 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dpg.learner import equal
+
 Tree = Any
 Arrays = tuple[jax.Array, ...]
 
 
 class Static:
-    """Any object as a key of a cache: its own equality where it is hashable, else identity."""
+    """Any object as a key of a cache.
+
+    Equal are functions that must compute the same (`dpg.learner.equal`); then what says so itself,
+    where it is hashable; else the very same object alone.
+    """
 
     def __init__(self, value: Any):
         self.value = value
-        try:
-            self._hash = hash(value)
-            self._by_value = True
-        except TypeError:
-            self._hash = id(value)
-            self._by_value = False
+        key = equal.key_of(value)
+        if key is None:
+            try:
+                hash(value)
+                key = (type(value), value)
+            except TypeError:
+                key = ("object", id(value))
+        self._key = key
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self._key)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Static):
-            return NotImplemented
-        if self._by_value and other._by_value:
-            return type(self.value) is type(other.value) and self.value == other.value
-        return self.value is other.value
+        return self._key == other._key if isinstance(other, Static) else NotImplemented
 
 
 class Function(NamedTuple):

@@ -23,6 +23,7 @@ from dpg.models.layers import (
     attention,
     causal,
     heads_first,
+    in_chunks,
     positions_of,
     target_nll,
     through_layers,
@@ -138,7 +139,7 @@ class LanguageModel:
             raise DpgError(f"a loss over {over!r}; allowed are {allowed}")
         if over == "all_positions":
             tokens = jnp.where(mask, tokens, 0)
-        nll = target_nll(self.logits(params, tokens[:, :-1]), tokens[:, 1:])
+        nll = head_nll(params, self.hidden(params, tokens[:, :-1]), tokens[:, 1:])
         own = mask[:, 1:]
         if over == "all_positions":
             return jnp.where(mask[:, :-1] & ~own, 0, nll).mean(-1)
@@ -161,8 +162,8 @@ class LanguageModel:
             log p(token_t | own tokens before t); zero at position 0, at padding, and at the
             first own token of a row padded on the left, which nothing precedes.
         """
-        logits = wide(self.logits(params, tokens, mask)[:, :-1]) / temperature
-        logprobs = -target_nll(logits, tokens[:, 1:])
+        hidden = self.hidden(params, tokens, mask)[:, :-1]
+        logprobs = -head_nll(params, hidden, tokens[:, 1:], temperature)
         logprobs = jnp.where(mask[:, 1:] & mask[:, :-1], logprobs, 0)
         return jnp.pad(logprobs, ((0, 0), (1, 0)))
 
@@ -177,6 +178,25 @@ def head(params: dict, hidden: Array) -> Array:
     if "lm_head" in params:
         return hidden @ params["lm_head"]
     return jnp.einsum("...d,vd->...v", hidden, params["embed"])
+
+
+def head_nll(
+    params: dict, hidden: Array, targets: Array, temperature: Array | float | None = None
+) -> Array:
+    """Negative log-likelihood of each target: float32 [B, L], a chunk at a time where V is large.
+
+    Args:
+        params: the parameter tree.
+        hidden: [B, L, D], what the head reads.
+        targets: int32 [B, L].
+        temperature: the logits are divided by it, in float32; None leaves them as they are.
+    """
+
+    def nll(hidden: Array, targets: Array) -> Array:
+        logits = head(params, hidden)
+        return target_nll(logits if temperature is None else wide(logits) / temperature, targets)
+
+    return in_chunks(nll, hidden, targets, params["embed"].shape[0])
 
 
 def tied(params: dict) -> bool:

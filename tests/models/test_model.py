@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dpg.errors import DpgError
-from dpg.models import LanguageModel, tied, untie
+from dpg.models import LanguageModel, layers, tied, untie
 from dpg.models.gpt2 import Gpt2Config
 from dpg.models.llama import LlamaConfig
 
@@ -190,3 +190,41 @@ def test_core_needs_neither_torch_nor_transformers():
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("limit", [1, 100, 1000])
+def test_a_large_head_in_chunks_gives_the_same_numbers(limit, monkeypatch):
+    """Chunks that divide neither the positions nor the vocabulary; loss, gradient and curvature."""
+    model = LanguageModel(Gpt2Config(61, 16, 2, 2, 32, 32))
+    params = model.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 61, (3, 12)).astype(np.int32)
+    batch = {"tokens": tokens, "mask": np.arange(12) < np.array([[12], [5], [9]])}
+
+    def numbers():
+        def gradient(p):
+            return jax.grad(lambda q: model.per_example_loss(q, batch).sum())(p)
+
+        losses = model.per_example_loss(params, batch)
+        logprobs = model.token_logprobs(params, tokens, batch["mask"], 0.7)
+        return losses, logprobs, *jax.jvp(gradient, (params,), (params,))
+
+    whole = numbers()
+    monkeypatch.setattr(layers, "LOGITS_AT_ONCE", limit)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), numbers(), whole
+    )
+
+
+def test_a_chunk_holds_no_more_logits_than_the_limit(monkeypatch):
+    monkeypatch.setattr(layers, "LOGITS_AT_ONCE", 1000)
+    sizes = []
+
+    def nll(hidden, targets):
+        sizes.append(len(targets))
+        return hidden.sum(-1) + targets
+
+    hidden, targets = jnp.ones((3, 11, 4)), jnp.arange(33).reshape(3, 11)
+    out = layers.in_chunks(nll, hidden, targets, 61)
+    np.testing.assert_array_equal(out, 4 + targets)
+    assert max(sizes) * 61 <= 1000
