@@ -159,12 +159,16 @@ def test_another_engine_is_examined_as_if_the_file_named_it(paper, layout, locks
     assert missing(examine(other, layout, locks, gpus=[])) == ["GPUs", "environment trl-gpu"]
 
 
-def test_settings_that_an_engine_cannot_be_given_are_named(layout, locks):
-    study = config.load(CONFIG / "gpu.yaml").with_engine("verl")
-    found = examine(study, layout, locks)
-    assert found["engine verl"].state == "missing"
-    assert "generator." in found["engine verl"].found
-    assert f"of {len(study.runs)} runs" in found["engine verl"].found
+def test_settings_that_an_engine_cannot_be_given_are_named(paper, layout, locks):
+    (locks / "trl-gpu.txt").write_text("trl==1.16.0\n")
+    seven = paper.scale.needs.model_copy(update={"gpus": 7})
+    for engine in ("trl", "verl"):
+        study = paper.with_engine(engine)
+        study.scale = study.scale.model_copy(update={"needs": seven})
+        found = examine(study, layout, locks)[f"engine {engine}"]
+        assert found.state == "missing"
+        assert "does not divide over 7" in found.found
+        assert f"{len(study.runs)} of {len(study.runs)} runs" in found.found
 
 
 def test_environments_are_compared_with_their_locks(paper, layout, locks):
