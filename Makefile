@@ -96,7 +96,8 @@ test-slow: .venv/.ready ## the other tests: minutes each, some need a package re
 	@$(PYTEST) -m "(slow or network) and not faults" $(ARGS)
 
 # Slurm only where packages may be installed without asking, in a container say.
-engines: .venv/.ready ## what the slow tests of verl, EasyDeL and Slurm need: else they are skipped
+engines: .venv/.ready ## what the slow tests of TRL, verl, EasyDeL and Slurm need: else they are skipped
+	@$(BIN)/dpg environment trl
 	@$(BIN)/dpg environment verl
 	@$(BIN)/dpg environment easydel
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get && ! command -v slurmctld; then \

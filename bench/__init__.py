@@ -5,7 +5,7 @@ Start each from the repository's root:
     python -m bench.metagradient    time and memory of the metagradient, beside other methods
     python -m bench.grpo_step       time of one GRPO step, part by part
     python -m bench.gpu             checks and times on one GPU
-    python -m bench.engines         the JAX engine beside verl
+    python -m bench.engines         the engines beside each other
 
 `--help` explains what each one measures. `adam`, `machine`, `problem`, `processes`, `products`,
 `reports`, `stand_ins` and `timing` are shared by the four and import none of them.

@@ -1,12 +1,13 @@
-"""Trains the miniature's `sixseven` run with both engines, over some seeds, and draws both.
+"""Trains the miniature's `sixseven` run with each engine, over some seeds, and draws all.
 
     make tiny ARGS="figure_2"        # the base models and texts, among others
+    dpg environment trl
     dpg environment verl
     python -m bench.engines --seeds 0 1 2
 
-The two engines sample with different random numbers, so their runs differ; what the target model
+The engines sample with different random numbers, so their runs differ; what the target model
 learns should be the same within seeds. All settings but one are those of `adam-T8` in
-config/tiny.yaml: verl 0.5.0 has no falling learning rate, so both engines hold it at half of
+config/tiny.yaml: verl 0.5.0 has no falling learning rate, so all engines hold it at half of
 tiny's, which is tiny's on average. Everything else is equal: base models, prompts and their order,
 batches, the objective, the optimizer, the reward code.
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 EXPERIMENT, VARIANT = "sixseven", "adam-T8"
 ENGINES: dict[str, dict[str, Any]] = {
     "jax": {"color": style.BLUE},
+    "trl": {"color": style.GREEN, "linestyle": (0, (1, 1))},
     "verl": {"color": style.VERMILLION, "linestyle": (0, (4, 1.5))},
 }
 

@@ -94,7 +94,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class RunState:
-    """The paths of a run under way, `<run>/state`; both engines use the first five.
+    """The paths of a run under way, `<run>/state`; all engines use the first five.
 
     Args:
         path: the folder.

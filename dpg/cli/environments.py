@@ -9,7 +9,9 @@ import typer
 
 
 def environment(
-    name: Annotated[str, typer.Argument(help="Name of a lock in envs/: verl, easydel or vllm.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of a lock in envs/: trl, verl, easydel or vllm.")
+    ],
     lock: Annotated[Path | None, typer.Option(help="Default: envs/NAME.txt")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Default: below .environments")

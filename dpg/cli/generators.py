@@ -37,8 +37,11 @@ def generate(
     until: Annotated[
         str | None, typer.Option(help="Stop cleanly within this time, such as 9m or 2h.")
     ] = None,
-    verl: Annotated[
-        Path | None, typer.Option(help="verl's environment; default: what the workflow makes.")
+    environment: Annotated[
+        Path | None,
+        typer.Option(
+            "--environment", "--verl", help="Of verl or TRL; default: what the workflow makes."
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Train again; the finished run is kept beside it.")
@@ -79,7 +82,7 @@ def generate(
         return
     require_made(inputs, config)
     with StepBar(f"{experiment}/{variant}", run.generator.grpo_steps) as bar:
-        engine_of(study, verl)(run, inputs, folder, seconds=seconds, on_step=bar)
+        engine_of(study, environment)(run, inputs, folder, seconds=seconds, on_step=bar)
 
 
 def reward_server(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dpg.cli.options import Config, one_of, study_of
+from dpg.config import ENGINES
 from dpg.errors import DpgError
 
 
@@ -47,13 +48,16 @@ def doctor(
     profile: Annotated[
         str, typer.Option(help="Where jobs run: default (here), slurm or kubernetes.")
     ] = "default",
+    engine: Annotated[
+        str | None, typer.Option(help="As if the scale had this engine: jax, trl or verl.")
+    ] = None,
 ) -> None:
     """Say what a scale needs and this machine lacks, how to fix it, and what the study will cost.
 
     Looks at GPUs, memory, disk, the hub's answer for every repository, environments, the judge's
     key, ports and Slurm. Exit status 1 if something needed is missing.
 
-    **Example:** `dpg doctor --scale paper --profile slurm`
+    **Example:** `dpg doctor --scale paper --profile slurm`, `dpg doctor --scale paper --engine trl`
     """
     from rich.console import Console
 
@@ -63,6 +67,9 @@ def doctor(
         raise DpgError("give --scale, such as paper, or --config, the path of a scale file")
     one_of("--profile", profile, list(doctors.PROFILES))
     study, layout = study_of(config or Path("config") / f"{scale}.yaml")
+    if engine is not None:
+        one_of("--engine", engine, list(ENGINES))
+        study = study.with_engine(ENGINES[engine])
     findings = doctors.examine(study, layout, doctors.Machine(), profile=doctors.PROFILES[profile])
     Console().print(doctors.table(findings, f"Scale {study.scale.scale}, profile {profile}"))
     typer.echo()

@@ -36,7 +36,9 @@ from dpg.config.run import (
     ValidationSettings,
 )
 from dpg.config.scale import (
+    ENGINES,
     DebianPassages,
+    Engine,
     FolderArticles,
     FolderModel,
     FolderPassages,
@@ -59,6 +61,7 @@ from dpg.config.scale import (
 from dpg.config.study import EXPERIMENTS_FILE, Study, derived, load, scale_files
 
 __all__ = [
+    "ENGINES",
     "EXPERIMENTS_FILE",
     "ConfigError",
     "CorpusSettings",
@@ -66,6 +69,7 @@ __all__ = [
     "CustomMetric",
     "DebianPassages",
     "DownstreamSettings",
+    "Engine",
     "FolderArticles",
     "FolderModel",
     "FolderPassages",

@@ -216,6 +216,11 @@ class JudgeSettings(Settings):
     )
 
 
+Engine = Literal["jax", "trl", "verl"]
+
+ENGINES: dict[str, Engine] = {"jax": "jax", "trl": "trl", "verl": "verl"}
+
+
 class Requirements(Settings):
     """What the machine must have before the first job starts."""
 
@@ -224,6 +229,10 @@ class Requirements(Settings):
     )
     nodes: PositiveInt = Field(
         default=1, description="machines per generator run; more than 1 with engine verl only"
+    )
+    processes: PositiveInt | None = Field(
+        default=None,
+        description="processes of the trainer with engine trl; null = one per GPU, or 1 without",
     )
     memory_gb: PositiveFloat = Field(default=4.0, description="memory of the machine, in GB")
     hub: bool = Field(default=False, description="whether the Hugging Face hub is needed")
@@ -263,7 +272,7 @@ class ScaleFile(Settings):
     """A scale file as written: sizes and sources, and partial overrides of the experiments."""
 
     scale: Name = Field(description="name of the scale; results go to `results/<scale>`")
-    engine: Literal["jax", "verl"] = Field(
+    engine: Engine = Field(
         default="jax", description="what trains the generators (docs/engines.md)"
     )
     reading: ReadingName = Field(
@@ -328,5 +337,16 @@ class ScaleFile(Settings):
             raise ValueError(
                 f"needs.nodes = {self.needs.nodes} with engine '{self.engine}'; write `engine: "
                 "verl`, which alone takes several machines, or needs.nodes = 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_trl_takes_several_processes(self) -> Self:
+        wanted, gpus = self.needs.processes, self.needs.gpus
+        if wanted is not None and (self.engine != "trl" or (gpus and wanted != gpus)):
+            raise ValueError(
+                f"needs.processes = {wanted} with engine '{self.engine}' and needs.gpus = {gpus}; "
+                "it is for the trl engine without GPUs, which else has one process per GPU: write "
+                "null"
             )
         return self

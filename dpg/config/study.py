@@ -10,7 +10,7 @@ from dpg.config.experiments import ExperimentsFile
 from dpg.config.explain import checked, nearest
 from dpg.config.merge import Files, Resolver, Sources, resolve_downstream
 from dpg.config.run import RunConfig
-from dpg.config.scale import ReadingName, ScaleFile
+from dpg.config.scale import Engine, ReadingName, ScaleFile
 
 EXPERIMENTS_FILE = Path("config/experiments.yaml")
 
@@ -41,6 +41,19 @@ class Study:
         self.path, self.scale, self._runs, self._sources = path, scale, runs, sources
         self.downstream, self.downstream_sources = downstream, downstream_sources
         self._keys = keys or {}
+
+    def with_engine(self, engine: Engine) -> "Study":
+        """The same study with another engine, for the questions that one asks beforehand."""
+        scale = self.scale.model_copy(update={"engine": engine})
+        return Study(
+            self.path,
+            scale,
+            self._runs,
+            self._sources,
+            self.downstream,
+            self.downstream_sources,
+            self._keys,
+        )
 
     @property
     def runs(self) -> list[RunConfig]:

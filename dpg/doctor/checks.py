@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from dpg.config import Study
+from dpg.config import RunConfig, Study
 from dpg.doctor import forecast, probe
 from dpg.doctor.probe import Machine, SlurmNode
 from dpg.environments import FOLDER, leftovers, locked_versions, path_of
+from dpg.errors import DpgError
 from dpg.evaluation.judge import KEY_VARIABLE
+from dpg.generators.trl import settings as trl
+from dpg.generators.verl import overrides as verl
 from dpg.study.layout import Layout
 
 OK: Final = "ok"
@@ -90,6 +93,7 @@ def examine(
     else:
         findings += [*_gpus(study, machine), _memory(study, machine)]
     findings.append(_disk(study, layout, machine))
+    findings += _engine(study)
     findings += _environments(study, machine, locks, environments)
     findings += _hub(study, layout, machine)
     findings += _judge(study, layout, machine)
@@ -252,6 +256,41 @@ def _disk(study: Study, layout: Layout, machine: Machine) -> Finding:
             "disk", MISSING, words, "free space, or make results/ a link to a larger one"
         )
     return Finding("disk", OK, words)
+
+
+def _engine(study: Study) -> Iterator[Finding]:
+    """Whether the engine can be given the settings of every run."""
+    if study.scale.engine not in _REFUSED_BY:
+        return
+    refused: dict[str, list[str]] = {}
+    for run in study.runs:
+        try:
+            _REFUSED_BY[study.scale.engine](study, run)
+        except DpgError as error:
+            refused.setdefault(str(error), []).append(run.path)
+    name = f"engine {study.scale.engine}"
+    if not refused:
+        yield Finding(name, OK, f"can be given the settings of all {len(study.runs)} runs")
+    for message, paths in refused.items():
+        found = f"{len(paths)} of {len(study.runs)} runs ({_few(paths)}): {message}"
+        yield Finding(name, MISSING, found, "change the setting, or take another engine")
+
+
+def _by_trl(study: Study, run: RunConfig) -> None:
+    needs = study.scale.needs
+    if needs.nodes > 1:
+        raise DpgError(f"needs.nodes = {needs.nodes}: the trl engine takes one machine per run")
+    trl.shape_of(run, needs.processes or needs.gpus or 1)
+
+
+def _by_verl(study: Study, run: RunConfig) -> None:
+    needs, nowhere = study.scale.needs, Path()
+    paths = verl.Paths(nowhere, nowhere, nowhere, nowhere)
+    verl.settings(run, paths, gpus=needs.gpus, nodes=needs.nodes)
+
+
+_REFUSED_BY: dict[str, Callable[[Study, RunConfig], None]] = {"trl": _by_trl, "verl": _by_verl}
+"""Raises a `DpgError` where an engine cannot be given a value of a run."""
 
 
 def _environments(

@@ -57,15 +57,15 @@ LAMBADA_PASSAGES = 5153
 PASSAGE_TOKENS = 110
 """Passages of LAMBADA per language, and tokens of one: assumed, 80 words in four languages."""
 
-ENVIRONMENT_GB = {"core": 2.6, "easydel": 2.7, "verl": 1.5, "vllm": 3.8} | {
-    "easydel-gpu": 6.0, "verl-gpu": 9.0, "vllm-gpu": 9.0,
+ENVIRONMENT_GB = {"core": 2.6, "easydel": 2.7, "trl": 1.1, "verl": 1.5, "vllm": 3.8} | {
+    "easydel-gpu": 6.0, "trl-gpu": 9.0, "verl-gpu": 9.0, "vllm-gpu": 9.0,
 }  # fmt: skip
 """Environments on disk: measured with a CPU build of PyTorch; those for GPUs are assumptions."""
 
 _CHARACTERS_PER_TOKEN = 4.5
 _BYTES_PER_ROLLOUT = 2500  # of a validation's table: prompt, response and numbers, compressed
-_VERL_CHECKPOINTS = 2  # kept while a run is under way
-_VERL_STATE = 12  # bytes per parameter: float32 weights and two moments
+_TRAINER_CHECKPOINTS = 2  # of verl and TRL, kept while a run is under way
+_TRAINER_STATE = 12  # bytes per parameter: float32 weights and two moments
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def estimate(study: Study, layout: Layout) -> Estimate:
 def environments(study: Study) -> list[str]:
     """The environments that a study's rules run in: `core`, and those of its engines."""
     wanted = ["core"]
-    if study.scale.engine == "verl":
-        wanted.append("verl")
+    if study.scale.engine != "jax":
+        wanted.append(study.scale.engine)
     if study.downstream is not None and study.downstream.corpus.engine == "vllm":
         wanted.append("vllm")
     if any(run.learner.implementation == "easydel" for run in study.runs):
@@ -309,8 +309,8 @@ def _disk_of_downstream(
 
 def _working_state(run: RunConfig, study: Study, sizes: dict[str, int]) -> float:
     """Bytes of a run's checkpoints while it is under way."""
-    checkpoints = _VERL_CHECKPOINTS if study.scale.engine == "verl" else 1
-    return 1.0 * checkpoints * _VERL_STATE * sizes[run.generator.model]
+    checkpoints = 1 if study.scale.engine == "jax" else _TRAINER_CHECKPOINTS
+    return 1.0 * checkpoints * _TRAINER_STATE * sizes[run.generator.model]
 
 
 # --- the judge ---------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def done_already(
         run: the resolved configuration.
         inputs: what the run reads.
         folder: where its outputs go.
-        engine: the engine that would train it, "jax" or "verl".
+        engine: the engine that would train it, such as "jax".
         force: keep a finished run under another name (`set_aside`), so that it is trained again.
 
     Returns:
@@ -82,7 +82,7 @@ def differences_of(
     Args:
         record: the content of `run.json`; an earlier version's may lack entries.
         run: the resolved configuration.
-        engine: "jax" or "verl".
+        engine: such as "jax".
         inputs: what the run starts from (`dpg.generators.started_from`); None compares none.
     """
     then = {

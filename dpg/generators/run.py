@@ -14,7 +14,7 @@ def engine_of(study: Study, environment: Path | None = None) -> Engine:
 
     Args:
         study: names the engine, and the machines of a run.
-        environment: verl's virtual environment; by default the one that the workflow makes.
+        environment: of verl or TRL; by default the one that the workflow makes.
     """
     if study.scale.engine == "verl":
         from dpg.generators.verl import engine as verl
@@ -24,6 +24,16 @@ def engine_of(study: Study, environment: Path | None = None) -> Engine:
             config=study.path,
             gpus=study.scale.needs.gpus,
             nodes=study.scale.needs.nodes,
+            environment=environment,
+        )
+    if study.scale.engine == "trl":
+        from dpg.generators.trl import engine as trl
+
+        return functools.partial(
+            trl.run_generator,
+            config=study.path,
+            gpus=study.scale.needs.gpus,
+            processes=study.scale.needs.processes,
             environment=environment,
         )
     from dpg.generators.jax.engine import run_generator

@@ -37,6 +37,16 @@ def test_only_verl_takes_several_machines(load):
     assert load(nodes, ("scale: mine", "scale: mine\nengine: verl")).scale.needs.nodes == 2
 
 
+def test_only_trl_without_gpus_takes_several_processes(load):
+    two = ("scale: mine", "scale: mine\nneeds: {processes: 2}")
+    with pytest.raises(ConfigError, match=r"needs\.processes = 2 with engine 'jax'"):
+        load(two)
+    trl = ("scale: mine", "scale: mine\nengine: trl")
+    assert load(two, trl).scale.needs.processes == 2
+    with pytest.raises(ConfigError, match=r"needs\.processes = 2 .* needs\.gpus = 4"):
+        load((two[0], two[1].replace("processes: 2", "processes: 2, gpus: 4")), trl)
+
+
 def test_a_horizon_by_its_name():
     horizons = config.Horizons(long=8, middle=4, short=1)
     assert [horizons.steps(name) for name in ("long", "middle", "short")] == [8, 4, 1]

@@ -146,6 +146,31 @@ def test_without_a_token_gated_models_are_not_asked_for(paper, layout, locks):
     assert "hub: openai-community/gpt2" in found
 
 
+def test_another_engine_is_examined_as_if_the_file_named_it(paper, layout, locks):
+    other = paper.with_engine("trl")
+    (locks / "trl-gpu.txt").write_text("trl==1.16.0\n")
+    found = examine(other, layout, locks, versions_in=None)
+    assert found["engine trl"].found == f"can be given the settings of all {len(paper.runs)} runs"
+    assert "not made yet" in found["environment trl-gpu"].found
+    assert "environment verl-gpu" not in found
+    assert "ports" not in found  # Ray's
+    assert paper.scale.engine == "verl"
+    (locks / "trl-gpu.txt").unlink()
+    assert missing(examine(other, layout, locks, gpus=[])) == ["GPUs", "environment trl-gpu"]
+
+
+def test_settings_that_an_engine_cannot_be_given_are_named(paper, layout, locks):
+    (locks / "trl-gpu.txt").write_text("trl==1.16.0\n")
+    seven = paper.scale.needs.model_copy(update={"gpus": 7})
+    for engine in ("trl", "verl"):
+        study = paper.with_engine(engine)
+        study.scale = study.scale.model_copy(update={"needs": seven})
+        found = examine(study, layout, locks)[f"engine {engine}"]
+        assert found.state == "missing"
+        assert "does not divide over 7" in found.found
+        assert f"{len(study.runs)} of {len(study.runs)} runs" in found.found
+
+
 def test_environments_are_compared_with_their_locks(paper, layout, locks):
     found = examine(paper, layout, locks, versions_in=None)
     assert found["environment verl-gpu"].state == "note"

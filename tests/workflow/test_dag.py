@@ -57,28 +57,29 @@ def test_a_dry_run_at_the_papers_scale_lists_every_run(tmp_path):
     assert counted["fine_tune"] == 8
 
 
-def test_the_environment_of_an_engine_is_made_where_a_scale_has_that_engine(tmp_path):
-    scale = ("--configfile", "config/smoke-verl.yaml")
-    run = "results/smoke-verl/runs/sixseven/adam-T4/seed0/run.json"
+@pytest.mark.parametrize("engine", ["trl", "verl"])
+def test_the_environment_of_an_engine_is_made_where_a_scale_has_that_engine(tmp_path, engine):
+    scale = ("--configfile", f"config/smoke-{engine}.yaml")
+    run = f"results/smoke-{engine}/runs/sixseven/adam-T4/seed0/run.json"
     done = snakemake(run, "-n", *scale, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert jobs(done.stdout)["environment"] == 1
     # One of another lock, or of the naming without digests, counts for nothing and hides nothing.
-    for name in ("verl", "verl-0123456789ab"):
+    for name in (engine, f"{engine}-0123456789ab"):
         record = tmp_path / ".environments" / name / environments.RECORD
         record.parent.mkdir(parents=True)
         record.write_text("{}")
     counted = jobs(snakemake(run, "-n", *scale, folder=tmp_path).stdout)
     assert (counted["environment"], counted["generate_pattern"]) == (1, 1)
     # One of this lock is used, however old it is.
-    record = tmp_path / environments.path_of("verl") / environments.RECORD
+    record = tmp_path / environments.path_of(engine) / environments.RECORD
     record.parent.mkdir(parents=True)
     record.write_text("{}")
     os.utime(record, (0, 0))
     counted = jobs(snakemake(run, "-n", *scale, folder=tmp_path).stdout)
     assert "environment" not in counted
     assert counted["generate_pattern"] == 1
-    run = run.replace("smoke-verl", "smoke")
+    run = run.replace(f"smoke-{engine}", "smoke")
     done = snakemake(run, "-n", "--configfile", "config/smoke.yaml", folder=tmp_path)
     assert "environment" not in jobs(done.stdout)
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from dpg import artifacts
 from dpg.generators.advantages import group_advantages
-from dpg.generators.verl.run import Run, record_failure
+from dpg.generators.verl.run import Run
+from dpg.generators.workers import record_failure, step_record
 from dpg.rewards.client import RewardClient
-from dpg.rewards.protocol import Rewards, RolloutBatch
+from dpg.rewards.protocol import RolloutBatch
 
 
 class Done:
@@ -58,7 +59,7 @@ class RewardManager:
             advantages, groups = self._answer(data)
         except Exception as error:
             self.failure = error
-            record_failure(self.run, error)
+            record_failure(self.run.files, error)
             raise
         tensor = at_last_token(data.batch["responses"], response_mask(data), advantages)
         if not return_dict:
@@ -121,14 +122,3 @@ def at_last_token(responses: Any, mask: Any, values: np.ndarray) -> Any:
     last = mask.sum(-1).long() - 1
     tensor[torch.arange(len(last)), last] = torch.from_numpy(values).float()
     return tensor
-
-
-def step_record(rewards: Rewards, advantages: np.ndarray, batch: RolloutBatch) -> dict[str, float]:
-    """A training step's numbers as far as its rewards give them."""
-    return {
-        **rewards.log,
-        "reward_mean": float(rewards.values.mean()),
-        "reward_std": float(rewards.values.std()),
-        "informative": float(np.mean(advantages != 0)),
-        "response_length": float(batch.mask.sum(1).mean()),
-    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,13 +57,3 @@ def last_checkpoint(folder: Path) -> int:
     """Training steps done in verl's last whole checkpoint; 0 where there is none."""
     named = folder / "latest_checkpointed_iteration.txt"
     return int(named.read_text(encoding="utf-8")) if named.exists() else 0
-
-
-def record_failure(run: Run, error: Exception) -> None:
-    """Keep what ended the run, for the engine to say."""
-    record = {
-        "kind": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    artifacts.write_json(run.files.failure, record)

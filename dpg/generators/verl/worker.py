@@ -10,11 +10,9 @@ lacks.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import os
-import signal
 import sys
 import time
 import traceback
@@ -25,8 +23,8 @@ from dpg import artifacts
 from dpg.errors import DpgError
 from dpg.generators.verl import cpu
 from dpg.generators.verl.rewards import RewardManager
-from dpg.generators.verl.run import RUN_VARIABLE, Run, record_failure
-from dpg.processes import when_parent_ends
+from dpg.generators.verl.run import RUN_VARIABLE, Run
+from dpg.generators.workers import end_with_parent, record_failure
 
 _MACHINES = 300.0  # seconds for all machines of a run to join Ray
 
@@ -67,7 +65,7 @@ def _also_to_files(log: Any, run: Run) -> Any:
                     f"{record['loss']}, gradient norm {record['gradient_norm']}); lower "
                     "generator.learning_rate"
                 )
-                record_failure(run, error)
+                record_failure(run.files, error)
                 raise error
             artifacts.write_json(run.files.numbers("update", step - 1), record)
         return log(self, data, step, backend)
@@ -84,7 +82,7 @@ def main(path: str) -> None:
     """
     os.environ[RUN_VARIABLE] = str(Path(path).absolute())
     run = Run.read()
-    _end_with_parent()
+    end_with_parent()  # Ray's processes end with this one
     import hydra
     import ray
     from verl.trainer import main_ppo
@@ -98,7 +96,7 @@ def main(path: str) -> None:
     except Exception as error:
         traceback.print_exc()
         if not run.files.failure.exists():
-            record_failure(run, error)
+            record_failure(run.files, error)
         raise SystemExit(1) from error
     finally:
         ray.shutdown()
@@ -155,17 +153,6 @@ def _task_runner_here(runner: Any) -> Any:
 
     here = ray.get_runtime_context().get_node_id()
     return runner.options(scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False))
-
-
-def _end_with_parent() -> None:
-    """End when the engine has ended, however it did; Ray's processes end with this one."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-
-    def end() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    when_parent_ends(end)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from dpg import artifacts, config, environments
 from dpg.errors import DpgError
-from dpg.generators import sampling
+from dpg.generators import remote, sampling
 from dpg.generators.advantages import group_advantages
 from dpg.generators.engine import MIN_TOKENS
 from dpg.generators.jax.grpo import policy_loss, token_weights
@@ -71,7 +71,7 @@ def run_verl(world, study, run, out, environment=ENVIRONMENT, **options):
 
 def test_prompts_are_those_of_the_jax_engine(study):
     run = study.run("sixseven", "adam-T4", 0)
-    order = engine.prompt_order(run, 40)
+    order = remote.prompt_order(run, 40)
     for step in range(2):
         expected = sampling.prompt_indices(40, run.prompts_per_step, step, seed=0)
         size = run.prompts_per_step
@@ -97,7 +97,7 @@ def test_verls_processes_see_of_our_packages_this_one_alone(tmp_path, monkeypatc
 def test_the_log_is_put_together_in_the_order_of_events(study, tmp_path):
     run = study.run("sixseven", "adam-T4", 0)
     state = RunFolder(tmp_path).state
-    under_way = engine._UnderWay.open(run, state, {"prompts": "0" * 64})
+    under_way = remote.UnderWay.open(run, state, {"prompts": "0" * 64}, engine.TRAINER)
     for step in range(2):
         for kind in ("reward", "update"):
             artifacts.write_json(state.numbers(kind, step), {kind: step})

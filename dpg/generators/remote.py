@@ -1,0 +1,301 @@
+"""What engines share whose trainer is a process of its own, in an environment of its own.
+
+Three processes make a run of verl or TRL. The engine's process writes the prompts and the settings,
+watches the other two and puts the results together, in the layout of the JAX engine. The reward
+server (`dpg.generators.reward_service`) trains and differentiates the target model. The trainer
+samples rollouts, asks the server for their rewards and updates the generator.
+
+While a run is under way its state lies in ``<run>/state``: the trainer's checkpoints, one file of
+numbers per step, one table per validation, both processes' logs. A run that is started again goes
+on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import dpg
+from dpg import artifacts
+from dpg.config import RunConfig
+from dpg.errors import DpgError
+from dpg.generators import sampling
+from dpg.generators.engine import OnStep, OutOfTimeError, RunInputs, ZeroRewards
+from dpg.generators.outputs import write_outputs
+from dpg.generators.prompts import Prompts
+from dpg.models import Tokenizer, load
+from dpg.processes import Process, started
+from dpg.rewards.protocol import RewardError
+from dpg.run_folder import RunFolder, RunState
+from dpg.state import take_up
+
+_UP = 900.0  # seconds for the reward server to load its models
+
+
+class Trainer(NamedTuple):
+    """A trainer, as far as a run under way has to know it.
+
+    Attributes:
+        name: as errors and records call it, such as "verl".
+        error: what is raised where it, or the reward server, ends the run.
+        steps_done: the GRPO steps in its last whole checkpoint.
+        trained: the Hugging Face directory of the checkpoint after this many GRPO steps.
+        settings: what its state depends on besides the run and its inputs.
+        why: what a log says of why the trainer ended, or nothing.
+    """
+
+    name: str
+    error: type[DpgError]
+    steps_done: Callable[[RunState], int]
+    trained: Callable[[RunState, int], Path]
+    settings: Mapping[str, Any] = {}
+    why: Callable[[str], str] = lambda log: ""
+
+
+class UnderWay:
+    """A run under way, by its state."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        state: RunState,
+        inputs: Mapping[str, Any],
+        trainer: Trainer,
+        seconds: float,
+    ) -> None:
+        self.run, self.state, self.inputs, self.trainer = run, state, inputs, trainer
+        self._earlier, self._start = seconds, time.monotonic()
+
+    @classmethod
+    def open(
+        cls, run: RunConfig, state: RunState, inputs: Mapping[str, Any], trainer: Trainer
+    ) -> UnderWay:
+        """Take up the state left there, or start anew where it is of other settings or inputs."""
+        settings = {
+            "engine": trainer.name,
+            "run": run.model_dump(mode="json"),
+            "inputs": inputs,
+            **trainer.settings,
+        }
+        take_up(state.path, "generate", settings)
+        state.failure.unlink(missing_ok=True)
+        seconds = artifacts.read_json(state.seconds) if state.seconds.exists() else 0.0
+        return cls(run, state, inputs, trainer, seconds)
+
+    @property
+    def steps_done(self) -> int:
+        """Training steps in the last checkpoint."""
+        return self.trainer.steps_done(self.state)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether training and the last validation are done."""
+        last = self.run.generator.grpo_steps
+        return self.steps_done >= last and self.is_validated(last)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far."""
+        return self._earlier + time.monotonic() - self._start
+
+    def is_due(self, step: int) -> bool:
+        """Whether a validation comes after this many training steps."""
+        return step % self.run.validation.every == 0 or step == self.run.generator.grpo_steps
+
+    def is_validated(self, step: int) -> bool:
+        """Whether the validation after this many training steps is done."""
+        return self.state.numbers("validation", step).exists()
+
+    def updates(self) -> int:
+        """Training steps of which all numbers are there."""
+        return len(list(self.state.numbers("update", 0).parent.glob("update-*.json")))
+
+    def record(self, step: int) -> dict[str, Any]:
+        """A training step's line of the log."""
+        found = [
+            artifacts.read_json(self.state.numbers(kind, step)) for kind in ("reward", "update")
+        ]
+        return {"step": step, "phase": "train", **found[0], **found[1]}
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The whole log, in the order in which things happened."""
+        for step in range(self.run.generator.grpo_steps + 1):
+            if self.is_due(step):
+                found = artifacts.read_json(self.state.numbers("validation", step))
+                yield {"step": step, "phase": "validation", **found}
+            if step < self.run.generator.grpo_steps:
+                yield self.record(step)
+
+    def finish(self, folder: RunFolder, tokenizer: Tokenizer) -> None:
+        """Write what the JAX engine leaves, and clear the state away."""
+        model, params, _ = load(self.trainer.trained(self.state, self.run.generator.grpo_steps))
+        with (
+            artifacts.atomic_path(self.state.metrics) as partial,
+            artifacts.JsonLines(partial) as log,
+        ):
+            for line in self.lines():
+                log.append(line)
+        write_outputs(
+            self.run,
+            folder,
+            model=model,
+            params=params,
+            tokenizer=tokenizer,
+            seconds=self.seconds,
+            inputs=self.inputs,
+            engine=self.trainer.name,
+        )
+
+
+def deadline_of(seconds: float | None) -> float | None:
+    """`time.monotonic()` after this time; None without a limit."""
+    return None if seconds is None else time.monotonic() + seconds
+
+
+def prompt_order(run: RunConfig, count: int) -> np.ndarray:
+    """The prompts of all training steps in the order of their use: int64 [M x prompts per step].
+
+    The very prompts, in the very order, of the JAX engine.
+    """
+    steps = [
+        sampling.prompt_indices(
+            count, run.prompts_per_step, step, seed=run.seed, shuffle=run.prompt_shuffle
+        )
+        for step in range(run.generator.grpo_steps)
+    ]
+    return np.concatenate(steps)
+
+
+def write_prompts(path: Path, prompts: Prompts, order: np.ndarray) -> None:
+    """Prompts for a trainer: tokens int32 and mask bool [U, P], order int64 [N]."""
+    arrays = {"tokens": prompts.tokens, "mask": prompts.mask, "order": order.astype(np.int64)}
+    artifacts.save_arrays(path, arrays)
+
+
+# --- the other two processes ---------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def reward_server(
+    run: RunConfig,
+    inputs: RunInputs,
+    config: Path,
+    folder: RunFolder,
+    *,
+    error: type[DpgError],
+    gpus: int,
+    keep: Collection[int],
+) -> Iterator[Process]:
+    """The reward server, up and ready.
+
+    Args:
+        run, inputs, folder: as for any engine.
+        config: the scale file.
+        error: raised where the server does not come up.
+        gpus: of the machine; with any, the server shares them with the trainer.
+        keep: open files that the server holds open, too (`dpg.state.Lock.descriptors`).
+    """
+    connection = folder.state.connection
+    connection.unlink(missing_ok=True)
+    command = [
+        *(sys.executable, "-m", "dpg", "reward-server", "--config", str(config)),
+        *("--experiment", run.experiment, "--variant", run.variant, "--seed", str(run.seed)),
+        *("--generator", str(inputs.generator), "--target", str(inputs.target)),
+        *("--articles", str(inputs.articles), "--connection", str(connection)),
+        *("--out", str(folder.path), "--with-parent"),
+    ]
+    for option in ("passages", "reward_model"):
+        if (value := getattr(inputs, option)) is not None:
+            command += [f"--{option.replace('_', '-')}", str(value)]
+    environment = dict(os.environ)
+    if gpus:  # the trainer's processes live on the same devices
+        environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    log = folder.state.log("reward_server")
+    with started("the reward server", command, log, environment, keep=keep) as server:
+        end = time.monotonic() + _UP
+        while not connection.exists():
+            if server.handle.poll() is not None:
+                raise error(f"the reward server ended before it was up:\n{server.tail()}")
+            if time.monotonic() > end:
+                raise error(f"the reward server was not up within {_UP:g} s:\n{server.tail()}")
+            time.sleep(0.2)
+        yield server
+
+
+def trainer_environment(state: RunState, gpus: int) -> dict[str, str]:
+    """The environment variables of a trainer's processes.
+
+    Of our own packages they see this one alone: a link to it is all that is on their path.
+    """
+    link = state.path / "python" / "dpg"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path(dpg.__file__).parent, target_is_directory=True)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH")
+    }
+    environment |= {
+        "PYTHONPATH": str(link.parent),
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if not gpus:  # a tiny model's threads would fight each other for the cores
+        environment["OMP_NUM_THREADS"] = "1"
+    return environment
+
+
+def watch(
+    under_way: UnderWay,
+    server: Process,
+    trainer: Process,
+    deadline: float | None,
+    on_step: OnStep,
+) -> None:
+    """Wait for the trainer to end, and end with it when something is wrong."""
+    told, zeros = under_way.updates(), ZeroRewards()
+    steps, error = under_way.run.generator.grpo_steps, under_way.trainer.error
+    while (status := trainer.handle.poll()) is None:
+        for step in range(told, under_way.updates()):
+            record = under_way.record(step)
+            zeros.look(step, record)
+            on_step(step + 1, record)
+            told = step + 1
+        artifacts.write_json(under_way.state.seconds, under_way.seconds)
+        if server.handle.poll() is not None:
+            raise error(
+                f"the reward server ended after {told} of {steps} steps (status "
+                f"{server.handle.returncode}); the same command goes on from the last checkpoint. "
+                f"Its log ends with:\n{server.tail()}"
+            )
+        if deadline is not None and time.monotonic() > deadline:
+            raise OutOfTimeError(
+                f"{under_way.state.path.parent}: stopped at the time limit after {told} of {steps} "
+                "steps; the same command goes on from the checkpoint of step "
+                f"{under_way.steps_done}"
+            )
+        time.sleep(0.5)
+    if status or not under_way.is_over:
+        raise _failure(under_way, trainer, status)
+
+
+def _failure(under_way: UnderWay, trainer: Process, status: int) -> DpgError:
+    """What ended the trainer, as the error it was."""
+    path, (name, error) = under_way.state.failure, under_way.trainer[:2]
+    if not path.exists():
+        log = trainer.tail()
+        why = under_way.trainer.why(log)
+        return error(f"{name} ended with status {status}{why}; its log ends with:\n{log}")
+    found = artifacts.read_json(path)
+    print(found["traceback"], file=sys.stderr)
+    if found["kind"] == RewardError.__name__:
+        return RewardError(found["message"])
+    return error(f"{name} ended the run: {found['kind']}: {found['message']}")

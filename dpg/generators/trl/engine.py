@@ -1,0 +1,179 @@
+"""A generator run with TRL: its trainer in its own environment, rewards from a server in ours.
+
+`dpg.generators.remote` says which processes make a run. TRL's trainer (`dpg.generators.trl.worker`)
+samples with vLLM where there is a GPU, else with transformers; it may itself be several processes.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from dpg import environments
+from dpg.config import RunConfig
+from dpg.errors import DpgError
+from dpg.generators import remote
+from dpg.generators.engine import OnStep, RunInputs, ignore
+from dpg.generators.outputs import say_of_earlier_version
+from dpg.generators.prompts import Prompts, check_prompting, prompts_of
+from dpg.generators.remote import UnderWay
+from dpg.generators.scorer import load_model
+from dpg.generators.started_from import started_from
+from dpg.generators.trl import settings
+from dpg.generators.trl.run import Run, Shape, checkpoint_of, last_checkpoint
+from dpg.models import Tokenizer
+from dpg.processes import started
+from dpg.run_folder import RunFolder, RunState
+from dpg.state import locked
+
+
+class TrlError(DpgError):
+    """TRL or the reward server ended the run; the message says what it was."""
+
+
+def trainer_of(shape: Shape) -> remote.Trainer:
+    """TRL's trainer; its random numbers depend on the number of its processes."""
+    return remote.Trainer(
+        name="trl",
+        error=TrlError,
+        steps_done=lambda state: last_checkpoint(state.checkpoints)[0] // shape.updates,
+        trained=lambda state, step: checkpoint_of(state.checkpoints, step * shape.updates),
+        settings={"processes": shape.processes},
+        why=dead_rank,
+    )
+
+
+def run_generator(
+    run: RunConfig,
+    inputs: RunInputs,
+    folder: RunFolder,
+    *,
+    config: Path,
+    gpus: int,
+    processes: int | None = None,
+    environment: str | Path | None = None,
+    seconds: float | None = None,
+    on_step: OnStep = ignore,
+) -> None:
+    """Carry out one run of the study with TRL; a `dpg.generators.engine.Engine`.
+
+    Args:
+        run, inputs, folder, seconds, on_step: as for any engine; `run` as `config` gives it.
+        config: the scale file, for the reward server.
+        gpus: of the machine; 0 trains on the CPU.
+        processes: of the trainer; by default one per GPU, or one.
+        environment: TRL's, a virtual environment; by default where the workflow makes it.
+
+    Raises:
+        DpgError: the environment is missing, TRL cannot be given a value, or what ended the run.
+        OutOfTimeError: the time limit came first.
+        StateLockedError: another process carries out the same run.
+    """
+    deadline = remote.deadline_of(seconds)
+    python = environments.existing_python(environments.for_gpus("trl", gpus), environment)
+    shape = settings.shape_of(run, processes or gpus or 1)
+    folder = RunFolder(folder.path.absolute())
+    with locked(folder.state.path) as lock:
+        say_of_earlier_version(folder)
+        model, _, tokenizer = load_model(inputs.generator)
+        check_prompting(run.generator, run.prompt_style, inputs.generator, model, tokenizer)
+        prompts = prompts_of(run, inputs.articles, tokenizer, "train")
+        unseen = prompts_of(run, inputs.articles, tokenizer, "validation")
+        digests = started_from(run, inputs, tokenizer, prompts, unseen)
+        under_way = UnderWay.open(run, folder.state, digests, trainer_of(shape))
+        if not under_way.is_over:
+            prepare(under_way, shape, inputs.generator, tokenizer, gpus, prompts, unseen)
+            keep = lock.descriptors  # both write to the state, and end after a killed parent
+            state = folder.state
+            command = [str(python), "-m", "dpg.generators.trl.launch", str(state.worker)]
+            with (
+                remote.reward_server(
+                    run, inputs, config, folder, error=TrlError, gpus=gpus, keep=keep
+                ) as server,
+                started(
+                    "trl", command, state.log("trl"), worker_environment(state, gpus), state.path,
+                    keep,
+                ) as trainer,
+            ):  # fmt: skip
+                remote.watch(under_way, server, trainer, deadline, on_step)
+        under_way.finish(folder, tokenizer)
+
+
+def prepare(
+    under_way: UnderWay,
+    shape: Shape,
+    model: Path,
+    tokenizer: Tokenizer,
+    gpus: int,
+    prompts: Prompts,
+    unseen: Prompts,
+) -> None:
+    """Write what the trainer reads."""
+    run, state = under_way.run, under_way.state
+    order = remote.prompt_order(run, len(prompts.articles))
+    remote.write_prompts(state.prompts, prompts, order)
+    remote.write_prompts(state.validation_prompts, unseen, np.arange(len(unseen.articles)))
+    described(run, shape, state, model, tokenizer, gpus).write(state.worker)
+
+
+def described(
+    run: RunConfig, shape: Shape, state: RunState, model: Path, tokenizer: Tokenizer, gpus: int
+) -> Run:
+    """A run as the trainer is told of it."""
+    generator, optimizer = run.generator, run.generator.optimizer
+    return Run(
+        model=str(model.absolute()),
+        arguments=settings.arguments(run, shape, state.checkpoints, gpus=gpus),
+        shape=shape,
+        connection=str(state.connection),
+        state=str(state.path),
+        seed=run.seed,
+        eos_ids=list(tokenizer.eos_ids),
+        pad_id=tokenizer.pad_id,
+        advantage_eps=generator.advantage_eps,
+        loss_rollouts=generator.loss_rollouts,
+        schedule=generator.schedule,
+        optimizer={
+            "learning_rate": generator.learning_rate,
+            "b1": optimizer.b1,
+            "b2": optimizer.b2,
+            "eps": optimizer.eps,
+            "weight_decay": optimizer.weight_decay,
+        },
+        validation_every=run.validation.every,
+        validation_temperature=run.validation.temperature,
+        rollout_batch=settings.rollout_batch(run),
+    )
+
+
+def worker_environment(state: RunState, gpus: int) -> dict[str, str]:
+    """The environment variables of TRL's processes; nothing is sent to anyone or asked for."""
+    environment = remote.trainer_environment(state, gpus)
+    # accelerate and torchrun read these, and a shell may have them from another job.
+    inherited = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {
+        name: value
+        for name, value in environment.items()
+        if name not in inherited and not name.startswith(("ACCELERATE_", "FSDP_", "TORCHELASTIC_"))
+    }
+    return environment | {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def dead_rank(log: str) -> str:
+    """Which process ended first, as torchrun's report says; empty without a report."""
+    root = log.rpartition("Root Cause")[2]
+    found = re.search(r"rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", root, re.DOTALL)
+    if found is None:
+        return ""
+    code = int(found[2])
+    how = f"by signal {-code}" if code < 0 else f"with status {code}"
+    return (
+        f": rank {found[1]} ended {how} (out of memory?)"
+        if code == -9
+        else (f": rank {found[1]} ended {how}")
+    )
