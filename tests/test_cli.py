@@ -168,6 +168,7 @@ def test_a_missing_model_names_the_directory(called, tmp_path):
     assert "Traceback" not in done.err
 
 
+@pytest.mark.integration
 def test_the_named_command_makes_the_missing_model():
     """Snakemake knows the path that the error names."""
     pytest.importorskip("snakemake")

@@ -12,7 +12,7 @@ from dpg.errors import DpgError
 from dpg.generators import outputs
 from dpg.generators.jax.engine import run_generator
 from dpg.generators.prompts import encode, prompts_of
-from dpg.generators.verl.engine import prompt_order, write_prompts
+from dpg.generators.remote import prompt_order, write_prompts
 from dpg.generators.verl.prompts import PromptDataset
 from dpg.models import Tokenizer, load, save
 from dpg.run_folder import RunFolder

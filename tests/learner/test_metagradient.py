@@ -243,7 +243,9 @@ def test_every_budget_gives_the_same_numbers(host_memory):
 
 
 @pytest.mark.parametrize("name", ["adamw", "momentum"])
-@pytest.mark.parametrize("make", [regression, small_transformer])
+@pytest.mark.parametrize(
+    "make", [regression, pytest.param(small_transformer, marks=pytest.mark.integration)]
+)
 def test_tapes_change_nothing(make, name):
     task, optimizer = make(), optimizer_of(name)
     w = weights_like(task.batches)

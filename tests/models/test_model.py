@@ -12,6 +12,7 @@ from dpg.errors import DpgError
 from dpg.models import LanguageModel, layers, tied, untie
 from dpg.models.gpt2 import Gpt2Config
 from dpg.models.llama import LlamaConfig
+from dpg.models.model import head_nll
 
 V, L = 23, 10
 MODELS = {
@@ -192,28 +193,26 @@ def test_core_needs_neither_torch_nor_transformers():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-@pytest.mark.parametrize("limit", [1, 100, 1000])
+@pytest.mark.parametrize("limit", [100, 1000])
 def test_a_large_head_in_chunks_gives_the_same_numbers(limit, monkeypatch):
     """Chunks that divide neither the positions nor the vocabulary; loss, gradient and curvature."""
-    model = LanguageModel(Gpt2Config(61, 16, 2, 2, 32, 32))
-    params = model.init(jax.random.key(0))
     rng = np.random.default_rng(0)
-    tokens = rng.integers(0, 61, (3, 12)).astype(np.int32)
-    batch = {"tokens": tokens, "mask": np.arange(12) < np.array([[12], [5], [9]])}
-
-    def numbers():
-        def gradient(p):
-            return jax.grad(lambda q: model.per_example_loss(q, batch).sum())(p)
-
-        losses = model.per_example_loss(params, batch)
-        logprobs = model.token_logprobs(params, tokens, batch["mask"], 0.7)
-        return losses, logprobs, *jax.jvp(gradient, (params,), (params,))
-
-    whole = numbers()
-    monkeypatch.setattr(layers, "LOGITS_AT_ONCE", limit)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), numbers(), whole
+    given = (
+        {"embed": jnp.asarray(rng.normal(size=(61, 8)))},
+        jnp.asarray(rng.normal(size=(3, 11, 8))),
     )
+    targets, weights = rng.integers(0, 61, (3, 11)), rng.normal(size=(3, 11))
+
+    def numbers(given):
+        def gradient(given):
+            return jax.grad(lambda g: jnp.sum(weights * head_nll(*g, targets, 0.7)))(given)
+
+        return head_nll(*given, targets), *jax.jvp(gradient, (given,), (given,))
+
+    whole = jax.jit(numbers)(given)
+    monkeypatch.setattr(layers, "LOGITS_AT_ONCE", limit)
+    chunks = jax.jit(lambda given: numbers(given))(given)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), chunks, whole)
 
 
 def test_a_chunk_holds_no_more_logits_than_the_limit(monkeypatch):

@@ -70,6 +70,7 @@ def live(finished):
     return page.render(material.of_study(finished.study, finished.layout))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("which", ["kept", "live"])
 def test_the_page_is_valid_and_loads_nothing(which, request):
     text, _ = request.getfixturevalue(which)
@@ -190,6 +191,7 @@ def test_the_generations_tables_are_read_back_whole():
     assert [row[1].text for row in grid.rows] == [generations.visible(one) for one in responses]
 
 
+@pytest.mark.integration
 def test_two_figures_on_a_page_share_no_id(tmp_path):
     for name in ("figure_6", "figure_7"):
         figures.build(name, [], tmp_path)
