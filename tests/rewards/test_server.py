@@ -143,7 +143,7 @@ class TestExchange:
         for name in ("tokens", "mask", "groups"):
             np.testing.assert_array_equal(getattr(found, name), getattr(batch, name))
         for end in range(0, len(body), 7):
-            with pytest.raises(exchange.ExchangeError, match="no safetensors"):
+            with pytest.raises(exchange.ExchangeError, match="not safetensors"):
                 exchange.unpack_call(body[:end])
 
     def test_equal_calls_are_equal_bytes(self):
@@ -161,7 +161,7 @@ class TestExchange:
     def test_another_content_is_refused(self):
         with pytest.raises(exchange.ExchangeError, match="found the arrays"):
             exchange.unpack_call(exchange.pack_rewards(Rewards(np.zeros(2), np.zeros(2, int))))
-        with pytest.raises(exchange.ExchangeError, match="no safetensors"):
+        with pytest.raises(exchange.ExchangeError, match="not safetensors"):
             exchange.unpack_call(b"\x80\x04\x95 a pickle of some kind")
         with pytest.raises(exchange.ExchangeError, match="of kind 'test'"):
             exchange.unpack_call(exchange.pack_call("test", rollouts(0)))
@@ -282,7 +282,7 @@ def test_a_truncated_body_is_never_computed(shared):
     status, said = shared.request("POST", f"/calls/{name}", body[:-3])
     assert (status, "not whole" in said["error"]) == (400, True)
     status, said = shared.request("POST", f"/calls/{exchange.name_of(body[:-3])}", body[:-3])
-    assert (status, "no safetensors" in said["error"]) == (400, True)
+    assert (status, "not safetensors" in said["error"]) == (400, True)
     assert "begin 41" not in shared.lines()
     np.testing.assert_array_equal(shared.client()(rollouts(41)).values, expected(rollouts(41)))
 

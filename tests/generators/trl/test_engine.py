@@ -223,6 +223,19 @@ def largest_difference(one, other):
     )
 
 
+def relative_difference(one, other, start):
+    """The norm of the difference of two trained trees, over the norm of what training changed."""
+
+    def norm(a, b):
+        pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        squares = (
+            np.square(np.asarray(x, np.float64) - np.asarray(y, np.float64)) for x, y in pairs
+        )
+        return float(np.sqrt(sum(square.sum() for square in squares)))
+
+    return norm(one, other) / norm(one, start)
+
+
 SETTINGS = {
     "responses": {"loss_mean": "responses"},
     "tokens": {"loss_mean": "tokens", "dual_clip": 1.3, "schedule": "linear"},
@@ -247,7 +260,8 @@ def test_loss_and_update_are_those_of_the_jax_engine(world, study, tmp_path, nam
             assert other[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
     moved = largest_difference(params, given.params)
     assert moved > 0.02
-    assert largest_difference(params, given.trained()) < 1e-5
+    # Sixteen updates of Adam in float32 by two programs: what is left is their rounding.
+    assert relative_difference(params, given.trained(), given.params) < 3e-5
 
 
 @needs_trl
