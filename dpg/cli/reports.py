@@ -148,6 +148,20 @@ def cards(
 
 
 @report_app.command()
+def redraw(
+    reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],
+) -> None:
+    """Draw the figures of kept results again, from the tables that are kept with them.
+
+    **Example:** `dpg report redraw results/reference/tiny`
+    """
+    from dpg.report import graphics
+
+    for path in graphics.redraw(reference):
+        typer.echo(path)
+
+
+@report_app.command()
 def check(
     config: Config,
     reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],

@@ -131,17 +131,21 @@ def save(figure: Figure, frame: pd.DataFrame, out_stem: str | Path) -> list[Path
     Returns:
         The three paths, in that order.
     """
-    metadata: Mapping[str, dict[str, Any]] = {
-        "pdf": {"CreationDate": None},
-        "png": {"Software": None},
+    pictures = [save_picture(figure, with_suffix(out_stem, kind)) for kind in ("pdf", "png")]
+    return [*pictures, save_csv(frame, out_stem)]
+
+
+@styled
+def save_picture(figure: Figure, path: Path) -> Path:
+    """Write one `.pdf` or `.png` (200 dpi), whole or not at all, without a date."""
+    dated: Mapping[str, dict[str, Any]] = {
+        ".pdf": {"CreationDate": None},
+        ".png": {"Software": None},
     }
-    paths = []
-    for kind, entries in metadata.items():
-        path = with_suffix(out_stem, kind)
-        with artifacts.atomic_path(path) as partial:
-            figure.savefig(partial, format=kind, dpi=DPI, metadata=entries)
-        paths.append(path)
-    return [*paths, save_csv(frame, out_stem)]
+    kind = path.suffix
+    with artifacts.atomic_path(path) as partial:
+        figure.savefig(partial, format=kind[1:], dpi=DPI, metadata=dated[kind])
+    return path
 
 
 def save_csv(frame: pd.DataFrame, out_stem: str | Path) -> Path:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from dpg.errors import DpgError
+
 _UNWANTED = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.S)
 _HEAD = re.compile(r"<svg [^>]*?width=\"([\d.]+)pt\" height=\"([\d.]+)pt\"[^>]*>")
 _REFERENCES = re.compile(r'(url\(#|href="#)([\w.-]+)')
@@ -35,6 +37,25 @@ def picture(name: str, folder: Path, words: str) -> str | None:
         data = base64.b64encode(image.read_bytes()).decode("ascii")
         return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
     return None
+
+
+def redraw(folder: Path) -> list[Path]:
+    """Draw the figures of kept results again, each `<name>.png` from its `<name>.csv`.
+
+    Raises:
+        DpgError: the folder has no picture beside its table.
+    """
+    from dpg.figures.style import save_picture
+
+    kept = [image for image in sorted(folder.glob("*.png")) if image.with_suffix(".csv").exists()]
+    if not kept:
+        raise DpgError(
+            f"{folder} has no figure beside its table; expected a folder made by `dpg report keep`"
+        )
+    for image in kept:
+        module = importlib.import_module(f"dpg.figures.{image.stem}")
+        save_picture(module.draw(pd.read_csv(image.with_suffix(".csv"))), image)
+    return kept
 
 
 def _svg(name: str, table: pd.DataFrame) -> str:

@@ -203,5 +203,18 @@ def test_two_figures_on_a_page_share_no_id(tmp_path):
         assert set(re.findall(r'href="#([^"]+)"', text)) <= own
 
 
+@pytest.mark.integration
+def test_a_kept_figure_is_drawn_again_from_its_table(tmp_path):
+    figures.build("figure_6", [], tmp_path)
+    image = tmp_path / "figure_6.png"
+    drawn = image.read_bytes()
+    image.write_bytes(b"an older picture")
+    assert graphics.redraw(tmp_path) == [image]
+    assert image.read_bytes() == drawn
+    image.unlink()
+    with pytest.raises(DpgError, match="no figure beside its table"):
+        graphics.redraw(tmp_path)
+
+
 def test_a_figure_without_any_file_is_none(tmp_path):
     assert graphics.picture("figure_2", tmp_path, "Figure 2") is None
