@@ -6,6 +6,7 @@ Started by `dpg.generators.trl.launch`. Needs what `envs/trl.txt` has, and no JA
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -135,11 +136,18 @@ def load_tokenizer(run: Run) -> Any:
 
 
 def end_of_processes() -> None:
-    """Leave the group of processes, where there is one, without a warning."""
+    """Where there are several, wait for the others and end this process at once.
+
+    PyTorch's gloo group can lock up while its objects are freed: the interpreter's lock is held
+    while a thread is joined that wants it. Everything is written by now, so nothing is freed.
+    """
     import torch.distributed
 
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        torch.distributed.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":
