@@ -48,7 +48,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpg.errors import DpgError
-from dpg.models.layers import Array
+from dpg.models.layers import Array, target_nll
 from dpg.models.model import LanguageModel
 from dpg.models.tokenizer import Tokenizer
 
@@ -133,7 +133,11 @@ class EasydelModel:
         with self.mesh:
             return module(input_ids=jnp.asarray(tokens, jnp.int32), attention_mask=own).logits
 
-    # Losses are those of the native models: they ask for nothing but `logits`.
+    def next_nll(self, params: dict, tokens: Array) -> Array:
+        """Negative log-likelihood of each token but the first: float32 [B, L - 1] from [B, L]."""
+        return target_nll(self.logits(params, tokens[:, :-1]), tokens[:, 1:])
+
+    # Losses are those of the native models: they ask for nothing but `next_nll`.
     per_example_loss = LanguageModel.per_example_loss
 
     def _state(self, params: dict) -> Any:

@@ -115,6 +115,10 @@ class LanguageModel:
         """Logits [B, L, V] in the parameters' dtype; arguments as for `hidden`."""
         return head(params, self.hidden(params, tokens, mask))
 
+    def next_nll(self, params: dict, tokens: Array) -> Array:
+        """Negative log-likelihood of each token but the first: float32 [B, L - 1] from [B, L]."""
+        return head_nll(params, self.hidden(params, tokens[:, :-1]), tokens[:, 1:])
+
     def per_example_loss(self, params: dict, batch: dict, over: LossOver = "own_tokens") -> Array:
         """Next-token loss of each example in nats: [B], float32 (float64 for float64 parameters).
 
@@ -139,7 +143,7 @@ class LanguageModel:
             raise DpgError(f"a loss over {over!r}; allowed are {allowed}")
         if over == "all_positions":
             tokens = jnp.where(mask, tokens, 0)
-        nll = head_nll(params, self.hidden(params, tokens[:, :-1]), tokens[:, 1:])
+        nll = self.next_nll(params, tokens)
         own = mask[:, 1:]
         if over == "all_positions":
             return jnp.where(mask[:, :-1] & ~own, 0, nll).mean(-1)
