@@ -10,6 +10,7 @@ from dpg.study.outputs import CURVES, drawable, runs_of
 from dpg.study.runs import METHODS, Variant
 
 
+@pytest.mark.integration
 def test_every_variant_has_its_line_over_the_rollouts(runs, tmp_path):
     paths = [runs.make("mine", name, T=2, B=8, skill=s) for name, s in (("adam", 1), ("direct", 0))]
     written = figures.build(CURVES, paths, tmp_path / "out")

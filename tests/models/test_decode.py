@@ -93,6 +93,7 @@ def test_greedy_logprobs_are_those_at_temperature_one(either):
     np.testing.assert_allclose(rollouts.logprobs, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.integration
 def test_row_depends_on_key_and_number_alone(case):
     whole = run(case)
     for batch_size in (3, 50):
@@ -187,6 +188,7 @@ def test_ids_that_the_tokenizer_does_not_know_are_never_drawn(case, temperature)
     np.testing.assert_allclose(found.logprobs, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.integration
 def test_samples_of_known_ids_follow_the_softmax_over_them():
     logits = 2.0 * np.random.default_rng(0).standard_normal(50).astype(np.float32)
     logits[45] = 80.0  # beyond the known ids, with all the probability
@@ -272,6 +274,7 @@ def test_samples_follow_the_softmax():
     np.testing.assert_allclose(logprobs, np.log(expected[tokens]), rtol=0, atol=1e-5)
 
 
+@pytest.mark.integration
 def test_generated_first_tokens_follow_the_model():
     model, params = GPT2, strong(GPT2)
     rows, temperature = 20_000, 1.5

@@ -94,6 +94,7 @@ def test_the_checker_finds_what_is_wrong():
     assert read.ids == ["a", "a"]
 
 
+@pytest.mark.integration
 def test_every_figure_and_table_of_the_manifest_is_shown_with_its_caption(kept):
     text, missing = kept
     study = config.load(ROOT / "config" / "tiny.yaml", ROOT / "config" / "experiments.yaml")
@@ -110,6 +111,7 @@ def test_every_figure_and_table_of_the_manifest_is_shown_with_its_caption(kept):
         assert f"<figcaption><p><b>{title} (" in shown
 
 
+@pytest.mark.integration
 def test_the_bold_numbers_of_table_1_are_bold(kept):
     text, _ = kept
     (shown,) = re.findall(r'<figure id="table_1">(.*?)</figure>', text, re.S)
@@ -119,6 +121,7 @@ def test_the_bold_numbers_of_table_1_are_bold(kept):
     assert sorted(re.findall(r"<b>([\d,.]+)</b>", shown)) == sorted(bold)
 
 
+@pytest.mark.integration
 def test_every_claim_is_there_with_its_verdict_and_numbers(kept):
     text, _ = kept
     record = json.loads((REFERENCE / "claims.json").read_text())

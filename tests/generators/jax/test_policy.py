@@ -113,6 +113,7 @@ def test_an_update_is_one_step_of_adamw_on_the_policy_loss(case):
     assert log.clip_fraction == 0
 
 
+@pytest.mark.integration
 def test_a_tenth_of_the_rate_is_a_tenth_of_the_step(case):
     params, prompts, mask, rollouts, advantages = case
     whole, _ = updated(case)
