@@ -50,14 +50,12 @@ class Backward:
 
     def store(self, t: int) -> None:
         """Keep the state before step t, where training stands."""
-        state = (self.params, self.state)
-        self.states[t] = to_host(state) if self.host_memory else state
+        self.states[t] = self._put_away((self.params, self.state))
         self.shared = True
 
     def load(self, t: int) -> None:
         """Set training back to the kept state before step t."""
-        state = self.states[t]
-        self.params, self.state = to_device(state, self.run.params) if self.host_memory else state
+        self.params, self.state = self._taken(self.states[t])
         self.shared = not self.host_memory
 
     def drop(self, t: int) -> None:
@@ -71,21 +69,25 @@ class Backward:
     def record(self, t: int) -> None:
         """Train step t and keep its gradient."""
         g = self._gradient(t)
-        self.gradients[t] = to_host(g) if self.host_memory else g
+        self.gradients[t] = self._put_away(g)
         self._step(g)
 
     def tape(self, t: int) -> None:
         """Keep the gradient of step t and its tape; training stays before step t."""
         g, losses, tape = self.run.gradient(self.params, t, taped=True)
         self._keep_losses(losses, t)
-        kept = (g, tape)
-        self.gradients[t], self.tapes[t] = to_host(kept) if self.host_memory else kept
+        self.gradients[t], self.tapes[t] = self._put_away((g, tape))
         self.shared = True  # a tape may hold the very parameters that it was made at
 
     def replay(self, t: int) -> None:
         """Train step t from its kept gradient."""
-        g = self.gradients[t]
-        self._step(to_device(g, self.run.params) if self.host_memory else g)
+        self._step(self._taken(self.gradients[t]))
+
+    def _put_away(self, tree: Tree) -> Tree:
+        return to_host(tree) if self.host_memory else tree
+
+    def _taken(self, tree: Tree) -> Tree:
+        return to_device(tree, self.run.params) if self.host_memory else tree
 
     def _gradient(self, t: int) -> Tree:
         g, losses, self.one_tape = self.run.gradient(self.params, t)
@@ -104,12 +106,7 @@ class Backward:
 
     def reverse(self, t: int) -> None:
         """Carry the adjoints back over step t; gives its row of the derivative."""
-        if t in self.gradients:
-            g = self.gradients.pop(t)
-            if self.host_memory:
-                g = to_device(g, self.run.params)
-        else:
-            g = self._gradient(t)
+        g = self._taken(self.gradients.pop(t)) if t in self.gradients else self._gradient(t)
         if t == self.run.T - 1:
             self._evaluate(g)
         programs, arrays = self.run.programs, self.run.loss.arrays
@@ -126,8 +123,7 @@ class Backward:
         params, self.params, self.state, self.shared = self.params, None, None, True
         del here, g
         if t in self.tapes:
-            tape = self.tapes.pop(t)
-            tape = to_device(tape, params) if self.host_memory else tape
+            tape = self._taken(self.tapes.pop(t))
             self.adjoint, self.rows[t] = programs.bend(tape, direction, self.adjoint)
             return
         self.adjoint, self.rows[t] = programs.curve(
