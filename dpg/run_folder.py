@@ -130,7 +130,7 @@ class RunState:
 
     @property
     def began(self) -> Path:
-        """The code and the machine that began the run, as `dpg.provenance.run_record` gives them."""
+        """The code and the machine that began the run (`dpg.provenance.run_record`)."""
         return self.path / "began.json"
 
     @property

@@ -95,8 +95,8 @@ def run_table(runs: Sequence[Run], logs: Path) -> pd.DataFrame:
 
     Returns:
         Columns experiment, variant, seed, grpo_steps, stopped_after (steps done, where a run was
-        stopped), wall_seconds, cpu_seconds and memory_mb (NaN where not measured), the numbers of the last validation that any run has
-        (NaN where a run has not), config_sha256.
+        stopped), wall_seconds, cpu_seconds and memory_mb (NaN where not measured), the numbers of
+        the last validation that any run has (NaN where a run has not), config_sha256.
     """
     return pd.DataFrame([_row(run, logs) for run in runs]).dropna(axis="columns", how="all")
 

@@ -1,8 +1,8 @@
 """Runs that were stopped before their end: what is there of them, in the form of a finished run.
 
-A run under way has no record, so figures and reports leave it out. `snapshot` puts together what its
-state holds as a run folder of its own. Its record has the entry `stopped`, which every figure, table
-and page shows. The run itself stays as it is and can be continued.
+A run under way has no record, so figures and reports leave it out. `snapshot` puts together what
+its state holds as a run folder of its own. Its record has the entry `stopped`, which every figure,
+table and page shows. The run itself stays as it is and can be continued.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from dpg.generators.engine import (
     ZeroRewards,
     ignore,
 )
+from dpg.generators.jax.ahead import compile_next_step
 from dpg.generators.jax.clock import UNMEASURED, Clock, Unmeasured
 from dpg.generators.jax.policy import JaxGenerator
 from dpg.generators.outputs import write_outputs
@@ -80,6 +81,7 @@ def train_generator(
     under_way = _UnderWay.open(run, inputs, folder.state, generator)
     limit, zeros = _Limit(deadline), ZeroRewards()
     with under_way.log as log, under_way.clock as clock:
+        compile_next_step(run, under_way.step, generator, scorer, prompts, validation_prompts)
         for step in range(under_way.step, run.generator.grpo_steps + 1):
             if step % run.validation.every == 0 or step == run.generator.grpo_steps:
                 with clock.part("validation"):
