@@ -75,19 +75,23 @@ def fit(run: RunConfig, generator: Shape, target: Shape, card_gb: float, *, part
         run: the run.
         generator, target: the shapes of its models.
         card_gb: the card's memory.
-        parts: cards that share the generator's weights and moments.
+        parts: cards that share the generator, whose engine then divides its batches itself.
     """
     room = card_gb * 1e9 * _GIVEN * _SHARE
     held = 3 * _FLOAT * generator.parameters / parts  # weights and two moments, all the time
     update = held + 2 * _FLOAT * generator.parameters / parts  # gradient, and its sum
     trained = _target_held(run, target)
-    group = run.generator.group_size
-    rollout, example = _of_rollout(run, generator) * group, _of_example(run, target)
+    group, example = run.generator.group_size, _of_example(run, target)
+    rollout = _of_rollout(run, generator) * group
     head = _logits(run.generator.response_tokens * group, generator)
     ends = _logits(run.generator.response_tokens, target)
-    groups = _count(room - update - head, rollout, run.generator.mini_batch_prompts)
     examples = _count(room - held - trained - ends, example, run.set_batch)
-    least = max(update + head + rollout, held + trained + ends + example)
+    least = held + trained + ends + example
+    if parts == 1:
+        groups = _count(room - update - head, rollout, run.generator.mini_batch_prompts)
+        least = max(least, update + head + rollout)
+    else:  # the engine divides its batches itself
+        groups = run.generator.mini_batch_prompts
     return Fit(groups * group, examples, least / 1e9 / _GIVEN / _SHARE)
 
 
