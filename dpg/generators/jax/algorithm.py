@@ -38,6 +38,7 @@ from dpg.generators.prompts import Prompts
 from dpg.generators.scorer import Scorer
 from dpg.generators.validation import Outcome, assess, keep, without_end
 from dpg.models import LanguageModel, Tokenizer
+from dpg.progress import say
 from dpg.provenance import run_record
 from dpg.rewards.protocol import Reward, RolloutBatch
 from dpg.run_folder import RunFolder, RunState
@@ -262,9 +263,7 @@ class _UnderWay:
             generator.restore(arrays)
         last = step - 1 if step else None
         log, clock = artifacts.JsonLines.resume(state.metrics, last), Clock(state.clock, last)
-        if not state.began.exists():
-            config = settings["run"]
-            artifacts.write_json(state.began, run_record(config, run.seed, step="generate"))
+        _say_machine(state, run_record(settings["run"], run.seed, step="generate"))
         state.stopped.unlink(missing_ok=True)
         return cls(state, step, seconds, log, clock)
 
@@ -278,3 +277,17 @@ class _UnderWay:
         arrays = generator.arrays()
         arrays |= {"step": np.array(step), "seconds": np.array(self.seconds)}
         artifacts.save_arrays(self._state.checkpoint, arrays)
+
+
+def _say_machine(state: RunState, record: dict[str, Any]) -> None:
+    """Note the machine that begins a run, and say where another kind of device goes on with it."""
+    if not state.began.exists():
+        artifacts.write_json(state.began, record)
+        return
+    then, now = (found["device"] for found in (artifacts.read_json(state.began), record))
+    if then is not None and now is not None and then["kind"] != now["kind"]:
+        say(
+            f"{state.path}: this run began on {then['kind']} and goes on with {now['kind']}; what "
+            "was done is kept. On another kind of device numbers differ in their last digits, so "
+            "it does not end with the very numbers of one device"
+        )
