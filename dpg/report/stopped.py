@@ -27,6 +27,7 @@ from dpg.study.layout import Layout
 from dpg.study.outputs import GENERATIONS, JUDGED
 from dpg.study.runs import Run
 
+_READABLE = ("step", "row", "article", "judged", "response")
 _UNKNOWN = "not recorded: killed, or still under way"
 
 
@@ -38,7 +39,8 @@ def is_begun(folder: RunFolder) -> bool:
 def snapshot(run: RunConfig, folder: RunFolder, out: RunFolder, judge: Judge | None) -> Run:
     """Write what there is of an unfinished run as a run folder: log, rollouts and record.
 
-    The rollouts' file has the language of each where there is a judge. There is no generator.
+    Where there is a judge, a second file has the language of each rollout. `rollouts.csv` is for
+    reading: it has neither prompts nor tokens. There is no generator.
 
     Args:
         run: the study's configuration of the run; names it.
@@ -60,7 +62,11 @@ def snapshot(run: RunConfig, folder: RunFolder, out: RunFolder, judge: Judge | N
     out.path.mkdir(parents=True, exist_ok=True)
     artifacts.write_table(out.rollouts, rollouts)
     if judge is not None:
-        artifacts.write_table(out.judged, judge_table(rollouts, judge))
+        rollouts = judge_table(rollouts, judge)
+        artifacts.write_table(out.judged, rollouts)
+    readable = rollouts[[name for name in _READABLE if name in rollouts]]
+    with artifacts.atomic_path(out.path / "rollouts.csv") as partial:
+        readable.to_csv(partial, index=False, lineterminator="\n")
     with artifacts.atomic_path(out.metrics) as partial, artifacts.JsonLines(partial) as log:
         for line in lines:
             log.append(line)
