@@ -145,4 +145,5 @@ def _resumed(path: Path, after_step: int | None) -> artifacts.JsonLines:
     try:
         return artifacts.JsonLines.resume(path, after_step)
     except artifacts.ArtifactError:
+        path.unlink()
         return artifacts.JsonLines.resume(path, None)
