@@ -17,7 +17,7 @@ import numpy as np
 from dpg import hardware
 from dpg.config import RunConfig
 from dpg.generators import sampling
-from dpg.generators.jax.clock import compile_time
+from dpg.generators.jax.clock import compilation_time
 from dpg.generators.jax.policy import JaxGenerator
 from dpg.generators.prompts import Prompts
 from dpg.generators.scorer import Scorer
@@ -52,7 +52,7 @@ def compile_next_step(
         return
     start = time.monotonic()
     side_by_side(_needed(run, step, generator, scorer, prompts, validation_prompts))
-    compile_time().add(start, time.monotonic())
+    compilation_time().add(start, time.monotonic())
 
 
 def side_by_side(programs: Iterable[Compile]) -> None:

@@ -26,7 +26,7 @@ PARTS = ("rollout", "reward", "update", "validation")
 _COMPILING = "/jax/core/compile/"  # of the events by which JAX tells of tracing and compiling
 
 
-class CompileTime:
+class CompilationTime:
     """Seconds that each thread of this process has spent on tracing and compiling.
 
     A program that is traced inside another is not counted twice.
@@ -62,9 +62,9 @@ class CompileTime:
 
 
 @functools.cache
-def compile_time() -> CompileTime:
+def compilation_time() -> CompilationTime:
     """The process's own count; JAX tells it of every compilation from the first call on."""
-    counted = CompileTime()
+    counted = CompilationTime()
     jax.monitoring.register_event_duration_secs_listener(counted.listen)
     return counted
 
@@ -79,7 +79,7 @@ class Clock:
 
     def __init__(self, path: Path, after_step: int | None):
         self._log = _resumed(path, after_step)
-        self._compiling = compile_time()
+        self._compiling = compilation_time()
         self._parts: dict[str, float] = {}
         self._start, self._waited = time.monotonic(), self._compiling.waited
 

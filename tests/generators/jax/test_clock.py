@@ -10,13 +10,13 @@ import pytest
 
 from dpg import artifacts, progress
 from dpg.generators.engine import OutOfTimeError
-from dpg.generators.jax.clock import Clock, CompileTime, compile_time
+from dpg.generators.jax.clock import Clock, CompilationTime, compilation_time
 from dpg.generators.jax.engine import run_generator
 from dpg.run_folder import RunFolder
 
 
 def test_what_is_traced_inside_another_program_counts_once():
-    counted = CompileTime()
+    counted = CompilationTime()
     counted.add(1.0, 2.0)
     counted.add(3.0, 3.5)
     assert counted.waited == 1.5
@@ -27,7 +27,7 @@ def test_what_is_traced_inside_another_program_counts_once():
 
 
 def test_what_another_thread_compiles_nobody_waits_for():
-    counted = CompileTime()
+    counted = CompilationTime()
     other = threading.Thread(target=counted.add, args=(1.0, 2.0))
     other.start()
     other.join()
@@ -50,7 +50,7 @@ def test_compilation_is_told_apart_from_the_part_that_waits_for_it(tmp_path):
     assert line["peak_memory_gb"] > 0.05
     (written,) = artifacts.read_lines(tmp_path / "clock.jsonl")
     assert written == {"step": 0, "phase": "train", **line}
-    assert compile_time() is compile_time()
+    assert compilation_time() is compilation_time()
 
 
 @pytest.mark.parametrize("left", ['{"step": 0, "seconds": 1.0}\n', "no JSON\n", ""])
