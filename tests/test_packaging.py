@@ -55,6 +55,7 @@ LAYERS = (
     "theory",
     "report",
     "doctor",
+    "pack",
     "cli",
     "__main__",
 )

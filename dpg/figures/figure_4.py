@@ -28,7 +28,8 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         One row per validation: language (ISO 639-1), variant, seed, step (GRPO steps done),
         rollouts (that the judge gave an answer for), fraction (of these in the target language),
         entropy (of the token bigrams of all rollouts, bits). A rollout whose language the judge
-        did not name (`REFUSED`) counts neither for nor against the target language.
+        did not name (`REFUSED`) counts neither for nor against the target language. Where a run
+        was stopped before its end, a column `stopped` says after which of its steps.
 
     Raises:
         DpgError: no run of lambada-* among the directories, a run that was not judged, a target
@@ -66,7 +67,16 @@ def _measures(run: Run) -> pd.DataFrame:
                 "entropy": bigram_entropy(table["tokens"]),
             }
         )
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame if run.stopped is None else frame.assign(stopped=str(run.stopped))
+
+
+def _stopped(frame: pd.DataFrame) -> list[str]:
+    """One line per run that was stopped before its end."""
+    if "stopped" not in frame:
+        return []
+    runs = frame.dropna(subset="stopped").drop_duplicates(["label", "seed"])
+    return [f"{label} {words}" for label, words in zip(runs["label"], runs["stopped"], strict=True)]
 
 
 @styled
@@ -95,7 +105,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         )
         curves(bottom, here, x="step", y="entropy", by="label", styles=styles)
         top.set_title(LANGUAGES.get(code, code))
-        bottom.set_xlabel("GRPO steps")
+        bottom.set_xlabel("\n".join(["GRPO steps", *_stopped(here)]))
         bottom.set_xlim(0, 1.01 * (here["step"].max() or 1))
         bottom.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     panels[0, 0].set_ylim(-3, 103)

@@ -269,7 +269,8 @@ def _render(template: str, record: Mapping[str, Any], **values: Any) -> str:
         ),
         "platform": ", ".join(provenance["platforms"]),
         "devices": ", ".join(provenance["devices"]) or "not recorded",
-        "runs finished": " to ".join(provenance["finished"]),
+        "runs finished": " to ".join(provenance["finished"]) or "none",
+        **{f"run {name}": words for name, words in provenance.get("stopped", {}).items()},
     }
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     shared = {

@@ -194,6 +194,16 @@ def check_machine():
         raise WorkflowError(str(error)) from None
 
 
+def say_what_is_missing():
+    """In a dry run, which always works: what a real one would stop for."""
+    lacking = requirements.missing(study.scale, elsewhere=workflow.non_local_exec)
+    for line in lacking:
+        print(f"this machine cannot run scale '{study.scale.scale}': {line}", file=sys.stderr)
+
+
+if workflow.dryrun:
+    say_what_is_missing()
+
 # On a cluster these stay where Snakemake runs: they take seconds, or need the network, which the
 # machines with the GPUs often lack. Figures and tables, too.
 localrules:
