@@ -22,6 +22,7 @@ from dpg.config.downstream import (
 )
 from dpg.config.learner import LearnerSettings
 from dpg.config.prompts import PromptSettings
+from dpg.config.reward import LEARNED, RewardSettings
 from dpg.config.run import (
     CustomMetric,
     GeneratorOptimizer,
@@ -30,7 +31,6 @@ from dpg.config.run import (
     Metric,
     NormMetric,
     PatternMetric,
-    RewardSettings,
     RunConfig,
     StringMetric,
     ValidationSettings,
@@ -39,6 +39,7 @@ from dpg.config.scale import (
     ENGINES,
     DebianPassages,
     Engine,
+    FinishedModel,
     FolderArticles,
     FolderModel,
     FolderPassages,
@@ -53,6 +54,7 @@ from dpg.config.scale import (
     Requirements,
     ScaleFile,
     SmolLM2Model,
+    Stream,
     SweepSettings,
     TextSettings,
     TrainedModel,
@@ -63,6 +65,7 @@ from dpg.config.study import EXPERIMENTS_FILE, Study, derived, load, scale_files
 __all__ = [
     "ENGINES",
     "EXPERIMENTS_FILE",
+    "LEARNED",
     "ConfigError",
     "CorpusSettings",
     "CptSettings",
@@ -70,6 +73,7 @@ __all__ = [
     "DebianPassages",
     "DownstreamSettings",
     "Engine",
+    "FinishedModel",
     "FolderArticles",
     "FolderModel",
     "FolderPassages",
@@ -100,6 +104,7 @@ __all__ = [
     "Settings",
     "SftSettings",
     "SmolLM2Model",
+    "Stream",
     "StringMetric",
     "Study",
     "SweepSettings",

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
-    field_validator,
     model_validator,
 )
 
@@ -121,6 +121,34 @@ class TrainedModel(Settings):
         return self
 
 
+Stream = Literal[
+    "en-wiki", "en-story", "es-wiki", "es-story", "fr-wiki", "fr-story", "de-story", "it-story"
+]
+
+
+def _sums_to_one(mixture: dict[Stream, float]) -> dict[Stream, float]:
+    total = sum(mixture.values())
+    if abs(total - 1.0) > 1e-6:
+        raise ValueError(f"the shares sum to {total:g}, expected 1; change one of them")
+    return mixture
+
+
+Mixture = Annotated[dict[Stream, Probability], AfterValidator(_sums_to_one)]
+
+
+class FinishedModel(Settings):
+    """A model that the workflow trained, trained further on another mixture of the same text."""
+
+    source: Literal["finished"] = Field(description="a trained model, trained further")
+    base: Name = Field(description="name of the trained model that it starts from")
+    steps: PositiveInt = Field(description="further training steps")
+    learning_rate: PositiveFloat = Field(
+        description="learning rate of the first step; falls linearly to a hundredth of it"
+    )
+    mixture: Mixture = Field(description="share of each stream in the text; the shares sum to 1")
+    seed: Seed = Field(description="seed of the batches")
+
+
 class HubModel(Settings):
     """A model of the Hugging Face hub."""
 
@@ -144,7 +172,8 @@ class FolderModel(Settings):
 
 
 Model = Annotated[
-    TrainedModel | HubModel | SmolLM2Model | FolderModel, Field(discriminator="source")
+    TrainedModel | FinishedModel | HubModel | SmolLM2Model | FolderModel,
+    Field(discriminator="source"),
 ]
 
 
@@ -159,18 +188,15 @@ class PretrainingSettings(Settings):
     context: PositiveInt = Field(description="tokens per sequence")
     learning_rate: PositiveFloat = Field(description="highest learning rate")
     warmup: Probability = Field(default=0.05, description="share of the steps spent on warm-up")
-    mixture: dict[Literal["en", "de", "es", "fr", "it"], Probability] = Field(
-        description="share of each language in the text; the shares sum to 1"
+    mixture: Mixture = Field(
+        description="share of each stream (language and kind of text) in the text; the shares sum"
+        " to 1"
     )
-
-    @field_validator("mixture")
-    @classmethod
-    def _sums_to_one(cls, mixture: dict[str, float]) -> dict[str, float]:
-        if abs(sum(mixture.values()) - 1.0) > 1e-6:
-            raise ValueError(
-                f"the shares sum to {sum(mixture.values()):g}, expected 1; change one of them"
-            )
-        return mixture
+    tokenizer_characters: dict[Stream, PositiveInt] | None = Field(
+        default=None,
+        description="characters of each stream that the tokenizer is trained on; null = the whole"
+        " text",
+    )
 
 
 class Horizons(Settings):
@@ -330,6 +356,24 @@ class ScaleFile(Settings):
                 "missing; add it, or choose another source"
             )
         return self
+
+    @model_validator(mode="after")
+    def _finished_models_have_a_base(self) -> Self:
+        for name, model in self.models.items():
+            if isinstance(model, FinishedModel) and self.shape(name) is None:
+                trained = [key for key in self.models if self.shape(key) and key != name]
+                raise ValueError(
+                    f"models.{name}.base is '{model.base}', which is no model with source "
+                    f"'trained'; there are: {', '.join(trained) or 'none'}"
+                )
+        return self
+
+    def shape(self, name: str) -> TrainedModel | None:
+        """The shape of a model that the workflow trains, of its base where it is finished."""
+        model = self.models.get(name)
+        if isinstance(model, FinishedModel):
+            model = self.models.get(model.base)
+        return model if isinstance(model, TrainedModel) else None
 
     @model_validator(mode="after")
     def _only_verl_takes_several_machines(self) -> Self:

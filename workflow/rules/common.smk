@@ -38,7 +38,8 @@ runs = {(run.experiment, run.variant, run.seed): run for run in study.runs}
 EXPERIMENTS = {run.experiment for run in study.runs}
 PATTERNS = {run.experiment for run in study.runs if run.metric.kind == "pattern"}
 TRAINED = [name for name, model in scale.models.items() if model.source == "trained"]
-FETCHED = [name for name, model in scale.models.items() if model.source != "trained"]
+FINISHED = [name for name, model in scale.models.items() if model.source == "finished"]
+FETCHED = [name for name in scale.models if name not in (*TRAINED, *FINISHED)]
 LOGS = str(layout.folder / "logs")
 SOURCES = str(layout.sources)
 RUN = layout.run("{experiment}", "{variant}", "{seed}")
@@ -85,6 +86,12 @@ def settings(step, *parts):
     return of_settings({"settings": without_nulls(plain), **in_digest(step)})
 
 
+def tokenizer_settings():
+    """What the tokenizer of the tiny models depends on."""
+    recipe = scale.pretraining
+    return [] if recipe is None else [recipe.vocab_size, recipe.tokenizer_characters]
+
+
 def revision(step):
     """What a step without settings depends on: its revision, or nothing where it is the first."""
     return list(in_digest(step).values())
@@ -99,11 +106,13 @@ def run_of_sweep(wildcards):
     return runs[wildcards.experiment, wildcards.variant, scale.seeds[0]]
 
 
-def packaged_reward_model(wildcards):
+def reward_model_of(wildcards):
     """The model of an embedding or fastText baseline that takes none from the hub."""
     reward = run_of(wildcards).reward
-    packaged = reward.kind in ("embedding", "fasttext") and reward.model is None
-    return f"{SOURCES}/reward-models/{reward.kind}" if packaged else []
+    if not reward.made_here:
+        return []
+    packaged = f"{SOURCES}/reward-models/{reward.kind}"
+    return packaged if reward.model is None else str(layout.embedding)
 
 
 def engine_environments(wildcards):
