@@ -21,6 +21,16 @@ from dpg.config.downstream import (
     WheelReplay,
 )
 from dpg.config.learner import LearnerSettings
+from dpg.config.models import (
+    FinishedModel,
+    FolderModel,
+    HubModel,
+    Model,
+    PretrainingSettings,
+    SmolLM2Model,
+    Stream,
+    TrainedModel,
+)
 from dpg.config.prompts import PromptSettings
 from dpg.config.reward import LEARNED, RewardSettings
 from dpg.config.run import (
@@ -39,25 +49,17 @@ from dpg.config.scale import (
     ENGINES,
     DebianPassages,
     Engine,
-    FinishedModel,
     FolderArticles,
-    FolderModel,
     FolderPassages,
     Horizons,
     HubArticles,
-    HubModel,
     HubPassages,
     JudgeSettings,
-    Model,
-    PretrainingSettings,
     ReadingName,
     Requirements,
     ScaleFile,
-    SmolLM2Model,
-    Stream,
     SweepSettings,
     TextSettings,
-    TrainedModel,
     WheelArticles,
 )
 from dpg.config.study import EXPERIMENTS_FILE, Study, derived, load, scale_files

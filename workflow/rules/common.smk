@@ -33,7 +33,7 @@ except DpgError as error:
 scale = study.scale
 layout = Layout(scale.scale)
 outputs = Outputs(study, layout)
-runs = {(run.experiment, run.variant, run.seed): run for run in study.runs}
+runs = {(run.experiment, run.variant, run.seed): run for run in [*study.runs, *study.extras]}
 
 EXPERIMENTS = {run.experiment for run in study.runs}
 PATTERNS = {run.experiment for run in study.runs if run.metric.kind == "pattern"}
@@ -70,7 +70,7 @@ def one_of(names):
 
 wildcard_constraints:
     experiment=one_of(EXPERIMENTS),
-    variant=one_of({run.variant for run in study.runs}),
+    variant=one_of({variant for _, variant, _ in runs}),
     seed=r"\d+",
     target=one_of(study.downstream.targets if study.downstream else []),
     group=one_of(sources.groups(study.runs)),
@@ -211,6 +211,7 @@ localrules:
     base_models,
     campaigns,
     claims,
+    extras,
     fetch_model,
     judge,
     passages,
