@@ -189,7 +189,7 @@ def test_an_extra_run_is_beside_the_study(load, paper):
     like = paper.run("sixseven", "sgd-T96", 0).learner
     assert extra.learner.optimizer == like.optimizer == "sgd"
     assert extra.learner.steps == 8  # the T of the variant that it is like
-    with pytest.raises(ConfigError, match="no variant 'slw' .did you mean 'slow'"):
+    with pytest.raises(ConfigError, match=r"no variant 'slw' .did you mean 'slow'"):
         study.run("sixseven", "slw", 0)
     assert study.with_engine("trl").extras == [extra]
 
