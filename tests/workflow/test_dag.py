@@ -105,6 +105,19 @@ def test_a_dry_run_says_what_a_real_one_would_stop_for(tmp_path):
     assert jobs(done.stdout)["generate"] == 1
 
 
+def test_runs_beside_the_study_are_a_target_of_their_own(tmp_path):
+    tiny = ("--configfile", "config/tiny.yaml")
+    counted = jobs(snakemake("extras", "-n", *tiny, folder=tmp_path).stdout)
+    assert (counted["generate"], counted["judge"]) == (1, 1)
+    assert counted["reward_model"] == 1  # the packaged embedding, which the study does not fetch
+    assert "embedding" not in counted
+    assert (counted["pretrain"], counted["finish"]) == (1, 1)
+    study = jobs(snakemake("-n", *tiny, folder=tmp_path).stdout)
+    assert study["generate"] + study["generate_pattern"] == 48
+    assert (study["embedding"], study["reward_model"]) == (1, 1)  # learned; fastText's
+    assert (study["pretrain"], study["finish"]) == (2, 1)
+
+
 def test_a_figure_is_a_target_of_its_own(tmp_path):
     done = snakemake("figure_3", "-n", "--configfile", "config/tiny.yaml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
