@@ -123,7 +123,15 @@ format: .venv/.ready ## format the code and the workflow
 # GPU libraries are left out: they are PyTorch's own business, and only on Linux.
 LOCKED = $(PIP) list --format=freeze --exclude pip --exclude wheel --exclude-editable
 
-lock: .venv/.ready ## write envs/core.txt anew from what .venv holds
+# uv finds the versions that fit together, in an environment of its own.
+LOCKER := .environments/uv
+# A shell may export ENV for itself.
+OTHER = $(if $(filter command%,$(origin ENV)),$(ENV))
+
+lock: .venv/.ready $(if $(OTHER),$(LOCKER)/.ready) ## write envs/core.txt from .venv, or ENV=trl: envs/trl.txt
+ifneq ($(OTHER),)
+	@$(BIN)/python -m dpg.locks $(OTHER) --uv $(LOCKER)/bin/uv $(if $(UPGRADE),--upgrade)
+else
 	@$(PIP) check
 	@sed '/^[^#]/,$$d' envs/core.txt > envs/core.txt.new
 	@$(LOCKED) | sed 's/+.*//' | grep -v -i -E '^(nvidia|cuda|triton)' | LC_ALL=C sort -f \
@@ -131,6 +139,13 @@ lock: .venv/.ready ## write envs/core.txt anew from what .venv holds
 	@mv envs/core.txt.new envs/core.txt
 	@touch .venv/.ready
 	@echo "envs/core.txt: $$(grep -c '==' envs/core.txt) packages locked"
+endif
+
+$(LOCKER)/.ready:
+	@rm -rf $(LOCKER)
+	@$(PYTHON) -m venv $(LOCKER)
+	@$(LOCKER)/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
+	@touch $@
 
 clean: ## remove the environment and the tools' caches; results stay
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info
