@@ -95,11 +95,12 @@ faults: .venv/.ready ## processes killed, servers that fail, disks that fill (KI
 test-slow: .venv/.ready ## the other tests: minutes each, some need a package registry
 	@$(PYTEST) -m "(slow or network) and not faults" $(ARGS)
 
+# vLLM's environment is the largest: `make engines ENGINES="trl verl easydel vllm"`, as at night.
+ENGINES ?= trl verl easydel
+
 # Slurm only where packages may be installed without asking, in a container say.
 engines: .venv/.ready ## what the slow tests of TRL, verl, EasyDeL and Slurm need: else they are skipped
-	@$(BIN)/dpg environment trl
-	@$(BIN)/dpg environment verl
-	@$(BIN)/dpg environment easydel
+	@for name in $(ENGINES); do $(BIN)/dpg environment $$name || exit 1; done
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get && ! command -v slurmctld; then \
 		export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -qq && apt-get install -y -qq slurm-wlm munge || \
