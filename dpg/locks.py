@@ -35,7 +35,8 @@ PLATFORMS = {
 }
 """The platform tags of wheels that each of these installs."""
 
-_UV_PLATFORMS = {"linux-x86_64": "x86_64-manylinux_2_28", "linux-aarch64": "aarch64-manylinux_2_28"}
+# Wheels for glibc 2.34 and later: Red Hat 9, Ubuntu 22.04, Debian 12.
+_UV_PLATFORMS = {"linux-x86_64": "x86_64-manylinux_2_34", "linux-aarch64": "aarch64-manylinux_2_34"}
 _CUDA = re.compile(r"(nvidia|cuda|triton)\b")  # PyTorch's own business, where there is no GPU
 
 
@@ -49,6 +50,7 @@ class Wanted(NamedTuple):
     no_hash: list[str]
     excluded: list[str]
     overrides: list[str]
+    built: list[str]
     gpu: bool
 
     @classmethod
@@ -62,7 +64,7 @@ class Wanted(NamedTuple):
         if name not in tables:
             raise LockError(f"{path}: no [{name}]; there are: {', '.join(sorted(tables))}")
         table = {key.replace("-", "_"): value for key, value in tables[name].items()}
-        optional = ("no_deps", "no_hash", "excluded", "overrides")
+        optional = ("no_deps", "no_hash", "excluded", "overrides", "built")
         empty: dict[str, list[str]] = {key: [] for key in optional}
         return cls(**empty | table, gpu=name.endswith("-gpu"))
 
@@ -110,7 +112,9 @@ def resolved(wanted: Wanted, kept: Sequence[str], uv: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "out.txt"
         out.write_text("\n".join(kept), encoding="utf-8")
-        options = ["-o", str(out)]
+        platform = _UV_PLATFORMS[wanted.platforms[0]]
+        options = ["-o", str(out), "--python-platform", platform, "--only-binary", ":all:"]
+        options += [word for name in wanted.built for word in ("--no-binary", name)]
         for key in ("excluded", "overrides"):
             listed = Path(place) / f"{key}.txt"
             listed.write_text("\n".join(getattr(wanted, key)), encoding="utf-8")
@@ -127,7 +131,8 @@ def hashes(wanted: Wanted, versions: Mapping[str, str], uv: str) -> dict[str, li
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "pylock.toml"
         pins = [f"{name}=={version}" for name, version in versions.items()]
-        _compile(uv, wanted, pins, ["--no-deps", "--format", "pylock.toml", "-o", str(out)])
+        options = ["--universal", "--no-deps", "--format", "pylock.toml", "-o", str(out)]
+        _compile(uv, wanted, pins, options)
         listed = tomllib.loads(out.read_text(encoding="utf-8"))["packages"]
     return {plain_name(one["name"]): sorted(fitting(one, wanted)) for one in listed}
 
@@ -185,11 +190,10 @@ def body(wanted: Wanted, versions: Mapping[str, str], files: Mapping[str, Iterab
 
 
 def _compile(uv: str, wanted: Wanted, packages: Sequence[str], options: Sequence[str]) -> None:
-    """`uv pip compile` of these packages."""
-    platform = _UV_PLATFORMS[wanted.platforms[0]]
+    """`uv pip compile` of these packages for the oldest Python of the lock."""
     command = [
         *(uv, "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate"),
-        *("--python-version", wanted.pythons[0], "--python-platform", platform, *options),
+        *("--python-version", wanted.pythons[0], *options),
     ]
     done = subprocess.run(
         command, input="\n".join(packages), capture_output=True, text=True, check=False

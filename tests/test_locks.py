@@ -16,7 +16,7 @@ NAMES = sorted(path.stem for path in (ROOT / "envs").glob("*.txt") if path.stem 
 def wanted(**changes):
     values = {"pythons": ["3.11", "3.12"], "platforms": ["linux-x86_64"]}
     values |= {"packages": ["one==1"], "no_deps": [], "no_hash": [], "excluded": []}
-    return locks.Wanted(**values | {"overrides": [], "gpu": False} | changes)
+    return locks.Wanted(**values | {"overrides": [], "built": [], "gpu": False} | changes)
 
 
 def package(*wheels, source=True):
