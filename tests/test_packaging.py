@@ -38,6 +38,7 @@ LAYERS = (
     "state",
     "run_folder",
     "environments",
+    "locks",
     "webpage",
     "config",
     "text",

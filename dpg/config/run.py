@@ -321,9 +321,9 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _microbatches_fit(self) -> Self:
-        parts = self.learner.microbatches
-        for batch in {self.learner.batch_size, self.set_batch} if parts else ():
-            if batch % (parts or 1):
+        parts = self.learner.microbatches or 1
+        for batch in {self.learner.batch_size, self.set_batch}:
+            if batch % parts:
                 raise ValueError(
                     f"a training step of {batch} examples does not divide into "
                     f"learner.microbatches = {parts}; choose a divisor of {batch}"

@@ -148,11 +148,12 @@ class Requirements(Settings):
         default=0, description="GPUs on each machine of a generator run"
     )
     nodes: PositiveInt = Field(
-        default=1, description="machines per generator run; more than 1 with engine verl only"
+        default=1, description="machines per generator run; more than 1 with engines trl and verl"
     )
     processes: PositiveInt | None = Field(
         default=None,
-        description="processes of the trainer with engine trl; null = one per GPU, or 1 without",
+        description="processes of the trainer with engine trl, on all machines; null = one per "
+        "GPU, or one per machine without",
     )
     memory_gb: PositiveFloat = Field(default=4.0, description="memory of the machine, in GB")
     hub: bool = Field(default=False, description="whether the Hugging Face hub is needed")
@@ -284,20 +285,20 @@ class ScaleFile(Settings):
         return model if isinstance(model, TrainedModel) else None
 
     @model_validator(mode="after")
-    def _only_verl_takes_several_machines(self) -> Self:
-        if self.needs.nodes > 1 and self.engine != "verl":
+    def _jax_takes_one_machine(self) -> Self:
+        if self.needs.nodes > 1 and self.engine == "jax":
             raise ValueError(
-                f"needs.nodes = {self.needs.nodes} with engine '{self.engine}'; write `engine: "
-                "verl`, which alone takes several machines, or needs.nodes = 1"
+                f"needs.nodes = {self.needs.nodes} with engine 'jax'; write `engine: trl` or "
+                "`engine: verl`, which take several machines, or needs.nodes = 1"
             )
         return self
 
     @model_validator(mode="after")
     def _only_trl_takes_several_processes(self) -> Self:
-        wanted, gpus = self.needs.processes, self.needs.gpus
+        wanted, gpus = self.needs.processes, self.needs.gpus * self.needs.nodes
         if wanted is not None and (self.engine != "trl" or (gpus and wanted != gpus)):
             raise ValueError(
-                f"needs.processes = {wanted} with engine '{self.engine}' and needs.gpus = {gpus}; "
+                f"needs.processes = {wanted} with engine '{self.engine}' and {gpus} GPUs; "
                 "it is for the trl engine without GPUs, which else has one process per GPU: write "
                 "null"
             )

@@ -53,9 +53,13 @@ def test_a_finished_model_needs_a_trained_base(load):
 
 def test_only_verl_takes_several_machines(load):
     nodes = ("scale: mine", "scale: mine\nneeds: {nodes: 2}")
-    with pytest.raises(ConfigError, match=r"needs\.nodes = 2 with engine 'jax'.*`engine: verl`"):
+    with pytest.raises(
+        ConfigError, match=r"needs\.nodes = 2 with engine 'jax'.*`engine: trl` or `engine: verl`"
+    ):
         load(nodes)
-    assert load(nodes, ("scale: mine", "scale: mine\nengine: verl")).scale.needs.nodes == 2
+    for engine in ("trl", "verl"):
+        taken = load(nodes, ("scale: mine", f"scale: mine\nengine: {engine}"))
+        assert taken.scale.needs.nodes == 2
 
 
 def test_only_trl_without_gpus_takes_several_processes(load):
