@@ -6,7 +6,7 @@ remembered, so that a later call with the same objects and shapes pays nothing f
 
 import functools
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -102,6 +102,11 @@ def examples(dataset: Tree) -> int:
 
 
 def _arrays(tree: Tree, what: str, axes: int, shape: str) -> list[tuple[Any, Any]]:
+    if isinstance(tree, Iterator):
+        raise LearnerError(
+            f"{what} {_are(what)} a {type(tree).__name__}; expected a tree of arrays {shape}"
+            + libraries.stacking(tree)
+        )
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
         raise LearnerError(f"{what} {_have(what)} no arrays; expected a tree of arrays {shape}")
@@ -122,6 +127,10 @@ def _arrays(tree: Tree, what: str, axes: int, shape: str) -> list[tuple[Any, Any
 
 def _have(what: str) -> str:
     return "have" if what == "batches" else "has"
+
+
+def _are(what: str) -> str:
+    return "are" if what == "batches" else "is"
 
 
 def check_microbatch(microbatch: object) -> None:

@@ -3,6 +3,7 @@
 Nothing of these libraries is imported.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -40,7 +41,9 @@ def stacking(batches: Tree) -> str:
                 "a step's batch, stack them: jax.tree.map(lambda *x: np.stack(x), *batches)"
             )
         return ""
-    if hasattr(batches, "__iter__") and not hasattr(batches, "shape") and _is_leaf(batches):
+    if isinstance(batches, Iterator) or (
+        hasattr(batches, "__iter__") and not hasattr(batches, "shape") and _is_leaf(batches)
+    ):
         return (
             f"; {type(batches).__name__} gives one batch after another. Stack them: "
             "jax.tree.map(lambda *x: np.stack(x), *list_of_batches)"

@@ -23,6 +23,11 @@ EXACT = 1e-9
 N = 7
 
 
+@pytest.fixture(autouse=True)
+def made_before_it_is_traced(float64):
+    regression()
+
+
 def adam():
     return optax.adamw(2e-2, b2=0.95, eps_root=1e-9)
 
