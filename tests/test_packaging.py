@@ -51,6 +51,7 @@ LAYERS = (
     "study",
     "evaluation",
     "figures",
+    "findings",
     "claims",
     "theory",
     "report",
