@@ -39,6 +39,14 @@ rule fresh_samples:
         "--out $(dirname {output}) > {log} 2>&1"
 
 
+# Runs beside the study, which no figure and no claim reads: `snakemake extras`.
+rule extras:
+    input:
+        [layout.run_of(run).record for run in study.extras],
+        [layout.run_of(run).fresh_samples for run in coded(study.extras)],
+        [layout.run_of(run).judged for run in study.extras if run.metric.kind == "language"],
+
+
 rule perplexity_tasks:
     input:
         rules.passages.output,
