@@ -52,6 +52,7 @@ LAYERS = (
     "study",
     "evaluation",
     "figures",
+    "findings",
     "claims",
     "theory",
     "report",

@@ -15,6 +15,7 @@ from dpg.cli import (
     environments,
     evaluation,
     figures,
+    findings,
     generators,
     models,
     packing,
@@ -40,7 +41,7 @@ app = typer.Typer(
     **Try:** `dpg config show --config config/tiny.yaml`
     """,
 )
-for group in (configs, texts, models, corpora, training, evaluation, reports):
+for group in (configs, texts, models, corpora, training, evaluation, findings, reports):
     for name, chapter in group.GROUPS.items():
         app.add_typer(chapter, name=name)
 for commands in (generators, environments, evaluation, figures, packing, reports, studies):
