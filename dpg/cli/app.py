@@ -19,6 +19,7 @@ from dpg.cli import (
     models,
     reports,
     running,
+    scores,
     studies,
     surroundings,
     texts,
@@ -42,7 +43,7 @@ app = typer.Typer(
 for group in (configs, texts, models, corpora, training, evaluation, reports):
     for name, chapter in group.GROUPS.items():
         app.add_typer(chapter, name=name)
-for commands in (generators, environments, evaluation, figures, reports, studies):
+for commands in (scores, generators, environments, evaluation, figures, reports, studies):
     for function in commands.COMMANDS:
         app.command()(function)
 

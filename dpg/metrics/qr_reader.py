@@ -40,7 +40,7 @@ def read(image: Any) -> str | None:
         import cv2
     except ImportError as error:
         raise DpgError(
-            f"reading a QR code needs OpenCV ({error}): pip install 'dpg[qr]'"
+            f"reading a QR code needs OpenCV ({error}): pip install 'dataset-policy-gradients[qr]'"
         ) from error
     for polarity in (signs, -signs):
         if text := _scan(cv2, polarity):
