@@ -42,6 +42,7 @@ HISTORY: dict[str, tuple[str, ...]] = {
     "perplexity": ("first recorded",),
     "figures": ("first recorded",),
     "theorem": ("first recorded",),
+    "score": ("first recorded",),
     "claims": ("first recorded",),
     "report": ("first recorded",),
     "findings": ("first recorded",),

@@ -21,6 +21,7 @@ from dpg.cli import (
     packing,
     reports,
     running,
+    scores,
     studies,
     surroundings,
     texts,
@@ -44,7 +45,9 @@ app = typer.Typer(
 for group in (configs, texts, models, corpora, training, evaluation, findings, reports):
     for name, chapter in group.GROUPS.items():
         app.add_typer(chapter, name=name)
-for commands in (generators, environments, evaluation, figures, packing, reports, studies):
+for commands in (
+    scores, generators, environments, evaluation, figures, packing, reports, studies,
+):  # fmt: skip
     for function in commands.COMMANDS:
         app.command()(function)
 
