@@ -138,13 +138,20 @@ def load(
         files = files._replace(scale=files.scale.model_copy(update={"reading": reading}))
     resolver = Resolver(files)
     runs, sources, keys = _runs(resolver, resolver.variant_names)
-    extras, *of_extras = _runs(resolver, resolver.extra_names)
-    for known, more in zip((sources, keys), of_extras, strict=True):
-        known.update(more)
+    extras, extra_sources, extra_keys = _runs(resolver, resolver.extra_names)
     if not runs:
         raise ConfigError(f"{files.path}: `experiments` selects no run; name a variant in it")
     settings, origins = resolve_downstream(files)
-    return Study(files.path, files.scale, runs, sources, settings, origins, keys, extras)
+    return Study(
+        files.path,
+        files.scale,
+        runs,
+        sources | extra_sources,
+        settings,
+        origins,
+        keys | extra_keys,
+        extras,
+    )
 
 
 def _read(path: Path, experiments: Path | None) -> Files:
