@@ -273,7 +273,7 @@ def compile_programs(
 
 
 @functools.lru_cache(maxsize=32)
-def compile_metric(metric: Static) -> Callable:
+def compile_metric(metric: Static) -> jax.stages.Wrapped:
     """(arrays, params, initial) -> (metric, its gradient with respect to params)."""
 
     def value(params: Tree, arrays: Arrays, initial: Tree) -> jax.Array:
