@@ -330,7 +330,7 @@ def compile_together(programs: Programs) -> Programs:
 
 
 @functools.lru_cache(maxsize=32)
-def compile_metric(metric: Static, *, initial: bool = False) -> Callable:
+def compile_metric(metric: Static, *, initial: bool = False) -> jax.stages.Wrapped:
     """(arrays, params, initial) -> (metric, its gradient with respect to params).
 
     With `initial` the gradient is a pair, the second with respect to the initial parameters. Of a
