@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,3 +153,4 @@ def _pretrain(texts: dict[str, list[str]], out: Path, steps: int) -> None:
             progress=lambda step, loss: bar(step, f"loss {loss:.3f}"),
         )
         save(out, model, params, own)
+        shutil.rmtree(state)

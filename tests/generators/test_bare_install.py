@@ -17,7 +17,9 @@ def bare(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bare") / "env"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", "--no-compile", "--editable", f"{ROOT}[study]"], check=True)
+    subprocess.run(
+        [*pip, "install", "--quiet", "--no-compile", "--editable", f"{ROOT}[study]"], check=True
+    )
     listed = subprocess.run(
         [*pip, "list", "--format=json"], check=True, capture_output=True, text=True
     )
