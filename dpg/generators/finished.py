@@ -1,4 +1,4 @@
-"""Runs that are finished: never computed twice, never overwritten, and never taken for another."""
+"""Finished runs: they are not computed twice, not overwritten and not mistaken for other runs."""
 
 from __future__ import annotations
 
@@ -65,6 +65,22 @@ def done_already(
         f"done already: {folder.path} (finished {record.get('finished')}{note}); "
         "--force trains it again"
     )
+
+
+def is_done(run: RunConfig, folder: RunFolder, inputs: Mapping[str, Any] | None) -> bool:
+    """Whether a folder holds this very run of the JAX engine, finished; another run is set aside.
+
+    Args:
+        run: the resolved configuration.
+        folder: where the run would go.
+        inputs: what it starts from (`dpg.generators.started_from`); None compares none.
+    """
+    if not folder.is_finished:
+        return False
+    if not differences_of(artifacts.read_json(folder.record), run, "jax", inputs):
+        return True
+    set_aside(folder)
+    return False
 
 
 def differences_of(
