@@ -37,7 +37,7 @@ SETTINGS = ScoreSettings(learning_rate=1e-3, batch_size=16, length=64, cut=True)
 
 _VOCABULARY, _CONTEXT, _WIDTH = 768, 64, 96
 _MIXTURE = {"en": 0.9, "es": 0.05, "fr": 0.05}
-_STEPS, _BATCH, _RATE = 800, 48, 3e-3
+_STEPS, _BATCH, _RATE = 600, 48, 3e-3
 _MIN_WORDS = 40
 
 
