@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from dpg import cli
 from dpg.artifacts import load_arrays, read_json, read_table
 from dpg.errors import DpgError
+from dpg.learner import folder as learner_folder
 from dpg.learner.data import epoch_index
 from dpg.models import load
 from dpg.score import derivative, example, halves, page, portion, run
@@ -203,6 +204,7 @@ def test_a_killed_call_goes_on_from_what_was_finished(done, inputs, tmp_path, mo
 
 def test_a_call_killed_within_the_training_goes_on_from_its_states(inputs, tmp_path, monkeypatch):
     settings = replace(SETTINGS, on_disk=True)
+    monkeypatch.setattr(learner_folder, "SHARE", 0.0)  # else written when time has passed
     whole = run.score(inputs, tmp_path / "whole", settings, say=quiet)
     scored = derivative.scored
 
