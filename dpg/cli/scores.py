@@ -39,7 +39,7 @@ def score(
     weight_decay: Annotated[float, typer.Option(help="Of adamw.")] = 1e-4,
     batch_size: Annotated[int, typer.Option(help="Texts per step.")] = 16,
     epochs: Annotated[int, typer.Option(help="Passes over the training texts.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="Stop after this number of steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps, in as many passes as it takes.")] = None,
     length: Annotated[
         int | None, typer.Option(help="Tokens per text at most; default: the model's context.")
     ] = None,
@@ -58,6 +58,9 @@ def score(
     memory: Annotated[
         str, typer.Option(help="For kept states, such as 4GB; auto: what the device has left.")
     ] = "auto",
+    on_disk: Annotated[
+        bool, typer.Option("--on-disk", help="Keep states in files: a killed call goes on there.")
+    ] = False,
     remat: Annotated[
         bool, typer.Option("--remat", help="Compute layers twice, in less memory.")
     ] = False,
@@ -104,6 +107,7 @@ def score(
         lora_alpha=lora_alpha,
         microbatch=microbatch,
         memory=memory,
+        on_disk=on_disk,
         remat=remat,
     )
     record = run.score(

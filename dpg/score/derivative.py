@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from dpg.learner import explain, metagradient, programs, train
+from dpg.learner import epoch_index, explain, metagradient, programs, train
+from dpg.learner.data import EMPTY
+from dpg.learner.watch import Callback
 from dpg.score.job import Job
-from dpg.score.order import EMPTY
 from dpg.score.portion import Portion
-from dpg.score.settings import build_optimizer
+from dpg.score.settings import ScoreSettings, build_optimizer
 
 
 class Scored(NamedTuple):
@@ -38,59 +40,60 @@ class Scored(NamedTuple):
     losses: np.ndarray
 
 
-class Batches(NamedTuple):
-    """The texts of an order as the learner takes them.
+def order(count: int, settings: ScoreSettings, seed: int | None = None) -> np.ndarray:
+    """The order of training on this number of texts: [T, B], -1 at empty places.
 
-    Attributes:
-        arrays: leaves [T, B, ...].
-        weights: float32 [T, B]; B / n on each of a step's n texts, 0 at empty places. So a step's
-            loss is the mean over its own texts.
+    Args:
+        count: texts.
+        settings: their batch, epochs, steps and, where `seed` is None, seed.
+        seed: another seed than the settings'.
     """
-
-    arrays: dict[str, np.ndarray]
-    weights: np.ndarray
-
-
-def batches_of(job: Job, index: np.ndarray) -> Batches:
-    """The batches of an order [T, B]; an empty place holds the step's first text at weight 0."""
-    there = index != EMPTY
-    filled = np.where(there, index, index[:, :1])
-    weights = there * (index.shape[1] / there.sum(1, keepdims=True))
-    arrays = {name: array[filled] for name, array in job.examples.arrays.items()}
-    return Batches(arrays, weights.astype(np.float32))
+    return epoch_index(
+        count,
+        min(settings.batch_size, count),
+        epochs=settings.epochs,
+        steps=settings.steps,
+        seed=settings.seed if seed is None else seed,
+    )
 
 
-def scored(job: Job, index: np.ndarray, portion: Portion) -> Scored:
+def scored(
+    job: Job,
+    index: np.ndarray,
+    portion: Portion,
+    *,
+    progress: Callback | None = None,
+    folder: Path | None = None,
+) -> Scored:
     """Train on the texts in this order and differentiate by each text's weight.
 
     Args:
         job: what is trained.
-        index: [T, B], the order; every row begins with a text.
+        index: [T, B], the order.
         portion: what is done at a time, and kept.
+        progress: told how far it has come.
+        folder: keep states there, so that a killed call goes on within the training.
 
     Raises:
         NotFiniteError: a loss, the metric or a score is not finite.
     """
-    batches = batches_of(job, index)
     result = metagradient(
         job.loss,
         job.metric(job.validation, portion.microbatch),
         job.params,
-        batches.arrays,
+        job.examples.arrays,
         _optimizer(job, index),
-        weights=batches.weights,
+        index=index,
         microbatch=portion.microbatch,
         memory=portion.memory,
+        progress=progress,
+        folder=folder,
     )
-    own = np.asarray(result.weights_grad, np.float64) * batches.weights
-    scores, uses = np.zeros(len(job.texts)), np.zeros(len(job.texts), np.int64)
-    there = index != EMPTY
-    np.add.at(scores, index[there], own[there])
-    np.add.at(uses, index[there], 1)
+    uses = np.bincount(index[index != EMPTY], minlength=len(job.texts))
     return Scored(
         float(result.metric),
-        scores,
-        uses,
+        np.asarray(result.weights_grad, np.float64),
+        uses.astype(np.int64),
         _first_losses(index, np.asarray(result.example_losses, np.float64), len(job.texts)),
         result.params,
         np.asarray(result.losses, np.float64),
@@ -99,13 +102,12 @@ def scored(job: Job, index: np.ndarray, portion: Portion) -> Scored:
 
 def trained(job: Job, index: np.ndarray, portion: Portion) -> Any:
     """The parameters after plain training on the texts in this order."""
-    batches = batches_of(job, index)
     return train(
         job.loss,
         job.params,
-        batches.arrays,
+        job.examples.arrays,
         _optimizer(job, index),
-        weights=batches.weights,
+        index=index,
         microbatch=portion.microbatch,
     ).params
 
@@ -116,9 +118,15 @@ def plan(job: Job, index: np.ndarray, portion: Portion) -> str:
     Raises:
         LearnerError: a budget below one state.
     """
-    arrays = batches_of(job, index).arrays
     optimizer = _optimizer(job, index)
-    return explain(job.loss, job.params, arrays, optimizer, memory=portion.memory)
+    return explain(
+        job.loss,
+        job.params,
+        job.examples.arrays,
+        optimizer,
+        index=index,
+        memory=portion.memory,
+    )
 
 
 def measured(job: Job, params: Any, portion: Portion) -> dict[str, float]:

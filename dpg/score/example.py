@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ SETTINGS = ScoreSettings(learning_rate=1e-3, batch_size=16, length=64, cut=True)
 
 _VOCABULARY, _CONTEXT, _WIDTH = 768, 64, 96
 _MIXTURE = {"en": 0.9, "es": 0.05, "fr": 0.05}
-_STEPS, _BATCH, _RATE = 800, 48, 3e-3
+_STEPS, _BATCH, _RATE = 600, 48, 3e-3
 _MIN_WORDS = 40
 
 
@@ -152,3 +153,4 @@ def _pretrain(texts: dict[str, list[str]], out: Path, steps: int) -> None:
             progress=lambda step, loss: bar(step, f"loss {loss:.3f}"),
         )
         save(out, model, params, own)
+        shutil.rmtree(state)

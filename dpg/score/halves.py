@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpg.errors import DpgError
-from dpg.score.derivative import measured, scored, trained
+from dpg.learner.data import EMPTY
+from dpg.score.derivative import measured, order, scored, trained
 from dpg.score.job import Job
-from dpg.score.order import EMPTY, order
 from dpg.score.portion import Portion
 
 LEVEL = 0.95
@@ -107,11 +107,9 @@ def _within(t: float, degrees: int) -> float:
 
 
 def _order(job: Job, kept: np.ndarray, seed: int) -> np.ndarray:
-    """The order of some of the texts, by the job's settings."""
-    settings = replace(job.settings, seed=seed)
-    index = order(len(kept), settings.batch_size, epochs=settings.epochs, seed=seed)
-    if settings.steps is not None and len(kept) == len(job.texts):
-        index = index[: settings.steps]
-    elif settings.steps is not None:
-        index = index[: -(-settings.steps * len(kept) // len(job.texts))]
+    """The order of some of the texts; of the settings' steps, if any, their share."""
+    settings, whole = job.settings, len(job.texts)
+    if settings.steps is not None:
+        settings = replace(settings, steps=-(-settings.steps * len(kept) // whole))
+    index = order(len(kept), settings, seed)
     return np.where(index == EMPTY, EMPTY, kept[np.maximum(index, 0)])

@@ -22,18 +22,18 @@ class Portion(NamedTuple):
 
     Attributes:
         microbatch: texts at a time inside a step.
-        memory: bytes for what is kept between steps.
+        memory: bytes for what is kept between steps; None keeps all.
     """
 
     microbatch: int
-    memory: int
+    memory: int | None
 
 
 def chosen(job: Job, optimizer: optax.GradientTransformation, steps: int, batch: int) -> Portion:
     """The settings' numbers, or those that fit the device.
 
-    Half of the device's room at most is set aside for what is kept between steps before the texts
-    at a time are chosen. What is then left is all for keeping.
+    States on the disk take none of the device's room. For others half of it at most is set aside
+    before the texts at a time are chosen. What is then left is all for keeping.
 
     Args:
         job: what is trained.
@@ -46,6 +46,7 @@ def chosen(job: Job, optimizer: optax.GradientTransformation, steps: int, batch:
     """
     settings = job.settings
     room = memory.device_bytes()
+    kept = _kept(job, optimizer, steps, room)
     if settings.microbatch != "auto" and settings.memory != "auto":
         return Portion(settings.microbatch, settings.memory)
 
@@ -57,9 +58,6 @@ def chosen(job: Job, optimizer: optax.GradientTransformation, steps: int, batch:
     if settings.microbatch != "auto":
         microbatch = min(settings.microbatch, batch)
     else:
-        kept = min(_all_states(job, optimizer, steps), room // 2)
-        if settings.memory != "auto":
-            kept = min(kept, settings.memory)
         microbatch = memory.largest(
             _sizes(batch),
             need,
@@ -70,6 +68,8 @@ def chosen(job: Job, optimizer: optax.GradientTransformation, steps: int, batch:
         )
     if settings.memory != "auto":
         return Portion(microbatch, settings.memory)
+    if settings.on_disk:
+        return Portion(microbatch, None)
     return Portion(microbatch, max(room - need(microbatch), _one_state(job, optimizer)))
 
 
@@ -90,11 +90,16 @@ def _shapes(job: Job, batch: int) -> dict[str, Any]:
     return {name: jax.ShapeDtypeStruct(shape, kind) for name, kind in kinds.items()}
 
 
-def _all_states(job: Job, optimizer: optax.GradientTransformation, steps: int) -> int:
-    """What keeping everything takes: before each step parameters and state, and its gradient."""
-    return steps * _one_state(job, optimizer)
+def _kept(job: Job, optimizer: optax.GradientTransformation, steps: int, room: int) -> int:
+    """What is set aside on the device for what is kept: all states, or as much as there is."""
+    settings = job.settings
+    if settings.on_disk:
+        return 0
+    kept = min(steps * _one_state(job, optimizer), room // 2)
+    return kept if settings.memory == "auto" else min(kept, settings.memory)
 
 
 def _one_state(job: Job, optimizer: optax.GradientTransformation) -> int:
+    """Parameters, the optimizer's state and a gradient."""
     state = jax.eval_shape(optimizer.init, job.params)
     return 2 * bytes_of(job.params) + bytes_of(state)

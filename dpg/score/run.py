@@ -13,12 +13,12 @@ import numpy as np
 from dpg import artifacts
 from dpg.digests import of_path, of_text
 from dpg.errors import DpgError
+from dpg.progress import Progress
 from dpg.provenance import RunRecord
 from dpg.quantities import in_bytes
 from dpg.score import checkpoint, derivative, halves, page, portion, table, texts
 from dpg.score.derivative import Scored
 from dpg.score.job import Implementation, Job, build, bytes_of, load, shared_texts
-from dpg.score.order import order
 from dpg.score.portion import Portion
 from dpg.score.settings import ScoreSettings, build_optimizer
 from dpg.state import beside, open_state
@@ -77,13 +77,7 @@ def score(
     settings = settings or ScoreSettings()
     _require_free(out)
     job = _job(inputs, settings, implementation, say)
-    index = order(
-        len(job.texts),
-        settings.batch_size,
-        epochs=settings.epochs,
-        steps=settings.steps,
-        seed=settings.seed,
-    )
+    index = derivative.order(len(job.texts), settings)
     optimizer = build_optimizer(settings, len(index))
     _require_disk(out, job)
     chosen = portion.chosen(job, optimizer, len(index), index.shape[1])
@@ -154,9 +148,11 @@ def _job(
 def _plan(job: Job, index: np.ndarray, chosen: Portion, seeds: int) -> list[str]:
     """What will be done, and what it costs."""
     steps, batch = index.shape
+    room = "all" if chosen.memory is None else in_bytes(chosen.memory)
+    place = "on the disk" if job.settings.on_disk else "in memory"
     lines = [
         f"{steps} steps of {batch} texts, {min(chosen.microbatch, batch)} at a time; "
-        f"{in_bytes(chosen.memory)} for what is kept between steps",
+        f"{room} for what is kept between steps, {place}",
         *derivative.plan(job, index, chosen).splitlines(),
     ]
     if seeds:
@@ -199,7 +195,15 @@ def _scored(job: Job, index: np.ndarray, chosen: Portion, state: Path) -> Scored
     leaves, treedef = jax.tree.flatten(job.params)
     names = [f"params.{i}" for i in range(len(leaves))]
     if not file.exists():
-        found = derivative.scored(job, index, chosen)
+        folder = state / "learner" if job.settings.on_disk else None
+        with Progress("scores", 100) as bar:
+            found = derivative.scored(
+                job,
+                index,
+                chosen,
+                progress=lambda seen: bar(round(100 * seen.fraction)),
+                folder=folder,
+            )
         arrays = {
             name: np.asarray(value)
             for name, value in found._asdict().items()

@@ -27,7 +27,7 @@ class ScoreSettings:
         eps_root: of AdamW, added under its square root. Above 0: the root has no derivative at 0.
         batch_size: texts per step.
         epochs: passes over the training texts; the last batch of a pass may be smaller.
-        steps: stop after this number of steps; None trains all epochs.
+        steps: train this number of steps, in as many passes as it takes; None trains `epochs`.
         length: tokens per text at most; None takes the model's context.
         cut: cut longer texts instead of refusing them.
         end: put the tokenizer's end of text after each text.
@@ -36,6 +36,8 @@ class ScoreSettings:
         lora_alpha: the products are multiplied by `lora_alpha / lora`.
         microbatch: texts at a time inside a step; "auto" takes as many as the device holds.
         memory: bytes for what is kept between steps; "auto" takes what the device has left.
+        on_disk: keep states in files, so that a killed call goes on within the training; `memory`
+            then counts bytes on the disk, and "auto" keeps all.
         remat: compute each layer again in the backward pass, which needs less memory.
         precision: of matrix products, as JAX names it; "highest" is float32 in full.
 
@@ -63,6 +65,7 @@ class ScoreSettings:
     lora_alpha: float = 16.0
     microbatch: int | Auto = "auto"
     memory: int | Auto = "auto"
+    on_disk: bool = False
     remat: bool = False
     precision: str = "highest"
 

@@ -51,6 +51,8 @@ from dpg.report import pages
 from dpg.revisions import HISTORY, revision_of
 from dpg.rewards import latent_semantic
 from dpg.run_folder import RunFolder
+from dpg.score import ScoreSettings, score
+from dpg.score.run import Inputs
 from dpg.study.runs import Run
 from dpg.text import corpus, sources
 
@@ -406,6 +408,21 @@ def theorem(data):
     return measured[["error", "cosine", "bound", "ideal"]].to_numpy(float).ravel()
 
 
+def scored(data):
+    folder = data.folder / "scored"
+    folder.mkdir()
+    for name, texts in (("train", data.articles.text[:6]), ("validation", data.passages.text[:3])):
+        lines = [json.dumps({"text": text}) + "\n" for text in texts]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    inputs = Inputs(data.world.root / "llama", folder / "train.jsonl", folder / "validation.jsonl")
+    settings = ScoreSettings(
+        batch_size=3, learning_rate=1e-2, length=48, cut=True, microbatch=3, memory=10**9
+    )
+    record = score(inputs, folder / "out", settings, say=str)
+    table = artifacts.read_table(folder / "out" / "scores.parquet")
+    return [record["metric"], *map(Cancelling, table.score)]
+
+
 def ledger(data):
     condition = Condition("pixels right", [0.9, 0.95, 1.0], ">=", 0.9)
     return [len(claims.CLAIMS), condition.mean, *condition.interval]
@@ -438,6 +455,7 @@ STEPS = {
     "perplexity": perplexities,
     "figures": figures,
     "theorem": theorem,
+    "score": scored,
     "claims": ledger,
     "report": report,
     "findings": findings,

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from typer.testing import CliRunner
 from dpg import cli
 from dpg.artifacts import load_arrays, read_json, read_table
 from dpg.errors import DpgError
+from dpg.learner import folder as learner_folder
+from dpg.learner.data import epoch_index
 from dpg.models import load
-from dpg.score import derivative, example, halves, order, page, run
+from dpg.score import derivative, example, halves, page, portion, run
 from dpg.score.options import inputs_of, settings_of
 from dpg.score.run import Inputs
 from dpg.score.settings import ScoreSettings
@@ -60,8 +63,8 @@ class TestOutputs:
         out, record = done
         table = read_table(out / "scores.parquet")
         job = job_of(eps_root=SETTINGS.eps_root)
-        index = order.order(10, 4, seed=0)
-        found = derivative.scored(job, index, derivative.Portion(4, 10**9))
+        index = epoch_index(10, 4, seed=0)
+        found = derivative.scored(job, index, portion.Portion(4, 10**9))
         assert table.score.to_numpy() == pytest.approx(found.scores, rel=1e-4, abs=1e-8)
         assert table.sort_values("rank").score.is_monotonic_decreasing
         assert sorted(table["rank"]) == list(range(1, 11))
@@ -84,7 +87,7 @@ class TestOutputs:
         assert tokenizer is not None
         assert not np.array_equal(params["embed"], before["embed"])
         job = job_of()
-        value = derivative.measured(job, params, derivative.Portion(4, 10**9))
+        value = derivative.measured(job, params, portion.Portion(4, 10**9))
         assert value == pytest.approx(record["after"], rel=1e-6)
 
     def test_the_next_scoring_starts_from_the_checkpoint(self, done, inputs, tmp_path):
@@ -191,12 +194,40 @@ def test_a_killed_call_goes_on_from_what_was_finished(done, inputs, tmp_path, mo
 
     calls = []
     monkeypatch.setattr(halves, "compare", compare)
-    monkeypatch.setattr(derivative, "scored", lambda *given: calls.append(1) or scored(*given))
+    monkeypatch.setattr(derivative, "scored", lambda *given, **named: calls.append(1))
     monkeypatch.setattr(halves, "scored", scored)
     record = run.score(inputs, tmp_path / "out", SETTINGS, compared_seeds=2, say=quiet)
     assert calls == []
     for name in ("metric", "before", "after", "halves"):
         assert record[name] == whole[name]
+
+
+def test_a_call_killed_within_the_training_goes_on_from_its_states(inputs, tmp_path, monkeypatch):
+    settings = replace(SETTINGS, on_disk=True)
+    monkeypatch.setattr(learner_folder, "SHARE", 0.0)  # else written when time has passed
+    whole = run.score(inputs, tmp_path / "whole", settings, say=quiet)
+    scored = derivative.scored
+
+    def killed(*given, progress, folder):
+        def told(seen):
+            if seen.reversed == 1:
+                raise KeyboardInterrupt
+
+        return scored(*given, progress=told, folder=folder)
+
+    monkeypatch.setattr(derivative, "scored", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.score(inputs, tmp_path / "out", settings, say=quiet)
+    steps = []
+
+    def resumed(*given, progress, folder):
+        return scored(*given, progress=lambda seen: steps.append(seen.reversed), folder=folder)
+
+    monkeypatch.setattr(derivative, "scored", resumed)
+    assert run.score(inputs, tmp_path / "out", settings, say=quiet)["metric"] == whole["metric"]
+    assert min(steps) >= 1  # what was done is not done again
+    one, other = (read_table(tmp_path / name / "scores.parquet") for name in ("whole", "out"))
+    pd.testing.assert_frame_equal(one, other)
 
 
 class TestBadInput:
@@ -247,9 +278,6 @@ class TestBadInput:
 
     def test_a_budget_below_one_state(self, refused):
         refused(r"memory", ScoreSettings(batch_size=4, microbatch=4, memory=1000))
-
-    def test_more_steps_than_texts(self, refused):
-        refused(r"steps is 9, and 1 pass over 10 texts", ScoreSettings(batch_size=4, steps=9))
 
     def test_too_little_disk(self, refused, monkeypatch):
         free = shutil.disk_usage("/")._replace(free=1000)

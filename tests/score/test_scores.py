@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from dpg.errors import DpgError
+from dpg.learner.data import EMPTY, epoch_index
 from dpg.score import derivative, halves, lora, portion
-from dpg.score.order import EMPTY, order
 from dpg.score.settings import ScoreSettings, build_optimizer
 
 ALL = portion.Portion(microbatch=4, memory=10**9)
@@ -61,7 +61,7 @@ def metric_of(job, index, weights):
 def test_scores_are_the_derivative_through_the_whole_training(job_of, settings):
     # 10 texts in batches of 4: the last batch of a pass has 2, and with 2 passes all come twice.
     job = in_64_bits(job_of(**settings))
-    index = order(10, 4, epochs=job.settings.epochs, seed=3)
+    index = derivative.order(10, job.settings, seed=3)
     found = derivative.scored(job, index, ALL)
     value, exact = jax.value_and_grad(lambda w: metric_of(job, index, w))(jnp.ones(10))
     assert found.metric == pytest.approx(float(value), rel=1e-12)
@@ -72,7 +72,7 @@ def test_scores_are_the_derivative_through_the_whole_training(job_of, settings):
 
 def test_scores_are_central_differences(job_of):
     job = in_64_bits(job_of())
-    index = order(10, 4, seed=3)
+    index = epoch_index(10, 4, seed=3)
     found = derivative.scored(job, index, ALL)
     h = 1e-5
     for text in (0, index[-1, 0]):
@@ -83,7 +83,7 @@ def test_scores_are_central_differences(job_of):
 
 def test_training_is_that_which_is_differentiated(job_of):
     job = job_of()
-    index = order(10, 4, seed=3)
+    index = epoch_index(10, 4, seed=3)
     found, params = derivative.scored(job, index, ALL), derivative.trained(job, index, ALL)
     pairs = zip(jax.tree.leaves(found.params), jax.tree.leaves(params), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
@@ -94,7 +94,7 @@ def test_training_is_that_which_is_differentiated(job_of):
 
 def test_the_portion_changes_nothing(job_of):
     job = job_of()
-    index = order(10, 4, seed=3)
+    index = epoch_index(10, 4, seed=3)
     whole = derivative.scored(job, index, ALL)
     parts = derivative.scored(job, index, portion.Portion(microbatch=3, memory=400_000))
     assert parts.scores == pytest.approx(whole.scores, rel=1e-3, abs=1e-7)
@@ -102,7 +102,7 @@ def test_the_portion_changes_nothing(job_of):
 
 def test_the_losses_of_the_table_are_those_before_the_first_use(job_of):
     job = job_of(steps=1)
-    index = order(10, 4, steps=1, seed=3)
+    index = epoch_index(10, 4, steps=1, seed=3)
     found = derivative.scored(job, index, ALL)
     losses = job.loss(job.params, {n: jnp.asarray(a) for n, a in job.examples.arrays.items()})
     own = index[0]
@@ -113,22 +113,15 @@ def test_the_losses_of_the_table_are_those_before_the_first_use(job_of):
     assert not found.uses[others].any()
 
 
-def test_an_order_has_each_text_once_per_pass():
-    index = order(10, 4, epochs=2, seed=1)
+def test_an_order_has_each_text_once_per_pass(job_of):
+    settings = job_of(epochs=2).settings
+    index = derivative.order(10, settings)
     assert index.shape == (6, 4)
     for one in (index[:3], index[3:]):
         assert sorted(one[one != EMPTY]) == list(range(10))
-    assert (index[2] == EMPTY).tolist() == [False, False, True, True]
     assert not np.array_equal(index[:3], index[3:])
-    assert np.array_equal(order(10, 4, epochs=2, steps=4, seed=1), index[:4])
-    assert order(3, 8).shape == (1, 3)
-
-
-def test_an_order_that_cannot_be_is_refused():
-    with pytest.raises(DpgError, match=r"steps is 4, and 1 pass over 10 texts .* are 3 steps"):
-        order(10, 4, steps=4)
-    with pytest.raises(DpgError, match="no text to train on"):
-        order(0, 4)
+    assert derivative.order(3, settings).shape == (2, 3)
+    assert not np.array_equal(derivative.order(10, settings, seed=1), index)
 
 
 class TestLora:
@@ -178,10 +171,10 @@ def test_halves_are_trained_on_the_better_and_on_random_texts(job_of):
     rows = halves.compare(job, ALL, [0, 1], said.append)
     assert [row["seed"] for row in rows] == [0, 1]
     assert len(said) == 2
-    index = order(10, 4, seed=0)
+    index = epoch_index(10, 4, seed=0)
     scores = derivative.scored(job, index, ALL).scores
     better = np.sort(np.argsort(-scores)[:5])
-    own = order(5, 4, seed=0)
+    own = epoch_index(5, 4, seed=0)
     kept = np.where(own == EMPTY, EMPTY, better[np.maximum(own, 0)])
     losses = derivative.measured(job, derivative.trained(job, kept, ALL), ALL)
     assert rows[0]["better_validation_loss"] == pytest.approx(losses["validation_loss"], rel=1e-6)
