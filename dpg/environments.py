@@ -236,7 +236,8 @@ def read_lock(lock: str | Path) -> dict[str, Pin]:
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
     """(number, line) of all that is no comment; lines that end with a backslash go on."""
-    first, parts = 0, []
+    first = 0
+    parts: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not parts and (not line.strip() or line.startswith("#")):
             continue
