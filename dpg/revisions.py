@@ -12,14 +12,23 @@ from __future__ import annotations
 HISTORY: dict[str, tuple[str, ...]] = {
     "articles": ("first recorded",),
     "passages": ("first recorded",),
-    "corpus": ("first recorded",),
+    "corpus": (
+        "first recorded",
+        "articles and stories of each language, as streams; English stories too",
+    ),
     "tokenizer": ("first recorded",),
-    "pretrain": ("first recorded",),
+    "pretrain": (
+        "first recorded",
+        "a Llama's heads have the width of the shape, not 128",
+    ),
+    "finish": ("first recorded",),
+    "embedding": ("first recorded",),
     "fetch_model": ("first recorded",),
     "generate": (
         "first recorded",
         "of a chat prompt that is too long, the article is cut, not the template's end",
     ),
+    "fresh_samples": ("first recorded",),
     "sweep": ("first recorded",),
     "judge": ("first recorded",),
     "replay": ("first recorded",),
@@ -33,8 +42,10 @@ HISTORY: dict[str, tuple[str, ...]] = {
     "perplexity": ("first recorded",),
     "figures": ("first recorded",),
     "theorem": ("first recorded",),
+    "score": ("first recorded",),
     "claims": ("first recorded",),
     "report": ("first recorded",),
+    "findings": ("first recorded",),
 }
 """Step -> the reason of each of its revisions, the oldest first."""
 

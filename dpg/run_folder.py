@@ -5,9 +5,11 @@ Engines write a run through `RunFolder`, and the study reads it through `RunFold
 ====================  ==========================================================================
 `run.json`            the record, written last: a folder that has it is a finished run
 `metrics.jsonl`       one line per training step and per validation
+`clock.jsonl`         where the time went: as many lines, of seconds and memory (JAX engine)
 `validation.parquet`  rollouts of every validation
 `judged.parquet`      the same with the language of each, from the judge
 `pattern.json`        pattern metrics: the pattern, and the decoded image of each validation
+`fresh_samples.json`  a QR code: whether fresh samples of the trained generator's text scan, too
 `generator/`          the trained generator, a Hugging Face directory
 `state/`              while the run is under way: its log, checkpoints and validations so far
 `.state.lock`         the process that is at work on the run (`dpg.state`)
@@ -44,6 +46,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def clock(self) -> Path:
+        """Seconds and memory of each line of the log; apart from it, since they never repeat."""
+        return self.path / "clock.jsonl"
+
+    @property
     def rollouts(self) -> Path:
         """Every validation's rollouts: step, row, article, prompt, response, tokens."""
         return self.path / "validation.parquet"
@@ -57,6 +64,11 @@ class RunFolder:
     def pattern(self) -> Path:
         """The pattern and the decoded images of a pattern metric."""
         return self.path / "pattern.json"
+
+    @property
+    def fresh_samples(self) -> Path:
+        """What fresh samples of the trained generator's text leave in the target."""
+        return self.path / "fresh_samples.json"
 
     @property
     def generator(self) -> Path:
@@ -108,6 +120,11 @@ class RunState:
         return self.path / "metrics.jsonl"
 
     @property
+    def clock(self) -> Path:
+        """Seconds and memory so far."""
+        return self.path / "clock.jsonl"
+
+    @property
     def checkpoint(self) -> Path:
         """The JAX engine's last checkpoint."""
         return self.path / "checkpoint.safetensors"
@@ -116,6 +133,16 @@ class RunState:
     def seconds(self) -> Path:
         """Wall time spent so far, in seconds, where the checkpoint does not hold it."""
         return self.path / "seconds.json"
+
+    @property
+    def began(self) -> Path:
+        """The code and the machine that began the run (`dpg.provenance.run_record`)."""
+        return self.path / "began.json"
+
+    @property
+    def stopped(self) -> Path:
+        """Why the run stopped before its end, where it knows: `why`."""
+        return self.path / "stopped.json"
 
     @property
     def failure(self) -> Path:

@@ -337,7 +337,7 @@ def _repositories(study: Study, layout: Layout) -> dict[tuple[str, probe.Kind], 
     if study.downstream is not None and study.downstream.replay.source == "hub":
         wanted[study.downstream.replay.dataset, "dataset"] = False
     for run in study.runs:
-        if run.reward.model is not None:
+        if run.reward.model is not None and not run.reward.made_here:
             wanted[run.reward.model, "model"] = False
     return wanted
 

@@ -49,8 +49,10 @@ def write_outputs(
     state = folder.state
     gather(state, folder, pattern_of(run.metric))
     save(folder.generator, model, params, tokenizer)
-    with artifacts.atomic_path(folder.metrics) as partial:
-        shutil.copyfile(state.metrics, partial)
+    for path, ours in ((folder.metrics, state.metrics), (folder.clock, state.clock)):
+        if ours.exists():  # only the JAX engine has a clock
+            with artifacts.atomic_path(path) as partial:
+                shutil.copyfile(ours, partial)
     with RunRecord(
         folder.record,
         run.model_dump(mode="json"),

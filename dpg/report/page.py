@@ -17,6 +17,7 @@ from dpg.quantities import duration
 from dpg.report import captions, graphics, grids, headlines, pages
 from dpg.report.material import Material
 from dpg.study.outputs import TABLES
+from dpg.webpage import STYLE
 
 _TEMPLATE = Path(__file__).resolve().parent / "page.html"
 _SECTIONS = {
@@ -60,6 +61,7 @@ def render(material: Material, *, appendix: str | None = None) -> tuple[str, lis
     cells = material.runs.drop(columns="config_sha256")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True)
     text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        style=STYLE,
         title=f"Results at scale {material.scale}",
         lead=_lead(material),
         sections=[item for item in _SECTIONS.items() if present.get(item[0], True)],
@@ -135,11 +137,13 @@ def _counts(material: Material) -> str:
 
 def _lead(material: Material) -> str:
     seeds = ", ".join(map(str, material.seeds))
-    first, last = material.provenance["finished"]
+    known = material.provenance
+    counted = pages.count_in_words(known, len(material.runs), material.planned)
+    when = " and ".join(map(_minute, known["finished"]))
     return (
-        f"Seed{'s' if len(material.seeds) > 1 else ''} {seeds}; {len(material.runs)} of "
-        f"{material.planned} generator runs finished, between {_minute(first)} and "
-        f"{_minute(last)} UTC. Every number below was read from these runs."
+        f"Seed{'s' if len(material.seeds) > 1 else ''} {seeds}; generator runs: {counted}"
+        f"{f', between {when} UTC' if when else ''}. Every number below was read from these runs."
+        f"{''.join(f' {name}: {words}.' for name, words in known.get('stopped', {}).items())}"
     )
 
 

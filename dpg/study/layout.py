@@ -58,6 +58,11 @@ class Layout:
         """The tokenizer of the tiny models."""
         return self.folder / "models" / "tokenizer"
 
+    @property
+    def embedding(self) -> Path:
+        """The multilingual embedding that is learned from translated passages."""
+        return self.folder / "reward-models" / "embedding"
+
     def model(self, name: str) -> Path:
         """A model as a Hugging Face directory."""
         return self.folder / "models" / name
@@ -107,6 +112,11 @@ class Layout:
     def claims(self) -> Path:
         """The ledger of the paper's claims: claims.json, claims.md and claims.html."""
         return self.folder / "claims"
+
+    @property
+    def findings(self) -> Path:
+        """The findings: figure, table and record of each, and the runs that they make."""
+        return self.folder / "findings"
 
     @property
     def report(self) -> Path:

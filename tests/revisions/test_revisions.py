@@ -8,11 +8,13 @@ numbers raise its revision in `dpg/revisions.py`, with the reason, and record th
     .venv/bin/python -m pytest tests/revisions --record-revisions
 """
 
+import dataclasses
 import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,24 +24,32 @@ from dpg.claims.verdicts import Condition
 from dpg.config import (
     CptSettings,
     DownstreamSettings,
+    FinishedModel,
     FolderModel,
     FolderReplay,
     JudgeSettings,
+    PatternMetric,
     PerplexitySettings,
+    PretrainingSettings,
     SftSettings,
     SweepSettings,
     TextSettings,
 )
 from dpg.evaluation import corpora, downstream, judge, perplexity, replay
 from dpg.figures import figure_2, figure_4
+from dpg.findings import collapse
+from dpg.findings.lab import Lab, gradient_lengths, kept_tokens
+from dpg.generators import fresh
 from dpg.generators.jax.engine import run_generator
 from dpg.generators.sweep import search
-from dpg.models import LanguageModel, base, load, pretraining
+from dpg.models import LanguageModel, base, load, pretraining, save
 from dpg.models import tokenizer as tokenizers
+from dpg.models.gpt2 import Gpt2Config
 from dpg.models.llama import LlamaConfig
 from dpg.provenance import RunRecord
 from dpg.report import pages
 from dpg.revisions import HISTORY, revision_of
+from dpg.rewards import latent_semantic
 from dpg.run_folder import RunFolder
 from dpg.study.runs import Run
 from dpg.text import corpus, sources
@@ -152,6 +162,30 @@ def pretrain(data):
         checkpoint_every=4,
     )
     return [row["loss"] for row in losses]
+
+
+def finish(data):
+    table = pd.DataFrame({"text": data.articles.text, "stream": "en-wiki"})
+    artifacts.write_table(data.folder / "streams.parquet", table)
+    recipe = {"vocab_size": 300, "steps": 1, "batch_size": 4, "context": 16, "learning_rate": 1.0}
+    more = {"steps": 4, "learning_rate": 1e-3, "mixture": {"en-wiki": 1.0}, "seed": 0}
+    base.finish(
+        FinishedModel(source="finished", base="llama", **more),
+        PretrainingSettings(**recipe, mixture={"en-wiki": 1.0}),
+        corpus=data.folder / "streams.parquet",
+        base=data.world.root / "llama",
+        out=data.folder / "finished",
+    )
+    return [row["loss"] for row in artifacts.read_lines(data.folder / "finished" / base.LOSSES)]
+
+
+def embedding(data):
+    table = data.articles.assign(
+        language="en", id=[f"p{i // 2}" for i in range(len(data.articles))]
+    )
+    model = latent_semantic.learn(table, dimensions=3)
+    vectors = model.encode(data.articles.text.tolist()[:8])
+    return [len(model.words), *(vectors @ vectors[0])]
 
 
 def fetch_model(data):
@@ -333,6 +367,31 @@ def perplexities(data):
     return [found[metric] for metric in perplexity.METRICS]
 
 
+def fresh_samples(data):
+    """Of a target that is wide enough for a code."""
+    _, _, tokenizer = load(data.world.root / "llama")
+    shape = Gpt2Config(tokenizer.vocab_size, 24, 1, 2, context=64, intermediate_size=32)
+    model, target = LanguageModel(shape), data.folder / "wide"
+    save(target, model, model.init(jax.random.key(3)), tokenizer)
+    run = data.world.study.run("sixseven", "adam-T4", 0)
+    run = run.model_copy(update={"metric": PatternMetric(kind="pattern", pattern="rick_roll")})
+    inputs = dataclasses.replace(data.world.inputs(run), target=target)
+    found = fresh.measure(run, inputs, 2)
+    return [sample[name] for sample in found for name in ("metric", "pixels_right", "scans")]
+
+
+def findings(data):
+    name = ("lambada-es", "adam")
+    run = data.world.study.run(*name, 0)
+    finished = Run.open(data.runs[name].path)
+    lab = SimpleNamespace(inputs=data.world.inputs)
+    scorer = Lab.scorer(lab, run)
+    texts = kept_tokens(finished, last=True)
+    length = run.generator.response_tokens
+    standing = collapse.standing(scorer, texts[1:], texts[:1], length)
+    return [*gradient_lengths(scorer, texts, length), Cancelling(standing)]
+
+
 def figures(data):
     drawn = figure_2.frame([data.runs["sixseven", "adam-T4"].path])
     folder = data.runs["lambada-es", "adam"]
@@ -364,8 +423,11 @@ STEPS = {
     "corpus": corpus_of,
     "tokenizer": tokenizer,
     "pretrain": pretrain,
+    "finish": finish,
+    "embedding": embedding,
     "fetch_model": fetch_model,
     "generate": generate,
+    "fresh_samples": fresh_samples,
     "sweep": sweep,
     "judge": judged,
     "replay": replayed,
@@ -378,6 +440,7 @@ STEPS = {
     "theorem": theorem,
     "claims": ledger,
     "report": report,
+    "findings": findings,
 }
 
 

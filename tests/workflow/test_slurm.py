@@ -147,10 +147,10 @@ def test_a_killed_job_is_sent_again_and_the_study_ends_as_on_one_machine(tmp_pat
         assert code == 0, log[-3000:]
         jobs = finished(slurm)
     assert jobs[killed]["JobState"] == "CANCELLED"
-    # corpus, tokenizer, two base models and the run, each whole, and once more the killed one.
+    # corpus, tokenizer, three models and the run, each whole, and once more the killed one.
     states = [job["JobState"] for job in jobs.values()]
-    assert states.count("COMPLETED") == 5
-    assert len(states) == 6
+    assert states.count("COMPLETED") == 6
+    assert len(states) == 7
     again = max(jobs, key=int)
     assert jobs[again]["JobState"] == "COMPLETED"
     assert jobs[again]["TimeLimit"] == str(24 * 60)
