@@ -30,10 +30,16 @@ HISTORY: dict[str, tuple[str, ...]] = {
     "continue_pretraining": ("first recorded",),
     "fine_tune": ("first recorded",),
     "perplexity_tasks": ("first recorded",),
-    "perplexity": ("first recorded",),
+    "perplexity": (
+        "first recorded",
+        "all of a passage is read as well as its end, and each passage's number is kept",
+    ),
     "figures": ("first recorded",),
     "theorem": ("first recorded",),
-    "claims": ("first recorded",),
+    "claims": (
+        "first recorded",
+        "every verdict has an interval, undecided is one, and limits of several claims are mended",
+    ),
     "report": ("first recorded",),
 }
 """Step -> the reason of each of its revisions, the oldest first."""
