@@ -35,7 +35,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help tiny smoke report site test test-integration engines test-slow faults lint format lock clean clean-results
+.PHONY: help tiny gpu smoke report site test test-integration engines test-slow faults lint format lock clean clean-results
 # A recipe that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -49,6 +49,11 @@ help: ## list the targets
 tiny: .venv/.ready ## the study in miniature, on a laptop: figures and tables in results/tiny
 	@$(if $(SEEDS),$(BIN)/dpg config derive -c config/tiny.yaml --seeds $(SEEDS) --out $(call CONFIG,tiny))
 	@$(BIN)/dpg run -c $(call CONFIG,tiny) --cores $(CORES) $(ARGS)
+
+# Without a GPU it stops before the first job and says what is missing; ARGS=-n lists the jobs.
+gpu: .venv/.ready ## on one GPU: a real instruct model learns to answer in Spanish (a dry run: ARGS=-n)
+	@$(BIN)/dpg run -c config/gpu.yaml --cores $(CORES) \
+		results/gpu/runs/lambada-es/adam/seed0/run.json $(ARGS)
 
 smoke: .venv/.ready ## every rule once, at sizes that prove nothing but that it runs
 	@$(BIN)/dpg run -c config/smoke.yaml --cores $(CORES) $(ARGS)
@@ -95,11 +100,12 @@ faults: .venv/.ready ## processes killed, servers that fail, disks that fill (KI
 test-slow: .venv/.ready ## the other tests: minutes each, some need a package registry
 	@$(PYTEST) -m "(slow or network) and not faults" $(ARGS)
 
+# vLLM's environment is the largest: `make engines ENGINES="trl verl easydel vllm"`, as at night.
+ENGINES ?= trl verl easydel
+
 # Slurm only where packages may be installed without asking, in a container say.
 engines: .venv/.ready ## what the slow tests of TRL, verl, EasyDeL and Slurm need: else they are skipped
-	@$(BIN)/dpg environment trl
-	@$(BIN)/dpg environment verl
-	@$(BIN)/dpg environment easydel
+	@for name in $(ENGINES); do $(BIN)/dpg environment $$name || exit 1; done
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get && ! command -v slurmctld; then \
 		export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -qq && apt-get install -y -qq slurm-wlm munge || \
@@ -123,7 +129,15 @@ format: .venv/.ready ## format the code and the workflow
 # GPU libraries are left out: they are PyTorch's own business, and only on Linux.
 LOCKED = $(PIP) list --format=freeze --exclude pip --exclude wheel --exclude-editable
 
-lock: .venv/.ready ## write envs/core.txt anew from what .venv holds
+# uv finds the versions that fit together, in an environment of its own.
+LOCKER := .environments/uv
+# A shell may export ENV for itself.
+OTHER = $(if $(filter command%,$(origin ENV)),$(ENV))
+
+lock: .venv/.ready $(if $(OTHER),$(LOCKER)/.ready) ## write envs/core.txt from .venv, or ENV=trl: envs/trl.txt
+ifneq ($(OTHER),)
+	@$(BIN)/python -m dpg.locks $(OTHER) --uv $(LOCKER)/bin/uv $(if $(UPGRADE),--upgrade)
+else
 	@$(PIP) check
 	@sed '/^[^#]/,$$d' envs/core.txt > envs/core.txt.new
 	@$(LOCKED) | sed 's/+.*//' | grep -v -i -E '^(nvidia|cuda|triton)' | LC_ALL=C sort -f \
@@ -131,6 +145,13 @@ lock: .venv/.ready ## write envs/core.txt anew from what .venv holds
 	@mv envs/core.txt.new envs/core.txt
 	@touch .venv/.ready
 	@echo "envs/core.txt: $$(grep -c '==' envs/core.txt) packages locked"
+endif
+
+$(LOCKER)/.ready:
+	@rm -rf $(LOCKER)
+	@$(PYTHON) -m venv $(LOCKER)
+	@$(LOCKER)/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
+	@touch $@
 
 clean: ## remove the environment and the tools' caches; results stay
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -69,8 +69,8 @@ class Step:
         self._draw()
 
     def _model(self, study: config.Study, name: str) -> tuple[LanguageModel, Any]:
-        context, settings = pretraining_of(study).context, study.scale.models[name]
-        if not isinstance(settings, config.TrainedModel):
+        context, settings = pretraining_of(study).context, study.scale.shape(name)
+        if settings is None:
             raise unsuitable(study)
         model = LanguageModel(architecture(settings, self.tokenizer, context))
         return model, model.init(jax.random.key(0))

@@ -58,7 +58,9 @@ def answer(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
 def reason(stderr: str, status: int) -> str:
     """Why a process failed: the last line that it wrote, or plainly that memory ran out."""
-    if "RESOURCE_EXHAUSTED" in stderr or "Out of memory" in stderr:
+    if any(told in stderr for told in ("RESOURCE_EXHAUSTED", "Out of memory", "t allocate memory")):
         return "out of memory"
+    jax_s_own = ("---", "For simplicity, JAX has removed")  # the end of its tracebacks
     lines = [line for line in stderr.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(jax_s_own)]
     return lines[-1].strip()[:_LONGEST] if lines else f"no error message, exit status {status}"

@@ -2,10 +2,15 @@
 
 verl and EasyDeL pin versions that clash with the core's and with each other's, so each has a
 virtual environment of its own, `.environments/<name>-<digest of the lock>`. It has the packages of
-`envs/<name>.txt` and no others. A line of a lock that ends with ``# no-deps`` is installed last and
-without what its package asks for: for a package whose own pins are wrong for the rest of the lock,
-or that is built against what is there. Machines with GPUs have locks of their own:
-`envs/<name>-gpu.txt`.
+`envs/<name>.txt`, and pip checks each downloaded file against the hashes in the lock. Machines with
+GPUs have locks of their own: `envs/<name>-gpu.txt`. `dpg.locks` writes the locks.
+
+A comment at the end of a line of a lock says what is special about the package:
+
+- ``# no-deps``: it is installed last and without what it asks for. Its own pins are wrong for the
+  rest of the lock, or it is built against what is there.
+- ``# no-hash``: its file is not checked, because there are several builds of the version (PyTorch
+  with and without CUDA), or because it is built on the machine.
 """
 
 from __future__ import annotations
@@ -15,10 +20,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpg import artifacts
 from dpg.digests import of_file
@@ -32,13 +38,42 @@ FOLDER = Path(".environments")
 RECORD = "environment.json"
 """Written last, so an environment that has it is whole."""
 
-_PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;#]+)(?P<rest>.*)")
+NO_DEPS, NO_HASH = "no-deps", "no-hash"
+"""What a line of a lock may say of its package, as a comment."""
+
+_PIN = re.compile(
+    r"(?P<requirement>(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;#\\]+)(?P<marker> *;[^#]*?)?)"
+    r"(?P<hashes>(?:\s+--hash=sha256:[0-9a-f]{64})*)\s*(?:#\s*(?P<comment>.*))?"
+)
 _DIGITS = 12  # of the lock's digest in the folder's name
 _TAIL = 15  # lines of pip's output that an error shows
 
 
 class LockError(DpgError):
     """An environment that cannot be made, or is not what its lock says; names lock and package."""
+
+
+class Pin(NamedTuple):
+    """One package of a lock.
+
+    Attributes:
+        requirement: ``name==version``, with its marker where it has one.
+        version: the version alone.
+        hashes: SHA-256 of the files that may be installed, in hex; empty = any file.
+        alone: install it last and without what it asks for (``# no-deps``).
+        exempt: it has no hash on purpose (``# no-hash``).
+    """
+
+    requirement: str
+    version: str
+    hashes: tuple[str, ...] = ()
+    alone: bool = False
+    exempt: bool = False
+
+    @property
+    def line(self) -> str:
+        """The package as pip's requirement files write it."""
+        return " ".join([self.requirement, *(f"--hash=sha256:{one}" for one in self.hashes)])
 
 
 def for_gpus(name: str, gpus: int) -> str:
@@ -89,32 +124,35 @@ def make(
     lock: str | Path,
     out: str | Path,
     *,
+    without: Collection[str] = (),
     python: str | Path = sys.executable,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Make an environment from its lock; one that is whole and of this lock is left as it is.
 
     Args:
-        lock: a file with one ``name==version`` per line.
+        lock: a file with one ``name==version`` per package, and the hashes of its files.
         out: the folder. An environment cannot be moved, so it is made in its place: one that was
             cut off has no record, and is made anew.
+        without: packages of the lock that are left out, such as one that this machine cannot build.
         python: whose version the environment gets.
         say: told what is done, one line at a time.
 
     Returns:
-        Its record: `lock_sha256`, `python`, `packages`, `bytes` and `seconds`.
+        Its record: `lock_sha256`, `python`, `packages`, `left_out`, `bytes` and `seconds`.
 
     Raises:
         LockError: a line of the lock that is no exact version, a package that cannot be
-            installed, or one that came in another version.
+            installed, one whose file has another hash, or one that came in another version.
     """
     lock, out = Path(lock), Path(out)
-    pins = read_lock(lock)
+    pins, left_out = _part(lock, without)
     digest = of_file(lock)
     whole = out / RECORD
     if whole.is_file():
         record = artifacts.read_json(whole)
-        if record.get("lock_sha256") == digest and (out / "bin" / "python").exists():
+        same = (record.get("lock_sha256"), record.get("left_out", [])) == (digest, left_out)
+        if same and (out / "bin" / "python").exists():
             say(f"{out} is already made from {lock}")
             return record
         whole.unlink()
@@ -124,11 +162,7 @@ def make(
     out.parent.mkdir(parents=True, exist_ok=True)
     _run([str(python), "-m", "venv", "--without-pip", str(out)], f"{out} cannot be made")
     inside = out / "bin" / "python"
-    for alone in (False, True):
-        lines = [line for line, no_deps in pins.values() if no_deps == alone]
-        if lines:
-            say(f"{out}: {len(lines)} packages of {lock}" + " without dependencies" * alone)
-            _install(inside, lines, lock, alone)
+    _install_all(inside, pins, lock, lambda line: say(f"{out}: {line}"))
     _compare(inside, pins, lock)
     record = {
         "lock": str(lock),
@@ -137,6 +171,7 @@ def make(
             [str(inside), "-c", "import platform; print(platform.python_version())"], ""
         ),
         "packages": len(pins),
+        "left_out": left_out,
         "bytes": sum(path.lstat().st_size for path in out.rglob("*") if path.is_file()),
         "seconds": round(time.monotonic() - began),
     }
@@ -145,38 +180,78 @@ def make(
     return record
 
 
-def read_lock(lock: str | Path) -> dict[str, tuple[str, bool]]:
-    """Package -> its line for pip, and whether it is installed without its dependencies.
+def left_out_of(folder: Path) -> list[str]:
+    """The packages of its lock that an environment was made without."""
+    record = folder / RECORD
+    return artifacts.read_json(record).get("left_out", []) if record.is_file() else []
+
+
+def _part(lock: Path, without: Collection[str]) -> tuple[dict[str, Pin], list[str]]:
+    """The packages of a lock without some, and the names of these."""
+    pins = read_lock(lock)
+    left_out = sorted({plain_name(name) for name in without})
+    if unknown := [name for name in left_out if name not in pins]:
+        raise LockError(f"{lock} has no {', '.join(unknown)} that could be left out")
+    return {name: pin for name, pin in pins.items() if name not in left_out}, left_out
+
+
+def read_lock(lock: str | Path) -> dict[str, Pin]:
+    """Package -> what the lock says of it.
 
     Names are as pip compares them: lower case, with hyphens.
 
     Raises:
-        LockError: no such lock, a line that is no exact version, a package named twice.
+        LockError: no such lock, a line that is no exact version, a package named twice, or one
+            without a hash in a lock that has hashes.
     """
     lock = Path(lock)
     _require(lock)
-    pins: dict[str, tuple[str, bool]] = {}
-    for number, line in enumerate(lock.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        pin = _PIN.fullmatch(line.strip())
-        if pin is None:
-            raise LockError(f"{lock}, line {number}: expected name==version, got '{line}'")
-        name = plain_name(pin["name"])
+    pins: dict[str, Pin] = {}
+    for number, line in _lines(lock.read_text(encoding="utf-8")):
+        found = _PIN.fullmatch(line)
+        notes = {one.strip() for one in (found["comment"] or "").split(",")} if found else set()
+        if found is None or not notes <= {"", NO_DEPS, NO_HASH}:
+            raise LockError(
+                f"{lock}, line {number}: expected name==version, then its hashes, then "
+                f"`# {NO_DEPS}` or `# {NO_HASH}` or nothing, got '{line}'"
+            )
+        name = plain_name(found["name"])
         if name in pins:
             raise LockError(f"{lock}, line {number}: {name} stands there twice")
-        requirement, _, comment = line.partition("#")
-        pins[name] = (requirement.strip(), comment.strip() == "no-deps")
+        pins[name] = Pin(
+            requirement=found["requirement"].strip(),
+            version=found["version"],
+            hashes=tuple(re.findall(r"[0-9a-f]{64}", found["hashes"])),
+            alone=NO_DEPS in notes,
+            exempt=NO_HASH in notes,
+        )
+    bare = [name for name, pin in pins.items() if not (pin.hashes or pin.exempt)]
+    if bare and any(pin.hashes for pin in pins.values()):
+        raise LockError(
+            f"{lock}: no hash for {', '.join(bare)}, expected one for every package that is not "
+            f"marked `# {NO_HASH}`: `make lock ENV={lock.stem}` writes them"
+        )
     return pins
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """(number, line) of all that is no comment; lines that end with a backslash go on."""
+    first, parts = 0, []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not parts and (not line.strip() or line.startswith("#")):
+            continue
+        first = first if parts else number
+        parts.append(line.removesuffix("\\").strip())
+        if not line.endswith("\\"):
+            yield first, " ".join(parts)
+            parts = []
+    if parts:
+        yield first, " ".join(parts)
 
 
 def locked_versions(lock: str | Path) -> dict[str, str]:
     """Package -> the version that a lock names; errors as `read_lock`."""
-    return {name: _version(line) for name, (line, _) in read_lock(lock).items()}
-
-
-def _version(requirement: str) -> str:
-    return requirement.split("==")[1].split(";")[0].strip()
+    return {name: pin.version for name, pin in read_lock(lock).items()}
 
 
 def _require(lock: Path) -> None:
@@ -190,34 +265,82 @@ def _require(lock: Path) -> None:
         raise LockError(f"{lock}: no such lock; there are: {', '.join(there)}")
 
 
-def _install(python: Path, lines: list[str], lock: Path, alone: bool) -> None:
+def _install_all(
+    python: Path, pins: Mapping[str, Pin], lock: Path, say: Callable[[str], None]
+) -> None:
+    """All packages: those with hashes first, since pip checks none that is already there.
+
+    With hashes pip would ask for a hash of everything that it installs, so they are installed
+    without their dependencies, which the lock has; what does not fit together is found afterwards.
+    """
+    for alone in (False, True):
+        for hashed in (True, False):
+            some = [p for p in pins.values() if (p.alone, bool(p.hashes)) == (alone, hashed)]
+            if some:
+                say(f"{len(some)} packages of {lock}" + " without dependencies" * alone)
+                kept = [p for p in pins.values() if p.hashes and not alone and not hashed]
+                _install(python, some, kept, lock)
+    if any(pin.hashes for pin in pins.values()):
+        _check(python, pins, lock)
+
+
+def _install(python: Path, pins: Sequence[Pin], kept: Sequence[Pin], lock: Path) -> None:
+    """One call of pip; the versions of `kept`, which are there, stay as they are."""
     options = ["--quiet", "--no-compile"]
+    alone, hashed = pins[0].alone, bool(pins[0].hashes)
     if alone:  # what has to be built is built against the packages that are there by now
         options += ["--no-deps", "--no-build-isolation"]
-    _pip(python, ["install", *options, *lines], f"{lock}: pip cannot install it")
+    elif hashed:
+        options += ["--no-deps"]
+    with tempfile.TemporaryDirectory() as folder:
+        wanted, fixed = Path(folder) / "requirements.txt", Path(folder) / "constraints.txt"
+        wanted.write_text("\n".join(pin.line for pin in pins), encoding="utf-8")
+        fixed.write_text("\n".join(pin.requirement for pin in kept), encoding="utf-8")
+        options += ["-r", str(wanted), *(["-c", str(fixed)] if kept else [])]
+        _pip(python, ["install", *options], f"{lock}: pip cannot install it")
 
 
-def _compare(python: Path, pins: dict[str, tuple[str, bool]], lock: Path) -> None:
+def _check(python: Path, pins: Mapping[str, Pin], lock: Path) -> None:
+    """An error where a package lacks what it asks for, unless the lock says `# no-deps`."""
+    command = [*_pip_of(python), "check"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    faults = [
+        line
+        for line in done.stdout.splitlines()
+        if done.returncode and not _is_alone(pins, line.split(" ")[0])
+    ]
+    if faults:
+        raise LockError(f"{lock}: its packages do not fit together:\n" + "\n".join(faults))
+
+
+def _is_alone(pins: Mapping[str, Pin], name: str) -> bool:
+    pin = pins.get(plain_name(name))
+    return pin is not None and pin.alone
+
+
+def _compare(python: Path, pins: Mapping[str, Pin], lock: Path) -> None:
     """An error unless every package of the lock is there in its version.
 
     A local label, such as +cpu, says which build it is and is not compared.
     """
     listed = _pip(python, ["list", "--format=json"], f"{lock}: pip cannot list it")
     there = {plain_name(one["name"]): one["version"].split("+")[0] for one in json.loads(listed)}
-    for name, (line, _) in pins.items():
-        wanted = _version(line)
-        skipped = ";" in line and name not in there  # its marker says: not on this machine
-        if there.get(name) != wanted and not skipped:
+    for name, pin in pins.items():
+        skipped = ";" in pin.requirement and name not in there  # by its marker, on this machine
+        if there.get(name) != pin.version and not skipped:
             raise LockError(
-                f"{lock}: pip installed {name} {there.get(name)}, expected {wanted}; the package "
-                "index may lack it: try another index"
+                f"{lock}: pip installed {name} {there.get(name)}, expected {pin.version}; the "
+                "package index may lack it: try another index"
             )
 
 
 def _pip(python: Path, arguments: list[str], fault: str) -> str:
     """This environment's pip, at work in another."""
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
-    return _run([*pip, *arguments], fault)
+    return _run([*_pip_of(python), *arguments], fault)
+
+
+def _pip_of(python: Path) -> list[str]:
+    return [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
 
 
 def _run(command: list[str], fault: str) -> str:

@@ -21,6 +21,13 @@ def physical_memory_gb() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
 
 
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def has_hub_token() -> bool:
     """Whether a Hugging Face token is set or saved, where the hub's client looks for it."""
     if os.environ.get("HF_TOKEN"):

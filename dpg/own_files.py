@@ -69,7 +69,8 @@ def of_run(run: RunConfig) -> list[Path]:
     An image of a pattern, a reward model in a file or folder, and the Python file of a custom
     metric or reward (not the files that it imports in turn).
     """
-    named = [run.reward.model, getattr(run.metric, "image", None)]
+    model = None if run.reward.made_here else run.reward.model
+    named = [model, getattr(run.metric, "image", None)]
     modules = [run.reward.path, getattr(run.metric, "path", None)]
     paths = [Path(name) for name in named if name] + [_file_of(name) for name in modules if name]
     return [path for path in paths if path is not None and path.exists()]

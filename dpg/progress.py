@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 _EVERY = 10.0  # seconds between two lines of a log
+_SHORTEST = 0.05  # seconds; a shorter part of a step is not worth a word
 
 
 def say(line: str) -> None:
@@ -112,4 +113,19 @@ _WATCHED = ("metric", "pixels_right", "norm_difference", "exact", "soft", "targe
 
 def watched(record: Mapping[str, Any]) -> str:
     """The numbers of a generator's log line that are worth a look while it runs."""
-    return "  ".join(f"{key} {record[key]:.4g}" for key in _WATCHED if key in record)
+    numbers = [f"{key} {record[key]:.4g}" for key in _WATCHED if key in record]
+    return "  ".join([*numbers, *([timed(record)] if "seconds" in record else [])])
+
+
+_PARTS = ("rollout", "reward", "update", "validation", "compilation")
+
+
+def timed(line: Mapping[str, Any]) -> str:
+    """A line of a run's clock in words: "4.7 s (rollout 1.0, reward 1.5, update 1.7), 38 GB"."""
+    parts = [
+        f"{name} {line[key]:.1f}"
+        for name in _PARTS
+        if line.get(key := f"seconds_{name}", 0.0) >= _SHORTEST
+    ]
+    inside = f" ({', '.join(parts)})" if parts else ""
+    return f"{line['seconds']:.1f} s{inside}, {line['peak_memory_gb']:.1f} GB"

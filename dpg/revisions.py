@@ -12,9 +12,17 @@ from __future__ import annotations
 HISTORY: dict[str, tuple[str, ...]] = {
     "articles": ("first recorded",),
     "passages": ("first recorded",),
-    "corpus": ("first recorded",),
+    "corpus": (
+        "first recorded",
+        "articles and stories of each language, as streams; English stories too",
+    ),
     "tokenizer": ("first recorded",),
-    "pretrain": ("first recorded",),
+    "pretrain": (
+        "first recorded",
+        "a Llama's heads have the width of the shape, not 128",
+    ),
+    "finish": ("first recorded",),
+    "embedding": ("first recorded",),
     "fetch_model": ("first recorded",),
     "generate": (
         "first recorded",

@@ -5,6 +5,7 @@ Engines write a run through `RunFolder`, and the study reads it through `RunFold
 ====================  ==========================================================================
 `run.json`            the record, written last: a folder that has it is a finished run
 `metrics.jsonl`       one line per training step and per validation
+`clock.jsonl`         where the time went: as many lines, of seconds and memory (JAX engine)
 `validation.parquet`  rollouts of every validation
 `judged.parquet`      the same with the language of each, from the judge
 `pattern.json`        pattern metrics: the pattern, and the decoded image of each validation
@@ -42,6 +43,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """The log: JSON lines with `step` and `phase` ("train" or "validation")."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def clock(self) -> Path:
+        """Seconds and memory of each line of the log; apart from it, since they never repeat."""
+        return self.path / "clock.jsonl"
 
     @property
     def rollouts(self) -> Path:
@@ -108,6 +114,11 @@ class RunState:
         return self.path / "metrics.jsonl"
 
     @property
+    def clock(self) -> Path:
+        """Seconds and memory so far."""
+        return self.path / "clock.jsonl"
+
+    @property
     def checkpoint(self) -> Path:
         """The JAX engine's last checkpoint."""
         return self.path / "checkpoint.safetensors"
@@ -116,6 +127,16 @@ class RunState:
     def seconds(self) -> Path:
         """Wall time spent so far, in seconds, where the checkpoint does not hold it."""
         return self.path / "seconds.json"
+
+    @property
+    def began(self) -> Path:
+        """The code and the machine that began the run (`dpg.provenance.run_record`)."""
+        return self.path / "began.json"
+
+    @property
+    def stopped(self) -> Path:
+        """Why the run stopped before its end, where it knows: `why`."""
+        return self.path / "stopped.json"
 
     @property
     def failure(self) -> Path:

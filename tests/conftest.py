@@ -121,6 +121,17 @@ def _forget_compiled_programs() -> Iterator[None]:
         sys.modules["jax"].clear_caches()
 
 
+@pytest.fixture
+def float64():
+    """JAX computes in 64 bits."""
+    import jax
+
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
 @pytest.fixture(scope="session")
 def wait_until():
     """A function that waits for a condition, while a process lives where one is given."""

@@ -119,10 +119,87 @@ def test_a_package_that_does_not_fit_is_named_and_nothing_passes_for_whole(regis
         make(lock, out)
 
 
+def hash_of(path: Path) -> str:
+    return f"--hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+@pytest.mark.slow
+def test_a_file_with_another_hash_is_refused(registry, tmp_path):
+    lock, out = tmp_path / "one.txt", tmp_path / "env"
+    right = hash_of(registry / "plainpackage-1.0-py3-none-any.whl")
+    lock.write_text(f"plainpackage==1.0 \\\n    {right}\nstubborn==0.5  # no-hash\n")
+    assert make(lock, out)["packages"] == 2
+    lock.write_text(f"plainpackage==2.0 \\\n    {right}\n")  # the hash of another file
+    with pytest.raises(LockError, match=r"(?s)one\.txt: pip cannot install it.*hash"):
+        make(lock, out)
+    assert not (out / environments.RECORD).exists()
+
+
+@pytest.mark.slow
+def test_packages_with_hashes_that_do_not_fit_together_are_named(registry, tmp_path):
+    """pip installs them without their dependencies, so nothing else would tell."""
+    lock = tmp_path / "one.txt"
+    pins = [
+        f"plainpackage==2.0 {hash_of(registry / 'plainpackage-2.0-py3-none-any.whl')}",
+        f"stubborn==0.5 {hash_of(registry / 'stubborn-0.5-py3-none-any.whl')}",
+    ]
+    lock.write_text("\n".join(pins))
+    with pytest.raises(LockError, match=r"do not fit together:\nstubborn 0\.5 .*plainpackage"):
+        make(lock, tmp_path / "env")
+    lock.write_text(pins[1])
+    with pytest.raises(LockError, match=r"stubborn 0\.5 requires plainpackage, which is not"):
+        make(lock, tmp_path / "env")
+    lock.write_text("\n".join(pins) + "  # no-deps\n")
+    assert make(lock, tmp_path / "env")["packages"] == 2
+
+
+@pytest.mark.slow
+def test_a_package_without_a_hash_leaves_those_with_one_as_they_are(registry, tmp_path):
+    """stubborn asks for plainpackage<2; with pip alone it would replace what was checked."""
+    lock = tmp_path / "one.txt"
+    right = hash_of(registry / "plainpackage-2.0-py3-none-any.whl")
+    lock.write_text(f"plainpackage==2.0 {right}\nstubborn==0.5  # no-hash\n")
+    with pytest.raises(LockError, match=r"(?s)pip cannot install it.*plainpackage"):
+        make(lock, tmp_path / "env")
+
+
+@pytest.mark.slow
+def test_what_is_left_out_is_recorded_and_not_missed(registry, tmp_path):
+    lock, out, said = tmp_path / "one.txt", tmp_path / "env", []
+    lock.write_text("plainpackage==2.0\nkernel==1.0  # no-deps\n")
+    record = make(lock, out, without=["Kernel"])
+    assert record["left_out"] == environments.left_out_of(out) == ["kernel"]
+    assert record["packages"] == 1
+    make(lock, out, without=["kernel"], say=said.append)
+    assert "already made" in said[-1]
+    assert make(lock, out)["left_out"] == []  # all of it is wanted now
+    with pytest.raises(LockError, match=r"one\.txt has no torch that could be left out"):
+        make(lock, out, without=["torch"])
+
+
+def test_hashes_and_exemptions_are_read(tmp_path):
+    lock, one, two = tmp_path / "one.txt", "1" * 64, "2" * 64
+    lock.write_text(
+        f"# head\na==1.0 \\\n    --hash=sha256:{one} \\\n    --hash=sha256:{two}\n"
+        f"B_c==2 ; python_version < '3.12' \\\n    --hash=sha256:{two}  # no-deps\n"
+        "torch==3  # no-deps, no-hash\n"
+    )
+    a, b, torch = read_lock(lock).values()
+    assert a == environments.Pin("a==1.0", "1.0", (one, two))
+    assert b == environments.Pin("B_c==2 ; python_version < '3.12'", "2", (two,), alone=True)
+    assert torch == environments.Pin("torch==3", "3", alone=True, exempt=True)
+    assert a.line == f"a==1.0 --hash=sha256:{one} --hash=sha256:{two}"
+    lock.write_text(f"a==1.0 --hash=sha256:{one}\nb==2\n")
+    with pytest.raises(LockError, match=r"no hash for b, expected one .*make lock ENV=one"):
+        read_lock(lock)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a==1\nb>=2\n", "line 2: expected name==version, got 'b>=2'"),
+        ("a==1\nb>=2\n", "line 2: expected name==version, .*got 'b>=2'"),
+        ("a==1 \\\n  --hash=sha256:12\nb==2\n", "line 1: expected name==version, then its"),
+        ("a==1  # nodeps\n", "line 1: .*`# no-deps` or `# no-hash`"),
         ("a_b==1\nA-b==1\n", "line 2: a-b stands there twice"),
     ],
 )
@@ -142,10 +219,12 @@ def test_a_lock_that_is_not_there_lists_those_that_are(tmp_path):
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
 def test_the_locks_of_the_project_can_be_read(lock):
     pins = read_lock(lock)
-    assert all("+" not in line for line, _ in pins.values())
+    assert all("+" not in pin.version for pin in pins.values())
+    assert {name for name, pin in pins.items() if pin.exempt} <= {"torch", "flash-attn"}
+    assert all(pin.hashes for pin in pins.values() if not pin.exempt)
     if not lock.stem.endswith("-gpu"):
         assert not [name for name in pins if name.startswith(("nvidia", "cuda", "triton"))]
-        assert pins.get("torch", ("torch==2.13.0", False))[0] == "torch==2.13.0"
+        assert pins["torch"].version == "2.13.0"
 
 
 def test_an_environment_is_addressed_by_its_lock(tmp_path, monkeypatch):
@@ -182,4 +261,6 @@ def test_machines_with_gpus_have_locks_of_their_own():
     assert {environments.for_gpus(name, 0) for name in plain} == plain
     ours = {name: read_lock(ROOT / "envs" / f"{name}.txt") for name in names}
     assert ours["verl"]["verl"] == ours["verl-gpu"]["verl"]
-    assert ours["easydel"].items() <= ours["easydel-gpu"].items()
+    assert ours["trl"]["trl"] == ours["trl-gpu"]["trl"]
+    versions = {name: {k: p.version for k, p in pins.items()} for name, pins in ours.items()}
+    assert versions["easydel"].items() <= versions["easydel-gpu"].items()

@@ -138,3 +138,18 @@ esac
         result = self.make(checkout, "--dry-run", "-o", ".venv/.ready", "report", *arguments)
         assert result.returncode == 0, result.stderr
         assert says in result.stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (("ENV=trl",), "-m dpg.locks trl --uv .environments/uv/bin/uv"),
+            (("ENV=trl", "UPGRADE=1"), "dpg.locks trl --uv .environments/uv/bin/uv --upgrade"),
+            ((), "envs/core.txt.new"),
+        ],
+    )
+    def test_a_lock_is_written_anew(self, checkout, monkeypatch, arguments, says):
+        monkeypatch.setenv("ENV", "/home/me/.shinit")  # a shell's own: not the name of a lock
+        result = self.make(checkout, "--dry-run", "-o", ".venv/.ready", "lock", *arguments)
+        assert result.returncode == 0, result.stderr
+        assert says in result.stdout
+        assert ("dpg.locks" in result.stdout) == bool(arguments)

@@ -38,6 +38,7 @@ LAYERS = (
     "state",
     "run_folder",
     "environments",
+    "locks",
     "webpage",
     "config",
     "text",
@@ -55,6 +56,7 @@ LAYERS = (
     "theory",
     "report",
     "doctor",
+    "pack",
     "cli",
     "__main__",
 )

@@ -46,7 +46,7 @@ def arguments_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="T = 1 and 8, no sweep of budgets")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 96])
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 8, 32, 96])
     parser.add_argument("--models", nargs="+", choices=SIZES, default=["0.93M"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: all installed")
     parser.add_argument("--batch", type=int, default=64)
@@ -87,11 +87,18 @@ def tasks(arguments: argparse.Namespace) -> list[Task]:
     steps = [1, 8] if arguments.quick else arguments.steps
     for model, T, method in itertools.product(arguments.models, steps, methods):
         repeats = max(1, min(arguments.repeats, 40 // T))
-        given = arguments.budgets if method == "dpg-budget" and arguments.budgets else [0]
+        given = budgets(arguments, model, T) if method == "dpg-budget" else [0]
         found += [Task(method, model, T, **sizes, budget=int(b), repeats=repeats) for b in given]
     if not (arguments.quick or arguments.methods or arguments.budgets):
         found += extra_tasks(arguments.models[0], methods, sizes)
     return found
+
+
+def budgets(arguments: argparse.Namespace, model: str, T: int) -> list[float]:
+    """Bytes of --budgets; or one state, and for a long training eight: one would take an hour."""
+    if arguments.budgets:
+        return arguments.budgets
+    return [0] if T <= 8 else [8 * state_bytes(model, arguments.length)]
 
 
 def chosen_methods(arguments: argparse.Namespace) -> list[str]:
@@ -107,7 +114,7 @@ def extra_tasks(model: str, methods: list[str], sizes: Mapping[str, int]) -> lis
     return [
         *(
             Task("dpg-budget", model, 32, **sizes, budget=states * state, repeats=1)
-            for states in (2, 4, 8, 16)
+            for states in (2, 64, 128)
         ),
         Task("kary", model, 32, **sizes, repeats=1),
         *(Task(method, "0.14M", 8, **sizes) for method in methods),

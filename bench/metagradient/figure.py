@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 
 COLORS = (
     style.BLUE, style.SKY, style.VERMILLION, style.ORANGE, style.PURPLE, style.GREEN, style.GREY,
-    style.BLACK,
+    style.BLACK, style.BLUE, style.VERMILLION,
 )  # fmt: skip
-LABELS = METHODS | {"dpg": "dpg", "dpg-budget": "dpg, one state kept"}
+MARKERS = "osD^v<>PX*"
+LABELS = METHODS | {
+    "dpg": "dpg",
+    "dpg-tapes": "dpg, tapes kept",
+    "dpg-budget": "dpg, one state kept",
+}
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -27,18 +32,19 @@ def draw(rows: Rows, path: Path) -> None:
     swept, shown = _swept(rows)
     figure = style.new_figure(style.PAGE, 2.8)
     left, right = figure.subplots(1, 2)
-    for name, color in zip(dict.fromkeys(r["method"] for r in shown), COLORS, strict=False):
+    names = dict.fromkeys(r["method"] for r in shown)
+    for name, color, marker in zip(names, COLORS, MARKERS, strict=False):
         mine = sorted((r for r in shown if r["method"] == name), key=lambda r: r["steps"])
         T = [r["steps"] for r in mine]
-        marks = {"color": color, "marker": "o", "markersize": 3, "label": LABELS[name]}
+        marks = {"color": color, "marker": marker, "markersize": 3, "label": LABELS[name]}
         left.plot(T, [r["least_ratio"] for r in mine], **marks)
-        right.plot(T, [r["temporary_bytes"] / 1e9 for r in mine], **marks)
+        right.plot(T, [r["allocated_bytes"] / 1e9 for r in mine], **marks)
     for axes in (left, right):
         _steps_axis(axes, swept)
     left.set_ylabel("least time / plain training's")
     left.set_ylim(0)
     right.set_yscale("log")
-    right.set_ylabel("temporary memory (GB)")
+    right.set_ylabel("memory (GB)")
     handles, labels = right.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=style.DPI)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 
 from bench import machine
 from bench.metagradient import turns
@@ -23,6 +25,9 @@ from dpg.learner.run import Run
 # Dense float32 operations per second, in TF32 where that is what matrix products run in.
 PEAK = {"NVIDIA H100 80GB HBM3": 495e12, "NVIDIA H200": 495e12, "NVIDIA A100-SXM4-80GB": 156e12}
 
+INNER_GRADIENT = "inner gradient"
+"""The name under which a checkpoint policy finds the gradient of a step."""
+
 Method = Callable[[], jax.Array]
 """Returns the metagradient [T, B]."""
 
@@ -34,8 +39,10 @@ def measure(task: Task, gradient: Path) -> dict[str, float | int]:
         MemoryError: the method needs more memory than is free.
     """
     problem = problem_of(task)
+    promise = {}
     if task.method in OURS:
-        method, temporary = ours(task, problem)
+        method, temporary, ratio = ours(task, problem)
+        promise = {"promised_ratio": ratio}
     else:
         method, temporary = whole(task, problem)
         available = machine.available_bytes()
@@ -49,11 +56,14 @@ def measure(task: Task, gradient: Path) -> dict[str, float | int]:
         task.repeats,
         gradient,
     )
-    return taken | {"temporary_bytes": temporary, **arithmetic(task, params, taken["seconds"])}
+    found = {"temporary_bytes": temporary, **promise}
+    return taken | found | arithmetic(task, params, taken["seconds"])
 
 
-def ours(task: Task, problem: Problem) -> tuple[Method, int]:
-    """This library: the call, and what it keeps between programs plus the largest program's own."""
+def ours(task: Task, problem: Problem) -> tuple[Method, int, float]:
+    """This library: the call; what it keeps between programs plus the largest program's own bytes;
+    and the time that its schedule promises, over plain training's.
+    """
     micro = task.microbatch or None
     run = Run.check(problem.loss, problem.params, problem.batches, problem.optimizer, None, micro)
     if task.method == "kary":
@@ -68,7 +78,8 @@ def ours(task: Task, problem: Problem) -> tuple[Method, int]:
         return metagradient(*problem, microbatch=micro, schedule=schedule).weights_grad
 
     largest = largest_program(run, problem.params, task.steps, taped=taped)
-    return method, schedule.peak_bytes(*sizes) + largest
+    promised = schedule.cost() / task.steps
+    return method, schedule.peak_bytes(*sizes) + largest, promised
 
 
 def largest_program(run: Run, params: Any, steps: int, *, taped: bool = False) -> int:
@@ -103,15 +114,14 @@ def largest_program(run: Run, params: Any, steps: int, *, taped: bool = False) -
 def whole(task: Task, problem: Problem) -> tuple[Method, int]:
     """A method that differentiates training as one program: the program, and XLA's own figure."""
     loss, metric, params, batches, optimizer = problem
+    gradient = jax.grad(functools.partial(weighted, loss))
+    if task.method == "mixflow":
+        gradient = forward_over_reverse(functools.partial(weighted, loss))
 
     def step(carry: Any, at: Any) -> tuple[Any, None]:
         theta, state = carry
         batch, w = at
-
-        def weighted(p: Any) -> jax.Array:
-            return jnp.mean(w * loss(p, batch))
-
-        updates, state = optimizer.update(jax.grad(weighted)(theta), state, theta)
+        updates, state = optimizer.update(gradient(theta, w, batch), state, theta)
         return (optax.apply_updates(theta, updates), state), None
 
     def trained(weights: jax.Array, params: Any, batches: Any) -> jax.Array:
@@ -121,7 +131,7 @@ def whole(task: Task, problem: Problem) -> tuple[Method, int]:
 
             (theta, _), _ = eqxi.scan(step, start, xs, task.steps, kind="checkpointed")
         else:
-            body = jax.checkpoint(step) if task.method == "scan-checkpoint" else step
+            body = rematerialized(task.method, step)
             (theta, _), _ = jax.lax.scan(body, start, xs)
         return metric(theta, params)
 
@@ -129,6 +139,58 @@ def whole(task: Task, problem: Problem) -> tuple[Method, int]:
     compiled = jax.jit(jax.grad(trained)).lower(weights, params, batches).compile()
     need: Any = compiled.memory_analysis()
     return lambda: compiled(weights, params, batches), need.temp_size_in_bytes
+
+
+def weighted(loss: Any, params: Any, w: jax.Array, batch: Any) -> jax.Array:
+    """A step's loss: the mean of its examples' losses, each times its weight."""
+    return jnp.mean(w * loss(params, batch))
+
+
+def rematerialized(method: str, step: Any) -> Any:
+    """The step as a method's scan runs it: what of it is kept for the way back."""
+    if method == "scan-checkpoint":
+        return jax.checkpoint(step)
+    if method == "mixflow":
+        kept = jax.checkpoint_policies.save_only_these_names(INNER_GRADIENT)
+        return jax.checkpoint(step, policy=kept)
+    return step
+
+
+def forward_over_reverse(loss: Any) -> Any:
+    """The gradient of a step's loss with a derivative of its own, after MixFlow-MG.
+
+    Reverse mode through a gradient is reverse over reverse. Since a Hessian is symmetric, the same
+    product is a tangent of the gradient: forward over reverse, with no tape of the gradient's own
+    backward pass. The gradients by parameters and by weights in one tangent give both products.
+    Written from the paper (Kemaev et al., Scalable Meta-Learning via Mixed-Mode Differentiation,
+    ICML 2025), which also keeps the gradients of the inner steps; there is no official code.
+
+    Args:
+        loss: (params, weights [B], batch) -> [].
+
+    Returns:
+        The gradient by the parameters, a function of the same arguments.
+    """
+
+    @jax.custom_vjp
+    def gradient(params: Any, w: jax.Array, batch: Any) -> Any:
+        return jax.grad(loss)(params, w, batch)
+
+    def forward(params: Any, w: jax.Array, batch: Any) -> tuple[Any, Any]:
+        found = checkpoint_name(gradient(params, w, batch), INNER_GRADIENT)
+        return found, (params, w, batch)
+
+    def backward(held: Any, direction: Any) -> tuple[Any, jax.Array, None]:
+        params, w, batch = held
+
+        def both(p: Any) -> Any:
+            return jax.grad(loss, (0, 1))(p, w, batch)
+
+        _, (by_params, by_weights) = jax.jvp(both, (params,), (direction,))
+        return by_params, by_weights, None
+
+    gradient.defvjp(forward, backward)
+    return gradient
 
 
 def arithmetic(task: Task, params: Any, seconds: float) -> dict[str, float]:

@@ -9,8 +9,8 @@ from bench import reports
 from bench.metagradient.task import METHODS
 
 COLUMNS = (
-    "model", "batch", "T", "method", "plain", "time", "ratio", "least", "temporary", "resident",
-    "difference",
+    "model", "batch", "T", "method", "plain", "time", "ratio", "least", "promised", "memory",
+    "promised memory", "resident", "difference",
 )  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def line(row: Mapping[str, Any]) -> str:
     ratio = row["seconds"] / row["plain_seconds"]
     return (
         f"{head} {row['seconds']:8.2f} s  {ratio:5.2f}x plain, least {row['least_ratio']:5.2f}x  "
-        f"temporary {reports.megabytes(row['temporary_bytes']):>11}  "
+        f"memory {reports.megabytes(row['allocated_bytes']):>11}  "
         f"resident {reports.megabytes(row['resident_bytes']):>11}  {share}"
     )
 
@@ -37,7 +37,11 @@ def table(content: Mapping[str, Any]) -> str:
         f"{where['backend']}, {where['cores']} cores, jax {where['jax']}, "
         f"Python {where['python']}. Times are medians of turns with plain training in one process, "
         "`ratio` is of these, `least` of the least times: what other programs of the machine add "
-        "is in the first and hardly in the second."
+        "is in the first and hardly in the second. `memory` is the most that the C library had "
+        "given the process, less what it had before: the same measure for every method. "
+        "`resident` is the same of the pages in use, which add what the library holds in reserve. "
+        "`promised` is what this library's schedule says beforehand; `promised memory` is that "
+        "and the largest program's own, by XLA, which is all that XLA says of other JAX methods."
     )
     lines = reports.table(COLUMNS, map(_cells, content["rows"]))
     return "\n".join([head, "", *lines]) + "\n"
@@ -54,7 +58,9 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['seconds']:.2f} s",
         f"{row['seconds'] / row['plain_seconds']:.2f}x",
         f"{row['least_ratio']:.2f}x",
-        reports.megabytes(row["temporary_bytes"]),
+        f"{row['promised_ratio']:.2f}x" if "promised_ratio" in row else "",
+        reports.megabytes(row["allocated_bytes"]),
+        reports.megabytes(row["temporary_bytes"]) if "temporary_bytes" in row else "",
         reports.megabytes(row["resident_bytes"]),
         f"{row['difference']:.0e}" if row.get("difference") else "",
     ]

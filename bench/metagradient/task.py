@@ -15,6 +15,7 @@ JAX_METHODS = {
     "scan": "jax.grad through lax.scan",
     "scan-checkpoint": "the same with jax.checkpoint a step",
     "equinox": "equinox's checkpointed scan",
+    "mixflow": "forward over reverse in a checkpointed scan, after MixFlow-MG",
 }
 TORCH_METHODS = {
     "torch": "PyTorch autograd, unrolled",

@@ -29,13 +29,12 @@ def measure(task: Task, gradient: Path) -> dict[str, float | int]:
     network, tokens = network_and_tokens(task)
     run = method_of(task.method)
     start = {name: p.detach() for name, p in network.named_parameters()}
-    taken = turns.compare(
+    return turns.compare(
         lambda: train(network, start, tokens),
         lambda: run(network, start, tokens),
         task.repeats,
         gradient,
     )
-    return taken | {"temporary_bytes": taken["resident_bytes"]}
 
 
 def method_of(name: str) -> Method:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
-from bench import processes
+from bench import machine, processes
 from bench.metagradient.task import Task
 
 
@@ -15,6 +16,10 @@ def work(given: dict[str, Any]) -> dict[str, Any]:
     gradient = Path(given["gradient"])
     # Each framework is imported where it is measured: its memory is in no other measurement.
     if task.framework == "torch":
+        # Its allocator then says that memory ran out, where the system would kill the process.
+        resource.setrlimit(
+            resource.RLIMIT_DATA, (machine.available_bytes(), resource.RLIM_INFINITY)
+        )
         from bench.metagradient import torch_methods
 
         return torch_methods.measure(task, gradient)

@@ -103,9 +103,9 @@ def write(study: Study, layout: Layout, runs: Iterable[Run], out: Path) -> list[
         partial.write_text(text, encoding="utf-8")
     targets = study.downstream.targets if study.downstream else []
     paths = [layout.perplexity(target) for target in targets]
-    found = [read_passages(path) for path in paths if path.exists()]
-    if any(len(table) for table in found):
-        artifacts.write_table(out / PASSAGES, pd.concat(found, ignore_index=True))
+    cells = [read_passages(path) for path in paths if path.exists()]
+    if any(len(table) for table in cells):
+        artifacts.write_table(out / PASSAGES, pd.concat(cells, ignore_index=True))
         written.append(out / PASSAGES)
     return written
 

@@ -100,13 +100,15 @@ def table_of(run: Run) -> pd.DataFrame:
     A run that was not judged has no measures of the judge.
     """
     table = logged(run).set_index("step")
-    readers = [name for name in table if name.startswith("scans_")]  # of the QR code, one each
+    readers = [
+        str(name) for name in table if str(name).startswith("scans_")
+    ]  # of the QR code, one each
     table = table[[*(name for name in LOGGED if name in table), *readers]]
     table = table.join(of_rollouts(run))
     if run.folder.judged.exists():
         table = table.join(of_judged(run))
     table = table.reset_index()
-    names = {"experiment": run.experiment, "variant": run.variant.name, "seed": run.seed}
-    for place, (name, value) in enumerate(names.items()):
-        table.insert(place, name, value)
+    table.insert(0, "experiment", run.experiment)
+    table.insert(1, "variant", run.variant.name)
+    table.insert(2, "seed", run.seed)
     return table

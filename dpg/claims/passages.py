@@ -87,8 +87,13 @@ class Perplexities:
 
     def log(self, source: str, language: str) -> Estimate:
         """The natural logarithm of a cell's perplexity: minus the mean log-probability."""
-        value = float(np.log(self.cells.loc[source, language]))
+        value = _log_of(self.cells, source, language)
         return Estimate({self.seed: value}, self.draws.get((source, language)))
+
+
+def _log_of(cells: pd.DataFrame, source: str, language: str) -> float:
+    column = dict(zip(cells.index, cells[language].to_numpy(float), strict=True))
+    return float(np.log(column[source]))
 
 
 def _resampled(
@@ -100,10 +105,10 @@ def _resampled(
         raise Untested(f"the sources of {language} were measured on unequal numbers of passages")
     table = -np.array(rows["log_probabilities"].tolist(), float).T
     for source, mean in zip(rows["source"], table.mean(0), strict=True):
-        if source in cells.index and abs(mean - np.log(cells.loc[source, language])) > 1e-3:
+        if source in cells.index and abs(mean - _log_of(cells, source, language)) > 1e-3:
             raise Untested(
                 f"the passages of {source} ({language}) have a log perplexity of {mean:.4g}, and "
-                f"Table 1 has {np.log(cells.loc[source, language]):.4g}: draw the table again"
+                f"Table 1 has {_log_of(cells, source, language):.4g}: draw the table again"
             )
     drawn = bootstrap.of_mean(table, bootstrap.stream("passages", language))
     return {(source, language): drawn[:, k] for k, source in enumerate(rows["source"])}

@@ -89,7 +89,7 @@ def _batched(items: Sequence[str], size: int) -> list[Sequence[str]]:
 
 
 def lead(
-    steps: Sequence[int], stories: np.ndarray, english: np.ndarray, fraction: np.ndarray
+    steps: np.ndarray, stories: np.ndarray, english: np.ndarray, fraction: np.ndarray
 ) -> np.ndarray:
     """By how many GRPO steps a generator took up the style before the language.
 

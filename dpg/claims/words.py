@@ -15,6 +15,7 @@ import pandas as pd
 from dpg import artifacts
 from dpg.claims import style
 from dpg.claims.estimates import Untested
+from dpg.errors import DpgError
 from dpg.study.layout import Layout
 from dpg.study.runs import Run, by_step
 
@@ -53,7 +54,7 @@ def of_run_if_there(run: Run, layout: Layout) -> pd.DataFrame:
         return empty
     try:
         return of_run(run, layout, wanted[run.experiment])
-    except Untested:
+    except DpgError:  # texts or judgements that are not there, or styles not told apart
         return empty
 
 

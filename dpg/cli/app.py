@@ -17,6 +17,7 @@ from dpg.cli import (
     figures,
     generators,
     models,
+    packing,
     reports,
     running,
     studies,
@@ -42,7 +43,7 @@ app = typer.Typer(
 for group in (configs, texts, models, corpora, training, evaluation, reports):
     for name, chapter in group.GROUPS.items():
         app.add_typer(chapter, name=name)
-for commands in (generators, environments, evaluation, figures, reports, studies):
+for commands in (generators, environments, evaluation, figures, packing, reports, studies):
     for function in commands.COMMANDS:
         app.command()(function)
 

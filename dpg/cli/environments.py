@@ -16,6 +16,10 @@ def environment(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Default: below .environments")
     ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out a package that this machine cannot build; repeat for more."),
+    ] = None,
 ) -> None:
     """Make another engine's environment from its lock, once.
 
@@ -26,6 +30,7 @@ def environment(
     environments.make(
         lock or environments.LOCKS / f"{name}.txt",
         out or environments.path_of(name),
+        without=without or (),
         say=typer.echo,
     )
     for path in environments.leftovers(name):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from dpg.cli import process
 from dpg.cli.options import Config, OptionalOut, group, study_of
@@ -21,10 +24,14 @@ def tokenizer(config: Config, corpus: Path, out: OptionalOut = None) -> None:
     from dpg.models import base
     from dpg.models import tokenizer as tokenizers
     from dpg.provenance import stamp
+    from dpg.text.corpus import tokenizer_texts
 
     study, layout = study_of(config)
     recipe = base.recipe_of(study.scale)
-    trained = tokenizers.train(read_table(corpus, ["text"]).text, vocab_size=recipe.vocab_size)
+    table = read_table(corpus, ["id", "text", "stream"])
+    characters = recipe.tokenizer_characters
+    texts = table.text if characters is None else tokenizer_texts(table, characters)
+    trained = tokenizers.train(texts, vocab_size=recipe.vocab_size)
     with atomic_path(out or layout.tokenizer) as folder:
         trained.save(folder)
     stamp(out or layout.tokenizer, "tokenizer")
@@ -52,6 +59,55 @@ def train(
         out=out or layout.model(name),
     )
     stamp(out or layout.model(name), "pretrain")
+
+
+@model_app.command()
+def finish(name: str, config: Config, corpus: Path, base: Path, out: OptionalOut = None) -> None:
+    """Train the tiny model NAME of the scale file further from its base; resumes as `train` does.
+
+    **Example:** `dpg model finish llama-instruct -c config/tiny.yaml
+    results/tiny/text/corpus.parquet results/tiny/models/llama-base`
+    """
+    process.start_jax()
+    from dpg.models import base as models
+    from dpg.provenance import stamp
+
+    study, layout = study_of(config)
+    models.finish(
+        models.finished_model(study.scale, name),
+        models.recipe_of(study.scale),
+        corpus=corpus,
+        base=base,
+        out=out or layout.model(name),
+    )
+    stamp(out or layout.model(name), "finish")
+
+
+@model_app.command()
+def embedding(
+    config: Config,
+    campaigns: Path,
+    passages: Annotated[Path | None, typer.Option(help="Default: the scale's table.")] = None,
+    out: OptionalOut = None,
+) -> None:
+    """Learn the multilingual embedding of the embedding baseline from translated passages.
+
+    CAMPAIGNS is the folder of the pre-training campaigns' packages. The benchmark's passages are
+    left out.
+
+    **Example:** `dpg model embedding -c config/tiny.yaml results/sources/pretraining-campaigns`
+    """
+    from dpg.artifacts import read_table
+    from dpg.provenance import stamp
+    from dpg.rewards import latent_semantic
+    from dpg.text import sources
+
+    _, layout = study_of(config)
+    benchmark = read_table(passages or layout.passages)
+    table = sources.aligned_passages(campaigns, benchmark)
+    latent_semantic.learn(table).save(out or layout.embedding)
+    stamp(out or layout.embedding, "embedding")
+    typer.echo(f"learned from {table['id'].nunique()} passages in all languages")
 
 
 @model_app.command()

@@ -118,8 +118,18 @@ def _say_written(path: Path, missing: list[str]) -> None:
 
 
 @report_app.command()
-def keep(config: Config, out: Out) -> None:
+def keep(
+    config: Config,
+    out: Out,
+    stopped: Annotated[
+        bool,
+        typer.Option("--stopped", help="Keep runs too that were stopped, with their rollouts."),
+    ] = False,
+) -> None:
     """Keep a finished study small: figures, tables, claims, pages, configuration and cards.
+
+    With --stopped, a run that was stopped before its end is kept as far as it came. Every figure,
+    table and page says so. The run itself stays, and can be continued.
 
     The dataset card and the model card are written from what the study recorded. Fill in the
     licence of your own sources before you publish the study.
@@ -129,7 +139,7 @@ def keep(config: Config, out: Out) -> None:
     from dpg.report import reference
 
     study, layout = study_of(config)
-    for path in reference.keep(study, layout, out):
+    for path in reference.keep(study, layout, out, stopped=stopped):
         typer.echo(path)
 
 

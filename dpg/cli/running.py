@@ -44,7 +44,8 @@ def run(
     study, layout = study_of(config)
     command = [sys.executable, "-m", "snakemake", "--cores", cores]
     if any(word.startswith("-") for word in context.args):
-        done = subprocess.run([*command, "--configfile", str(config), *context.args], check=False)
+        # The targets first: --configfile takes every word behind it that is no option.
+        done = subprocess.run([*command, *context.args, "--configfile", str(config)], check=False)
         raise typer.Exit(done.returncode)
     if not context.args and _FIRST in drawable(study):
         command += ["--prioritize", _FIRST]  # the first picture early

@@ -105,6 +105,7 @@ def corpus(
     campaigns: Path,
     articles: Annotated[Path | None, typer.Option(help="Default: the scale's table.")] = None,
     passages: Annotated[Path | None, typer.Option(help="Default: the scale's table.")] = None,
+    wheel: Wheel = None,
     out: OptionalOut = None,
 ) -> None:
     """Make the pre-training text of the tiny models: no benchmark passage, no unseen article.
@@ -116,10 +117,14 @@ def corpus(
     from dpg.artifacts import read_table, write_table
     from dpg.provenance import stamp
     from dpg.text import sources
+    from dpg.text.wikipedia import WHEEL_FILENAME
 
     _, layout = study_of(config)
     table, counts = sources.pretraining(
-        campaigns, read_table(articles or layout.articles), read_table(passages or layout.passages)
+        campaigns,
+        read_table(articles or layout.articles),
+        read_table(passages or layout.passages),
+        wheel or layout.sources / WHEEL_FILENAME,
     )
     write_table(out or layout.corpus, table)
     stamp(out or layout.corpus, "corpus")

@@ -21,7 +21,18 @@ from dpg.config.downstream import (
     WheelReplay,
 )
 from dpg.config.learner import LearnerSettings
+from dpg.config.models import (
+    FinishedModel,
+    FolderModel,
+    HubModel,
+    Model,
+    PretrainingSettings,
+    SmolLM2Model,
+    Stream,
+    TrainedModel,
+)
 from dpg.config.prompts import PromptSettings
+from dpg.config.reward import LEARNED, RewardSettings
 from dpg.config.run import (
     CustomMetric,
     GeneratorOptimizer,
@@ -30,7 +41,6 @@ from dpg.config.run import (
     Metric,
     NormMetric,
     PatternMetric,
-    RewardSettings,
     RunConfig,
     StringMetric,
     ValidationSettings,
@@ -40,22 +50,16 @@ from dpg.config.scale import (
     DebianPassages,
     Engine,
     FolderArticles,
-    FolderModel,
     FolderPassages,
     Horizons,
     HubArticles,
-    HubModel,
     HubPassages,
     JudgeSettings,
-    Model,
-    PretrainingSettings,
     ReadingName,
     Requirements,
     ScaleFile,
-    SmolLM2Model,
     SweepSettings,
     TextSettings,
-    TrainedModel,
     WheelArticles,
 )
 from dpg.config.study import EXPERIMENTS_FILE, Study, derived, load, scale_files
@@ -63,6 +67,7 @@ from dpg.config.study import EXPERIMENTS_FILE, Study, derived, load, scale_files
 __all__ = [
     "ENGINES",
     "EXPERIMENTS_FILE",
+    "LEARNED",
     "ConfigError",
     "CorpusSettings",
     "CptSettings",
@@ -70,6 +75,7 @@ __all__ = [
     "DebianPassages",
     "DownstreamSettings",
     "Engine",
+    "FinishedModel",
     "FolderArticles",
     "FolderModel",
     "FolderPassages",
@@ -100,6 +106,7 @@ __all__ = [
     "Settings",
     "SftSettings",
     "SmolLM2Model",
+    "Stream",
     "StringMetric",
     "Study",
     "SweepSettings",

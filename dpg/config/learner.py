@@ -29,7 +29,9 @@ class LearnerSettings(Settings):
         " the result does not depend on it",
     )
     memory: PositiveInt | None = Field(
-        default=None, description="bytes for stored training states; null = store all of them"
+        default=None,
+        description="bytes for stored training states, gradients and tapes of matrix products;"
+        " null = all states and gradients, and no tape",
     )
     devices: PositiveInt | None = Field(
         default=None, description="devices of this machine that share the target; null = 1"

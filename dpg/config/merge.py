@@ -134,6 +134,14 @@ class Resolver:
             variants = files.paper.experiments[name].variants
             for key in (overrides and overrides.variants) or {}:
                 self._needs(key, variants, ("experiments", name, "variants", key), "variant")
+            for key, extra in self._of_scale(name).extras.items():
+                at = ("experiments", name, "extras", key)
+                self._needs(extra.like, variants, (*at, "like"), "variant")
+                if key in variants:
+                    raise ConfigError(
+                        f"{files.path}: {'.'.join(at)}: the experiment has a variant of this name; "
+                        "give the run another name, or set the variant's values under `variants`"
+                    )
 
     def _needs(self, name: str, known: Mapping[str, Any], at: tuple[str, ...], noun: str) -> None:
         if name not in known:
@@ -165,10 +173,16 @@ class Resolver:
         variants = self.files.paper.experiments[name].variants
         return [key for key in variants if chosen is None or key in chosen]
 
+    def extra_names(self, name: str) -> list[str]:
+        """The runs beside the study that the scale file lists for an experiment."""
+        return list(self._of_scale(name).extras)
+
     def seeds(self, name: str, key: str) -> list[int]:
-        """The seeds of a variant: its own, or else the scale's."""
-        own = self._of_scale_variant(name, key).seeds
-        return self.files.scale.seeds if own is None else own
+        """The seeds of a variant: its own, or else the scale's; of an extra run, the first."""
+        extra = self._of_scale(name).extras.get(key)
+        own = (extra or self._of_scale_variant(name, key)).seeds
+        usual = self.files.scale.seeds
+        return (usual if extra is None else usual[:1]) if own is None else own
 
     def _of_scale(self, name: str) -> ExperimentOverrides:
         return self.files.scale.experiments.get(name) or ExperimentOverrides()
@@ -181,7 +195,7 @@ class Resolver:
 
         Args:
             name: of the experiment.
-            key: of the variant in ``experiments.yaml``.
+            key: of the variant in ``experiments.yaml``, or of an extra run of the scale.
             seed: of the run.
 
         Raises:
@@ -189,8 +203,12 @@ class Resolver:
         """
         scale = self.files.scale
         experiment = self.files.paper.experiments[name]
-        variant = experiment.variants[key] or Variant()
-        layers = self._layers(name, key, experiment, variant)
+        extra = self._of_scale(name).extras.get(key)
+        like = key if extra is None else extra.like
+        variant = experiment.variants[like] or Variant()
+        layers = self._layers(name, like, experiment, variant)
+        if extra is not None:
+            layers.add(extra.layer(), str(self.files.path))
         variant_name = key
         if variant.horizon is not None:
             steps = scale.horizons.steps(variant.horizon)

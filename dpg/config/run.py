@@ -16,6 +16,7 @@ from pydantic import (
 from dpg.config.base import Betas, DottedPath, LanguageCode, Name, Portion, Seed, Settings, Tree
 from dpg.config.learner import REMAT, LearnerSettings
 from dpg.config.prompts import PromptSettings
+from dpg.config.reward import RewardSettings
 
 
 def _zero(value: object) -> int | float:
@@ -182,39 +183,6 @@ class GeneratorSettings(Settings):
         return 1.0 - step / self.grpo_steps if self.schedule == "linear" else 1.0
 
 
-class RewardSettings(Settings):
-    """What turns rollouts into one number each."""
-
-    kind: Literal["metagradient", "naive", "embedding", "fasttext", "levenshtein", "custom"] = (
-        Field(description="which reward")
-    )
-    cross_group_batching: bool = Field(
-        default=True,
-        description="train the target on one dataset of all rollouts; false = on G datasets, each"
-        " with one response per prompt",
-    )
-    datasets: Literal["smaller_batches", "fewer_steps"] = Field(
-        default="smaller_batches",
-        description="without cross-group batching a dataset has 1 / G of the rollouts: T steps of"
-        " B / G examples, or T / G steps of B",
-    )
-    model: str | None = Field(
-        default=None, description="embedding or fastText model; null = the packaged model"
-    )
-    path: DottedPath | None = Field(default=None, description="`custom`: package.module:factory")
-    arguments: Tree = Field(default_factory=dict, description="`custom`: arguments of the factory")
-
-    @model_validator(mode="after")
-    def _a_custom_reward_has_a_path(self) -> Self:
-        if self.kind == "custom" and self.path is None:
-            raise ValueError("kind 'custom' needs `path`, such as package.module:factory")
-        if self.kind != "custom" and self.path is not None:
-            raise ValueError(
-                f"kind '{self.kind}' takes no `path`; remove it, or write kind: custom"
-            )
-        return self
-
-
 class ValidationSettings(Settings):
     """Validation on unseen prompts during generator training."""
 
@@ -353,9 +321,9 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _microbatches_fit(self) -> Self:
-        parts = self.learner.microbatches
-        for batch in {self.learner.batch_size, self.set_batch} if parts else ():
-            if batch % (parts or 1):
+        parts = self.learner.microbatches or 1
+        for batch in {self.learner.batch_size, self.set_batch}:
+            if batch % parts:
                 raise ValueError(
                     f"a training step of {batch} examples does not divide into "
                     f"learner.microbatches = {parts}; choose a divisor of {batch}"

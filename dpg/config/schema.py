@@ -21,7 +21,7 @@ from dpg.config.base import Tree
 from dpg.config.downstream import DownstreamSettings
 from dpg.config.experiments import Experiment, ExperimentsFile, ReadingExperiment, Variant
 from dpg.config.run import RunConfig, RunOverrides
-from dpg.config.scale import ExperimentOverrides, ScaleFile, VariantOverrides
+from dpg.config.scale import ExperimentOverrides, ExtraOverrides, ScaleFile, VariantOverrides
 from dpg.config.study import EXPERIMENTS_FILE
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -63,7 +63,7 @@ def _schema(model: type[BaseModel], about: str) -> Tree:
     overrides = _definitions(RunConfig) | _definitions(DownstreamSettings)
     partial = {f"Partial{name}": _partial(schema) for name, schema in overrides.items()}
     sections = partial.pop(_partial_name(RunConfig))["properties"]
-    of_scale = (RunOverrides, ExperimentOverrides, VariantOverrides)
+    of_scale = (RunOverrides, ExperimentOverrides, VariantOverrides, ExtraOverrides)
     for cls in (*of_scale, Experiment, Variant, ReadingExperiment):
         if cls.__name__ in definitions:
             keys = definitions[cls.__name__]["properties"]

@@ -1,6 +1,6 @@
 """The study: a scale file merged into ``experiments.yaml``, every run of it resolved."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dpg.config import yaml
@@ -26,6 +26,7 @@ class Study:
 
     Args:
         keys: path of a run -> key of its variant in ``experiments.yaml``; None where nobody asks.
+        extras: path of a run -> its configuration, of the runs beside the study.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class Study:
         downstream: DownstreamSettings | None,
         downstream_sources: Sources,
         keys: Mapping[str, str] | None = None,
+        extras: Mapping[str, RunConfig] | None = None,
     ):
         self.path, self.scale, self._runs, self._sources = path, scale, runs, sources
         self.downstream, self.downstream_sources = downstream, downstream_sources
-        self._keys = keys or {}
+        self._keys, self._extras = keys or {}, extras or {}
 
     def with_engine(self, engine: Engine) -> "Study":
         """The same study with another engine, for the questions that one asks beforehand."""
@@ -53,6 +55,7 @@ class Study:
             self.downstream,
             self.downstream_sources,
             self._keys,
+            self._extras,
         )
 
     @property
@@ -61,23 +64,29 @@ class Study:
         return list(self._runs.values())
 
     @property
+    def extras(self) -> list[RunConfig]:
+        """The runs beside the study: in no figure and no claim, made on request."""
+        return list(self._extras.values())
+
+    @property
     def all_seeds(self) -> list[int]:
         """The seeds of all runs, in ascending order: the scale's and those of single variants."""
         return sorted({run.seed for run in self.runs})
 
     def run(self, experiment: str, variant: str, seed: int) -> RunConfig:
-        """The run of this name.
+        """The run of this name, of the study or beside it.
 
         Raises:
             ConfigError: there is no such run; names those that there are.
         """
-        experiments = sorted({run.experiment for run in self.runs})
+        every = [*self.runs, *self.extras]
+        experiments = sorted({run.experiment for run in every})
         if experiment not in experiments:
             raise ConfigError(
                 f"{self.path}: no experiment '{experiment}'{nearest(experiment, experiments)}; "
                 f"there are: {', '.join(experiments)}"
             )
-        runs = [run for run in self.runs if run.experiment == experiment]
+        runs = [run for run in every if run.experiment == experiment]
         variants = list(dict.fromkeys(run.variant for run in runs))
         if variant not in variants:
             raise ConfigError(
@@ -127,9 +136,15 @@ def load(
     files = _read(Path(path), None if experiments is None else Path(experiments))
     if reading is not None:
         files = files._replace(scale=files.scale.model_copy(update={"reading": reading}))
-    runs, sources, keys = _runs(files)
+    resolver = Resolver(files)
+    runs, sources, keys = _runs(resolver, resolver.variant_names)
+    extras, *of_extras = _runs(resolver, resolver.extra_names)
+    for known, more in zip((sources, keys), of_extras, strict=True):
+        known.update(more)
+    if not runs:
+        raise ConfigError(f"{files.path}: `experiments` selects no run; name a variant in it")
     settings, origins = resolve_downstream(files)
-    return Study(files.path, files.scale, runs, sources, settings, origins, keys)
+    return Study(files.path, files.scale, runs, sources, settings, origins, keys, extras)
 
 
 def _read(path: Path, experiments: Path | None) -> Files:
@@ -170,14 +185,21 @@ def _experiments_file(path: Path, scale: ScaleFile) -> Path:
     return beside if beside.is_file() else EXPERIMENTS_FILE
 
 
-def _runs(files: Files) -> tuple[dict[str, RunConfig], dict[str, Sources], dict[str, str]]:
-    """The runs by their paths; the sources of each one's values, and its variant's key."""
-    resolver = Resolver(files)
+def _runs(
+    resolver: Resolver, names: Callable[[str], list[str]]
+) -> tuple[dict[str, RunConfig], dict[str, Sources], dict[str, str]]:
+    """The runs by their paths; the sources of each one's values, and its variant's key.
+
+    Args:
+        resolver: of the study's files.
+        names: experiment -> the keys of the runs that are wanted.
+    """
+    files = resolver.files
     runs: dict[str, RunConfig] = {}
     sources: dict[str, Sources] = {}
     keys: dict[str, str] = {}
     for name in resolver.experiment_names():
-        for key in resolver.variant_names(name):
+        for key in names(name):
             for seed in resolver.seeds(name, key):
                 run, origins = resolver.resolve(name, key, seed)
                 if run.path in runs:
@@ -186,8 +208,6 @@ def _runs(files: Files) -> tuple[dict[str, RunConfig], dict[str, Sources], dict[
                         f"one of them in {files.paper_path}"
                     )
                 runs[run.path], sources[run.path], keys[run.path] = run, origins, key
-    if not runs:
-        raise ConfigError(f"{files.path}: `experiments` selects no run; name a variant in it")
     return runs, sources, keys
 
 

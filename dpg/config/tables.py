@@ -29,7 +29,7 @@ def tables(scale: Tree, experiments: Tree) -> dict[str, str]:
     )
     # What has a table of its own is not repeated wherever it may stand.
     hidden = {"PartialDownstreamSettings": {*downstream["properties"], "sources"}}
-    for prefix in ("Run", "Experiment", "Variant"):
+    for prefix in ("Run", "Experiment", "Variant", "Extra"):
         hidden[f"{prefix}Overrides"] = hidden[prefix] = set(run["properties"])
     hidden["ReadingExperiment"] = set(run["properties"])
     return {

@@ -11,7 +11,7 @@ from typing import Final, Literal
 from dpg.config import RunConfig, Study
 from dpg.doctor import forecast, probe
 from dpg.doctor.probe import Machine, SlurmNode
-from dpg.environments import FOLDER, leftovers, locked_versions, path_of
+from dpg.environments import FOLDER, left_out_of, leftovers, locked_versions, path_of
 from dpg.errors import DpgError
 from dpg.evaluation.judge import KEY_VARIABLE
 from dpg.generators.trl import settings as trl
@@ -278,9 +278,7 @@ def _engine(study: Study) -> Iterator[Finding]:
 
 def _by_trl(study: Study, run: RunConfig) -> None:
     needs = study.scale.needs
-    if needs.nodes > 1:
-        raise DpgError(f"needs.nodes = {needs.nodes}: the trl engine takes one machine per run")
-    trl.shape_of(run, needs.processes or needs.gpus or 1)
+    trl.shape_of(run, trl.processes_of(needs), needs.nodes)
 
 
 def _by_verl(study: Study, run: RunConfig) -> None:
@@ -316,7 +314,12 @@ def _environments(
             yield Finding(title, NOTE, found)
         else:
             remedy = f"remove {place}: its rule makes it again"
-            yield _compared(title, locked_versions(lock), there.get, remedy)
+            left_out = left_out_of(place)
+            locked = {k: v for k, v in locked_versions(lock).items() if k not in left_out}
+            yield _compared(title, locked, there.get, remedy)
+            if left_out:
+                found = f"made without {', '.join(left_out)}"
+                yield Finding(title, NOTE, found, f"{remedy} with all of {lock}")
 
 
 def _repositories(study: Study, layout: Layout) -> dict[tuple[str, probe.Kind], bool]:
@@ -334,7 +337,7 @@ def _repositories(study: Study, layout: Layout) -> dict[tuple[str, probe.Kind], 
     if study.downstream is not None and study.downstream.replay.source == "hub":
         wanted[study.downstream.replay.dataset, "dataset"] = False
     for run in study.runs:
-        if run.reward.model is not None:
+        if run.reward.model is not None and not run.reward.made_here:
             wanted[run.reward.model, "model"] = False
     return wanted
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dpg.config import Study
-from dpg.doctor import forecast
+from dpg.doctor import cards, rates
 from dpg.doctor.checks import MISSING, NOTE, OK, Finding
 from dpg.doctor.forecast import Estimate
 from dpg.quantities import duration
@@ -43,10 +43,11 @@ def costs(study: Study, wanted: Estimate) -> list[str]:
         lines += ["GPU-hours: none, the scale asks for no GPU", cpu_time(study)]
     else:
         lines += [
-            f"GPU-hours, estimated and not measured: {wanted.gpu_hours}",
+            f"GPU-hours on H200s, estimated: {wanted.gpu_hours}",
             f"  generators {wanted.generator_hours}, targets {wanted.target_hours}, "
             f"Table 1 {wanted.downstream_hours}",
             *(f"  {line}" for line in _assumptions(study)),
+            *cards.lines(study),
         ]
     lines.append(
         f"disk: about {wanted.disk_gb:,.0f} GB, and {wanted.working_gb:,.1f} GB for each "
@@ -80,12 +81,20 @@ def cpu_time(study: Study, root: Path = Path("results")) -> str:
 
 
 def _assumptions(study: Study) -> list[str]:
-    low, high = (f"{share:.0%}" for share in forecast.GENERATOR_SHARES)
-    target_low, target_high = (f"{share:.0%}" for share in forecast.TARGET_SHARES)
-    return [
-        f"assumed: H200 or H100; generators at {low} to {high} of {forecast.BFLOAT16 / 1e12:.0f} "
-        f"TFLOP/s (bfloat16), targets at {target_low} to {target_high} of "
-        f"{forecast.FLOAT32 / 1e12:.0f} (float32);",
-        f"the low end shards the target over a job's {study.scale.needs.gpus} GPUs, the high end "
-        "trains it on one while the others wait",
+    low, high = (f"{rate / 1e12:.0f}" for rate in rates.of_generator(study.scale.engine))
+    known = "measured" if study.scale.engine == "jax" else "assumed"
+    targets = {
+        run.learner.matmul_precision or "highest": f"{rates.of_target(run) / 1e12:.0f} TFLOP/s"
+        for run in study.runs
+    }
+    precisions = ", ".join(f"{rate} at precision {name}" for name, rate in targets.items())
+    lines = [
+        f"generators at {low} to {high} TFLOP/s ({known}); targets at {precisions} (measured on "
+        "an H200, docs/gpu.md)",
     ]
+    if study.scale.needs.gpus > 1:
+        lines.append(
+            f"the low end shards the target over a job's {study.scale.needs.gpus} GPUs, the high "
+            "end trains it on one while the others wait"
+        )
+    return lines

@@ -1,9 +1,9 @@
 """What a study will take: GPU-hours, disk and the judge's bill, before anything is started.
 
-GPU-hours are floating-point operations over an assumed share of a GPU's peak, so they are given as
-a range, with what was assumed beside it. Operations are counted as usual: 2 per parameter and token
-for a forward pass, 6 for a step of training. Disk and the judge's bill are sums over what the
-workflow keeps and asks.
+GPU-hours are floating-point operations over the rates of `dpg.doctor.rates`, given as a range, with
+what was measured and what is assumed beside it. Operations are counted as usual: 2 per parameter
+and token for a forward pass, 6 for a step of training. Disk and the judge's bill are sums over
+what the workflow keeps and asks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from dpg.config import (
@@ -23,23 +23,14 @@ from dpg.config import (
     Study,
     TrainedModel,
 )
+from dpg.doctor import rates
 from dpg.environments import for_gpus
 from dpg.evaluation.judge import expected_cost
 from dpg.study import outputs, sources
 from dpg.study.layout import Layout
 
-BFLOAT16, FLOAT32 = 989e12, 67e12
-"""Peak operations per second of the paper's GPUs, H200 (an H100's are the same): tensor cores in
-bfloat16 without sparsity, and float32; NVIDIA's data sheet."""
-
-GENERATOR_SHARES = (0.10, 0.40)
-"""Assumed share of the bfloat16 peak, sampling and update together: low and high."""
-
-TARGET_SHARES = (0.30, 0.60)
-"""Assumed share of the float32 peak in training the target: low and high."""
-
-METAGRADIENT = 4.0
-"""A metagradient's time over that of the plain training; docs/metagradients.md (T = 8, on CPU)."""
+METAGRADIENT = 3.3
+"""A metagradient's time over that of the plain training: measured on an H200 at T = 16."""
 
 METAGRADIENT_SHORT = 1.4
 """The same at T = 1, where no adjoint is carried back."""
@@ -126,7 +117,10 @@ def estimate(study: Study, layout: Layout) -> Estimate:
         layout: where its results are.
     """
     scale = study.scale
-    sizes = {name: parameters(model, layout.model(name)) for name, model in scale.models.items()}
+    sizes = {
+        name: parameters(scale.shape(name) or model, layout.model(name))
+        for name, model in scale.models.items()
+    }
     unknown = tuple(name for name, size in sizes.items() if size is None)
     known = {name: size or 0 for name, size in sizes.items()}
     left = [run for run in study.runs if not layout.run_of(run).is_finished]
@@ -135,7 +129,7 @@ def estimate(study: Study, layout: Layout) -> Estimate:
     return Estimate(
         runs=len(left),
         all_runs=len(study.runs),
-        generator_hours=_hours_of_generators(left, known) if gpus else None,
+        generator_hours=_hours_of_generators(left, known, scale.engine) if gpus else None,
         target_hours=_hours_of_targets(left, known, gpus) if gpus else None,
         downstream_hours=_hours_of_downstream(study, known) if gpus else None,
         disk_gb=_disk(study, known) / 1e9 + sum(ENVIRONMENT_GB[e] for e in environments(study)),
@@ -247,21 +241,22 @@ def target_operations(run: RunConfig, size: int) -> float:
     return run.generator.grpo_steps * step + validations(run) * validation
 
 
-def _hours(operations: float, peak: float, shares: tuple[float, float]) -> Range:
-    low, high = shares
-    return Range(operations / (peak * high) / 3600, operations / (peak * low) / 3600)
+def _hours(operations: float, per_second: tuple[float, float]) -> Range:
+    low, high = per_second
+    return Range(operations / high / 3600, operations / low / 3600)
 
 
-def _hours_of_generators(runs: Iterable[RunConfig], sizes: dict[str, int]) -> Range:
+def _hours_of_generators(runs: Iterable[RunConfig], sizes: dict[str, int], engine: str) -> Range:
     total = sum(generator_operations(run, sizes[run.generator.model]) for run in runs)
-    return _hours(total, BFLOAT16, GENERATOR_SHARES)
+    return _hours(total, rates.of_generator(engine))
 
 
 def _hours_of_targets(runs: Iterable[RunConfig], sizes: dict[str, int], gpus: int) -> Range:
     """Low: the target is sharded over the job's GPUs. High: on one of them, the others wait."""
-    total = sum(target_operations(run, sizes[run.learner.model]) for run in runs)
-    hours = _hours(total, FLOAT32, TARGET_SHARES)
-    return replace(hours, high=hours.high * gpus)
+    seconds = sum(
+        target_operations(run, sizes[run.learner.model]) / rates.of_target(run) for run in runs
+    )
+    return Range(seconds / 3600, seconds / 3600 * gpus)
 
 
 def _hours_of_downstream(study: Study, sizes: dict[str, int]) -> Range:
@@ -279,7 +274,7 @@ def _hours_of_downstream(study: Study, sizes: dict[str, int]) -> Range:
     tuned = passages * sum(settings.sft.epochs) * len(settings.sft.learning_rates) * len(languages)
     for target in settings.targets:
         total += 6.0 * sizes[target] * (trained * settings.cpt.tokens + tuned)
-    return _hours(total, BFLOAT16, GENERATOR_SHARES)
+    return _hours(total, rates.of_generator("vllm"))
 
 
 # --- disk --------------------------------------------------------------------------------------

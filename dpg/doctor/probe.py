@@ -78,9 +78,7 @@ class Machine:
 
     def cpus(self) -> int:
         """The cores that this process may use."""
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
+        return hardware.usable_cores()
 
     def free_disk_gb(self, folder: Path) -> float:
         """What is free where a folder is, or would be made; in GB."""

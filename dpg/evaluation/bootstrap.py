@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,7 @@ def of_normal(value: float, error: float, rng: np.random.Generator) -> np.ndarra
     return value + error * rng.standard_normal(DRAWS)
 
 
-def of_course(values: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+def of_course(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """[DRAWS]: offsets of one point of a curve, from how its later points scatter.
 
     Each validation samples its rollouts anew, so neighbours differ by the generator's progress and
@@ -61,7 +60,7 @@ def of_course(values: Sequence[float], rng: np.random.Generator) -> np.ndarray:
     progress, and have six times the variance of one point. They are drawn with either sign.
 
     Args:
-        values: the curve's second half.
+        values: [V] the curve's second half.
         rng: random numbers.
     """
     bends = np.diff(np.asarray(values, float), 2) / math.sqrt(6)

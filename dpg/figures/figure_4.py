@@ -1,4 +1,8 @@
-"""Figure 4: do the generators write the target language (top), and varied text (bottom)?"""
+"""Figure 4: do the generators write the target language (top), and varied text (below)?
+
+Beside the paper's bigram entropy H stands 2^H, the number of bigrams that would have this entropy
+if all were equally frequent. H falls by 4 bits of 12 in a collapse; 2^H falls to a sixteenth.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ORDER = ["de", "es", "fr", "it"]
+_ROWS = {
+    "percent": "In the target\nlanguage (%)",
+    "entropy": "Bigram entropy\nH (bits)",
+    "bigrams": "Bigrams in\nuse ($2^H$)",
+}
+"""Measure -> its axis' label, from top to bottom."""
 
 
 def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
@@ -28,7 +38,8 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         One row per validation: language (ISO 639-1), variant, seed, step (GRPO steps done),
         rollouts (that the judge gave an answer for), fraction (of these in the target language),
         entropy (of the token bigrams of all rollouts, bits). A rollout whose language the judge
-        did not name (`REFUSED`) counts neither for nor against the target language.
+        did not name (`REFUSED`) counts neither for nor against the target language. Where a run
+        was stopped before its end, a column `stopped` says after which of its steps.
 
     Raises:
         DpgError: no run of lambada-* among the directories, a run that was not judged, a target
@@ -66,42 +77,49 @@ def _measures(run: Run) -> pd.DataFrame:
                 "entropy": bigram_entropy(table["tokens"]),
             }
         )
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame if run.stopped is None else frame.assign(stopped=str(run.stopped))
+
+
+def _stopped(frame: pd.DataFrame) -> list[str]:
+    """One line per run that was stopped before its end."""
+    if "stopped" not in frame:
+        return []
+    runs = frame.dropna(subset="stopped").drop_duplicates(["label", "seed"])
+    return [f"{label} {words}" for label, words in zip(runs["label"], runs["stopped"], strict=True)]
 
 
 @styled
 def draw(frame: pd.DataFrame) -> Figure:
-    """Draw one column per language, the fraction above the entropy, one legend below."""
+    """Draw one column per language: the fraction, the entropy and 2^H; one legend below."""
     from matplotlib.ticker import MaxNLocator
 
     known = [code for code in ORDER if (frame["language"] == code).any()]
     languages = known + sorted(set(frame["language"]) - set(known))
-    frame = frame.assign(label=[Variant.parse(name).label for name in frame["variant"]])
+    frame = frame.assign(
+        label=[Variant.parse(name).label for name in frame["variant"]],
+        percent=100 * frame["fraction"],
+        bigrams=2.0 ** frame["entropy"],
+    )
     styles = line_styles([Variant.parse(name) for name in frame["variant"].unique()])
     width = COLUMN if len(languages) == 1 else PAGE
     ncols = min(len(styles), 3 if width == COLUMN else 6)
-    figure = new_figure(width, 3.1 + 0.17 * -(-len(styles) // ncols))
-    panels = figure.subplots(2, len(languages), squeeze=False, sharex="col", sharey="row")
+    figure = new_figure(width, 4.3 + 0.17 * -(-len(styles) // ncols))
+    panels = figure.subplots(len(_ROWS), len(languages), squeeze=False, sharex="col", sharey="row")
     for column, code in enumerate(languages):
         here = frame[frame["language"] == code]
-        top, bottom = panels[:, column]
-        curves(
-            top,
-            here.assign(fraction=100 * here["fraction"]),
-            x="step",
-            y="fraction",
-            by="label",
-            styles=styles,
-        )
-        curves(bottom, here, x="step", y="entropy", by="label", styles=styles)
+        for axes, measure in zip(panels[:, column], _ROWS, strict=True):
+            curves(axes, here, x="step", y=measure, by="label", styles=styles)
+        top, bottom = panels[0, column], panels[-1, column]
         top.set_title(LANGUAGES.get(code, code))
-        bottom.set_xlabel("GRPO steps")
+        bottom.set_xlabel("\n".join(["GRPO steps", *_stopped(here)]))
         bottom.set_xlim(0, 1.01 * (here["step"].max() or 1))
         bottom.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    for axes, label in zip(panels[:, 0], _ROWS.values(), strict=True):
+        axes.set_ylabel(label)
+        axes.margins(y=0.08)
     panels[0, 0].set_ylim(-3, 103)
-    panels[0, 0].set_ylabel("In the target\nlanguage (%)")
-    panels[1, 0].set_ylabel("Bigram entropy\n(bits)")
-    panels[1, 0].margins(y=0.08)
+    panels[-1, 0].set_ylim(bottom=0)
     figure.align_ylabels(panels[:, 0])
     legend_below(figure, frame, styles, ncols=ncols)
     return figure

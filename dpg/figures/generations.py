@@ -100,6 +100,7 @@ def build(name: str, run_dirs: Sequence[str | Path], out_stem: str | Path) -> li
     run = choose(name, run_dirs)
     data = frame(run, TABLES[name].rows)
     title = TABLES[name].title.format(steps=run.variant.steps)
+    title += f" ({run.stopped})" if run.stopped else ""
     paths = [save_csv(data, out_stem)]
     for kind, text in {"md": markdown(data, title), "tex": latex(data, title, name)}.items():
         path = with_suffix(out_stem, kind)

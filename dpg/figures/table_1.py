@@ -14,7 +14,7 @@ from dpg import artifacts
 from dpg.errors import DpgError
 from dpg.evaluation import bootstrap
 from dpg.figures.generations import escape_latex
-from dpg.figures.style import save_csv, with_suffix
+from dpg.figures.style import save_csv, thousands, with_suffix
 from dpg.study.sources import BEFORE, REPLAY, SFT, SOURCES, UNTUNED
 from dpg.text.languages import TARGET_CODES
 
@@ -257,7 +257,7 @@ def _shown(cell: _Cell | None, bold: Callable[[str], str], *, in_bits: bool) -> 
     if cell.best:
         text = bold(text)
     if in_bits:
-        return f"{text} ({cell.perplexity:.3g})"
+        return f"{text} ({thousands(cell.perplexity)})"
     return text if math.isnan(cell.paper) else f"{text} ({number(cell.paper)})"
 
 
@@ -311,7 +311,7 @@ def latex(table: pd.DataFrame) -> str:
 def _title(table: pd.DataFrame) -> str:
     """What the numbers are, in the words of the table's own case."""
     columns = [f"{prefix}perplexity" for prefix in WINDOWS if f"{prefix}perplexity" in table]
-    large = table[columns].max(axis=None) >= _MANY
+    large = bool((table[columns] >= _MANY).any(axis=None))
     first = "Bits, log2 of the perplexity (in brackets)," if large else "Perplexity"
     title = f"{first} of a passage's last word, by lm-eval; lower is better"
     return f"{title} (the paper's in brackets)" if "paper" in table else title

@@ -37,7 +37,7 @@ class RunInputs:
         generator, target: Hugging Face directories of the two models.
         articles: table of Wikipedia articles (id, title, text, language, split).
         passages: the benchmark's table; only a language metric or a baseline needs it.
-        reward_model: the packaged embedding or fastText model of a baseline.
+        reward_model: the learned or packaged embedding, or fastText model, of a baseline.
     """
 
     generator: Path

@@ -1,4 +1,4 @@
-"""Runs that are finished: never computed twice, never overwritten, and never taken for another."""
+"""Finished runs: they are not computed twice, not overwritten and not mistaken for other runs."""
 
 from __future__ import annotations
 

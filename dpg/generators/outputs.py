@@ -1,4 +1,4 @@
-"""The files that a generator run leaves, by whichever engine it was trained."""
+"""The files that a generator run leaves. They are the same for every engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpg.targets.metric import pattern_of
 
 
 def say_of_earlier_version(folder: RunFolder) -> None:
-    """Say of a state that an earlier version of this package left what it is; it is not touched."""
+    """Tell the user about a state of an earlier version of this package. It is not touched."""
     if folder.earlier_state.is_dir():
         say(
             f"{folder.earlier_state}: an unfinished run of an earlier version of dpg. It is not "
@@ -49,8 +49,10 @@ def write_outputs(
     state = folder.state
     gather(state, folder, pattern_of(run.metric))
     save(folder.generator, model, params, tokenizer)
-    with artifacts.atomic_path(folder.metrics) as partial:
-        shutil.copyfile(state.metrics, partial)
+    for path, ours in ((folder.metrics, state.metrics), (folder.clock, state.clock)):
+        if ours.exists():  # only the JAX engine has a clock
+            with artifacts.atomic_path(path) as partial:
+                shutil.copyfile(ours, partial)
     with RunRecord(
         folder.record,
         run.model_dump(mode="json"),

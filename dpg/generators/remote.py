@@ -1,4 +1,4 @@
-"""What engines share whose trainer is a process of its own, in an environment of its own.
+"""What TRL and verl share: each has a trainer in a process and an environment of its own.
 
 Three processes make a run of verl or TRL. The engine's process writes the prompts and the settings,
 watches the other two and puts the results together, in the layout of the JAX engine. The reward
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -28,27 +29,29 @@ from dpg.config import RunConfig
 from dpg.errors import DpgError
 from dpg.generators import sampling
 from dpg.generators.engine import OnStep, OutOfTimeError, RunInputs, ZeroRewards
-from dpg.generators.outputs import write_outputs
-from dpg.generators.prompts import Prompts
-from dpg.models import Tokenizer, load
+from dpg.generators.outputs import say_of_earlier_version, write_outputs
+from dpg.generators.prompts import Prompts, check_prompting, prompts_of
+from dpg.generators.started_from import started_from
+from dpg.models import Tokenizer, load, without_weights
 from dpg.processes import Process, started
 from dpg.rewards.protocol import RewardError
 from dpg.run_folder import RunFolder, RunState
 from dpg.state import take_up
 
 _UP = 900.0  # seconds for the reward server to load its models
+_SOON = 30.0  # seconds for the trainer to find that its other machines are gone
 
 
 class Trainer(NamedTuple):
-    """A trainer, as far as a run under way has to know it.
+    """What a run under way needs to know about its trainer.
 
     Attributes:
-        name: as errors and records call it, such as "verl".
-        error: what is raised where it, or the reward server, ends the run.
+        name: used in errors and records, such as "verl".
+        error: raised when the trainer or the reward server ends the run.
         steps_done: the GRPO steps in its last whole checkpoint.
         trained: the Hugging Face directory of the checkpoint after this many GRPO steps.
         settings: what its state depends on besides the run and its inputs.
-        why: what a log says of why the trainer ended, or nothing.
+        why: reads from a log why the trainer ended; empty if the log does not say.
     """
 
     name: str
@@ -60,7 +63,7 @@ class Trainer(NamedTuple):
 
 
 class UnderWay:
-    """A run under way, by its state."""
+    """A run that is not finished; everything is read from its state on disk."""
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class UnderWay:
     def open(
         cls, run: RunConfig, state: RunState, inputs: Mapping[str, Any], trainer: Trainer
     ) -> UnderWay:
-        """Take up the state left there, or start anew where it is of other settings or inputs."""
+        """Continue from the state on disk, or start again if settings or inputs have changed."""
         settings = {
             "engine": trainer.name,
             "run": run.model_dump(mode="json"),
@@ -114,7 +117,7 @@ class UnderWay:
         return self.state.numbers("validation", step).exists()
 
     def updates(self) -> int:
-        """Training steps of which all numbers are there."""
+        """Number of training steps whose numbers are all written."""
         return len(list(self.state.numbers("update", 0).parent.glob("update-*.json")))
 
     def record(self, step: int) -> dict[str, Any]:
@@ -125,7 +128,7 @@ class UnderWay:
         return {"step": step, "phase": "train", **found[0], **found[1]}
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """The whole log, in the order in which things happened."""
+        """All lines of the log, in the order of events."""
         for step in range(self.run.generator.grpo_steps + 1):
             if self.is_due(step):
                 found = artifacts.read_json(self.state.numbers("validation", step))
@@ -134,7 +137,7 @@ class UnderWay:
                 yield self.record(step)
 
     def finish(self, folder: RunFolder, tokenizer: Tokenizer) -> None:
-        """Write what the JAX engine leaves, and clear the state away."""
+        """Write the same files as the JAX engine, and remove the state."""
         model, params, _ = load(self.trainer.trained(self.state, self.run.generator.grpo_steps))
         with (
             artifacts.atomic_path(self.state.metrics) as partial,
@@ -154,6 +157,46 @@ class UnderWay:
         )
 
 
+class Beginning(NamedTuple):
+    """A run that is about to start, or to go on.
+
+    Attributes:
+        under_way: the run by its state.
+        tokenizer: the generator's.
+        prompts, unseen: of training and of validation, as rendered and encoded.
+    """
+
+    under_way: UnderWay
+    tokenizer: Tokenizer
+    prompts: Prompts
+    unseen: Prompts
+
+    def write_prompts(self) -> None:
+        """Write what the trainer reads: the prompts in the order of their use."""
+        run, state = self.under_way.run, self.under_way.state
+        order = prompt_order(run, len(self.prompts.articles))
+        write_prompts(state.prompts, self.prompts, order)
+        places = np.arange(len(self.unseen.articles))
+        write_prompts(state.validation_prompts, self.unseen, places)
+
+
+def begin(run: RunConfig, inputs: RunInputs, folder: RunFolder, trainer: Trainer) -> Beginning:
+    """Check what a run starts from, and take up its state; the folder is locked by the caller.
+
+    Weights are not read: on a machine with GPUs this process must take none of their memory.
+
+    Raises:
+        DpgError: the prompts do not fit the model, or the files are not what they should be.
+    """
+    say_of_earlier_version(folder)
+    model, tokenizer = without_weights(inputs.generator), Tokenizer.load(inputs.generator)
+    check_prompting(run.generator, run.prompt_style, inputs.generator, model, tokenizer)
+    prompts = prompts_of(run, inputs.articles, tokenizer, "train")
+    unseen = prompts_of(run, inputs.articles, tokenizer, "validation")
+    digests = started_from(run, inputs, tokenizer, prompts, unseen)
+    return Beginning(UnderWay.open(run, folder.state, digests, trainer), tokenizer, prompts, unseen)
+
+
 def deadline_of(seconds: float | None) -> float | None:
     """`time.monotonic()` after this time; None without a limit."""
     return None if seconds is None else time.monotonic() + seconds
@@ -162,7 +205,7 @@ def deadline_of(seconds: float | None) -> float | None:
 def prompt_order(run: RunConfig, count: int) -> np.ndarray:
     """The prompts of all training steps in the order of their use: int64 [M x prompts per step].
 
-    The very prompts, in the very order, of the JAX engine.
+    The JAX engine uses the same prompts in the same order.
     """
     steps = [
         sampling.prompt_indices(
@@ -193,7 +236,7 @@ def reward_server(
     gpus: int,
     keep: Collection[int],
 ) -> Iterator[Process]:
-    """The reward server, up and ready.
+    """Start the reward server and wait until it is ready.
 
     Args:
         run, inputs, folder: as for any engine.
@@ -232,7 +275,7 @@ def reward_server(
 def trainer_environment(state: RunState, gpus: int) -> dict[str, str]:
     """The environment variables of a trainer's processes.
 
-    Of our own packages they see this one alone: a link to it is all that is on their path.
+    Of our own environment they see only this package: their path holds one link to it.
     """
     link = state.path / "python" / "dpg"
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -259,8 +302,17 @@ def watch(
     trainer: Process,
     deadline: float | None,
     on_step: OnStep,
+    others: Collection[Process] = (),
 ) -> None:
-    """Wait for the trainer to end, and end with it when something is wrong."""
+    """Wait until the trainer has ended. Raise an error when something goes wrong.
+
+    Args:
+        under_way: the run.
+        server, trainer: its processes.
+        deadline: `time.monotonic()` at which the run stops.
+        on_step: told of each step.
+        others: what keeps the trainer's processes on other machines at work.
+    """
     told, zeros = under_way.updates(), ZeroRewards()
     steps, error = under_way.run.generator.grpo_steps, under_way.trainer.error
     while (status := trainer.handle.poll()) is None:
@@ -276,6 +328,7 @@ def watch(
                 f"{server.handle.returncode}); the same command goes on from the last checkpoint. "
                 f"Its log ends with:\n{server.tail()}"
             )
+        _look_at(others, trainer, error)
         if deadline is not None and time.monotonic() > deadline:
             raise OutOfTimeError(
                 f"{under_way.state.path.parent}: stopped at the time limit after {told} of {steps} "
@@ -287,8 +340,21 @@ def watch(
         raise _failure(under_way, trainer, status)
 
 
+def _look_at(others: Collection[Process], trainer: Process, error: type[DpgError]) -> None:
+    """Raise an error if a process on another machine failed and the trainer has not noticed."""
+    for process in others:
+        if process.handle.poll():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                trainer.handle.wait(_SOON)
+                return  # the trainer says more
+            raise error(
+                f"{process.name} ended with status {process.handle.returncode}; its log ends "
+                f"with:\n{process.tail()}"
+            )
+
+
 def _failure(under_way: UnderWay, trainer: Process, status: int) -> DpgError:
-    """What ended the trainer, as the error it was."""
+    """The error that ended the trainer."""
     path, (name, error) = under_way.state.failure, under_way.trainer[:2]
     if not path.exists():
         log = trainer.tail()

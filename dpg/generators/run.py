@@ -33,6 +33,7 @@ def engine_of(study: Study, environment: Path | None = None) -> Engine:
             trl.run_generator,
             config=study.path,
             gpus=study.scale.needs.gpus,
+            nodes=study.scale.needs.nodes,
             processes=study.scale.needs.processes,
             environment=environment,
         )

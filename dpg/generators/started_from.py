@@ -77,7 +77,7 @@ def _reads_passages(run: RunConfig) -> bool:
 
 
 def _reads_reward_model(run: RunConfig) -> bool:
-    return run.reward.kind in ("embedding", "fasttext") and run.reward.model is None
+    return run.reward.made_here
 
 
 def _of_model(directory: Path) -> dict[str, str | None]:

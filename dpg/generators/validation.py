@@ -1,4 +1,4 @@
-"""Validation on unseen prompts: one response each, the target trained on them for the longest T."""
+"""Validation: the target is trained for the longest T on one response to each unseen prompt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dpg.run_folder import RunFolder, RunState
 
 
 class Outcome(NamedTuple):
-    """What one validation leaves.
+    """The result of one validation.
 
     Attributes:
         record: named numbers for the metrics' log.

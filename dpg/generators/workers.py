@@ -1,4 +1,4 @@
-"""What the trainers' own processes share: numbers of a step, and failures. No JAX, no pydantic."""
+"""What the processes of TRL and verl share: numbers of a step, failures. No JAX, no pydantic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _END = 30.0  # seconds for this process to end by itself
 
 
 def record_failure(state: RunState, error: BaseException) -> None:
-    """Keep what ended the run, for the engine to say."""
+    """Write down the error that ended the run. The engine reads it."""
     record = {
         "kind": type(error).__name__,
         "message": str(error),
@@ -30,7 +30,7 @@ def record_failure(state: RunState, error: BaseException) -> None:
 
 
 def step_record(rewards: Rewards, advantages: np.ndarray, batch: RolloutBatch) -> dict[str, float]:
-    """A training step's numbers as far as its rewards give them."""
+    """The numbers of a training step that follow from its rewards."""
     return {
         **rewards.log,
         "reward_mean": float(rewards.values.mean()),
@@ -41,7 +41,7 @@ def step_record(rewards: Rewards, advantages: np.ndarray, batch: RolloutBatch) -
 
 
 def end_with_parent() -> None:
-    """End when the process that started this one has ended, however it did."""
+    """End this process when the one that started it has ended, for whatever reason."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     def end() -> None:

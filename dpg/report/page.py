@@ -136,11 +136,13 @@ def _counts(material: Material) -> str:
 
 def _lead(material: Material) -> str:
     seeds = ", ".join(map(str, material.seeds))
-    first, last = material.provenance["finished"]
+    known = material.provenance
+    counted = pages.count_in_words(known, len(material.runs), material.planned)
+    when = " and ".join(map(_minute, known["finished"]))
     return (
-        f"Seed{'s' if len(material.seeds) > 1 else ''} {seeds}; {len(material.runs)} of "
-        f"{material.planned} generator runs finished, between {_minute(first)} and "
-        f"{_minute(last)} UTC. Every number below was read from these runs."
+        f"Seed{'s' if len(material.seeds) > 1 else ''} {seeds}; generator runs: {counted}"
+        f"{f', between {when} UTC' if when else ''}. Every number below was read from these runs."
+        f"{''.join(f' {name}: {words}.' for name, words in known.get('stopped', {}).items())}"
     )
 
 

@@ -62,14 +62,19 @@ of its last job where the workflow measured them.</p>
 """
 
 
+def there(study: Study, layout: Layout) -> list[Run]:
+    """Open the study's finished generator runs, in the study's order; none is no error."""
+    folders = (layout.run_of(run) for run in study.runs)
+    return [Run.open(folder.path) for folder in folders if folder.is_finished]
+
+
 def finished(study: Study, layout: Layout) -> list[Run]:
     """Open the study's finished generator runs, in the study's order.
 
     Raises:
         DpgError: none is finished.
     """
-    folders = (layout.run_of(run) for run in study.runs)
-    runs = [Run.open(folder.path) for folder in folders if folder.is_finished]
+    runs = there(study, layout)
     if not runs:
         name = study.scale.scale
         packaged = study.path == Path("config") / f"{name}.yaml" and name in ("tiny", "smoke")
@@ -89,9 +94,9 @@ def run_table(runs: Sequence[Run], logs: Path) -> pd.DataFrame:
         logs: the workflow's logs, with a table of CPU time beside each job's.
 
     Returns:
-        Columns experiment, variant, seed, grpo_steps, wall_seconds, cpu_seconds and
-        memory_mb (NaN where not measured), the numbers of the last validation that any run has
-        (NaN where a run has not), config_sha256.
+        Columns experiment, variant, seed, grpo_steps, stopped_after (steps done, where a run was
+        stopped), wall_seconds, cpu_seconds and memory_mb (NaN where not measured), the numbers of
+        the last validation that any run has (NaN where a run has not), config_sha256.
     """
     return pd.DataFrame([_row(run, logs) for run in runs]).dropna(axis="columns", how="all")
 
@@ -105,11 +110,16 @@ def _row(run: Run, logs: Path) -> dict[str, Any]:
         "variant": run.variant.name,
         "seed": run.seed,
         "grpo_steps": run.setting("generator", "grpo_steps"),
-        "wall_seconds": round(record["wall_seconds"], 1),
+        "stopped_after": run.stopped.step if run.stopped else None,
+        "wall_seconds": _rounded(record["wall_seconds"]),
         **_cost(logs / f"{run.experiment}-{run.variant.name}-{run.seed}.tsv"),
     }
     row |= {name: last.get(name) for name in _MEASURES}
     return row | {"config_sha256": record["config_sha256"]}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def _cost(path: Path) -> dict[str, float | None]:
@@ -128,11 +138,15 @@ def provenance(study: Study, runs: Sequence[Run]) -> dict[str, Any]:
 
     Returns:
         scale, seeds, commits (of the code, with "+ changes" for a changed checkout), dpg,
-        versions (package -> versions), platforms, devices, cpus, finished (first and last).
+        versions (package -> versions), platforms, devices, cpus, finished (first and last; empty
+        where no run is finished), stopped (run -> how far it came and why it stopped; only where
+        there is one).
     """
     records = [artifacts.read_json(run.folder.record) for run in runs]
     packages = records[0]["versions"]
-    return {
+    finished = [record["finished"] for record in records if record["finished"]]
+    stopped = {run.name: f"{run.stopped}: {run.stopped.why}" for run in runs if run.stopped}
+    known = {
         "scale": study.scale.scale,
         "seeds": study.all_seeds,
         "commits": _distinct(_commit(record["git"]) for record in records),
@@ -143,8 +157,9 @@ def provenance(study: Study, runs: Sequence[Run]) -> dict[str, Any]:
         "platforms": _distinct(record["platform"] for record in records),
         "devices": _distinct(_device(record["device"]) for record in records),
         "cpus": _distinct(record["cpus"] for record in records),
-        "finished": [f(record["finished"] for record in records) for f in (min, max)],
+        "finished": [f(finished) for f in (min, max)] if finished else [],
     }
+    return known | ({"stopped": stopped} if stopped else {})
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
@@ -158,12 +173,24 @@ def _commit(git: dict[str, Any] | None) -> str:
     return git["commit"] + (" + changes" if git["dirty"] else "")
 
 
+def count_in_words(known: dict[str, Any], runs: int, planned: int) -> str:
+    """How many runs are finished, and how many were stopped, such as "0 of 2 finished"."""
+    stopped = len(known.get("stopped", {}))
+    words = f"{runs - stopped} of {planned} finished"
+    return f"{words}, {stopped} stopped before the end" if stopped else words
+
+
 def _device(device: dict[str, Any] | None) -> str | None:
     return None if device is None else f"{device['count']} x {device['kind']}"
 
 
-def build(study: Study, layout: Layout, out: Path) -> list[Path]:
+def build(study: Study, layout: Layout, out: Path, runs: Sequence[Run] | None = None) -> list[Path]:
     """Write `generations.html`, `provenance.html` and `runs.csv`.
+
+    Args:
+        study, layout: the study and where its results are.
+        out: the folder to write to.
+        runs: those to show; None takes all finished ones.
 
     Returns:
         The three paths.
@@ -171,7 +198,7 @@ def build(study: Study, layout: Layout, out: Path) -> list[Path]:
     Raises:
         DpgError: no run is finished, or a file of one is missing or damaged.
     """
-    runs = finished(study, layout)
+    runs = finished(study, layout) if runs is None else runs
     table = run_table(runs, layout.folder / "logs" / "generate")
     pages = {
         "generations.html": generations_page(runs, study.scale.scale),
@@ -200,7 +227,7 @@ def _blocks(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int, str]]]]
     """For each prompt: its text, and (who, step, response) before training and of each run."""
     runs = sorted(runs, key=lambda run: run.variant.order)
     tables = [run.rollouts() for run in runs]
-    labels = [run.variant.label for run in runs]
+    labels = [run.variant.label + (f", {run.stopped}" if run.stopped else "") for run in runs]
     last = [table[table["step"] == table["step"].max()] for table in tables]
     shown = [("untrained", tables[0][tables[0]["step"] == 0]), *zip(labels, last, strict=True)]
     blocks = []
@@ -242,9 +269,11 @@ def facts(known: dict[str, Any], table: pd.DataFrame, planned: int) -> dict[str,
         planned: how many runs the study has.
     """
     versions = known["versions"]
-    found = {name: _listed(value) for name, value in known.items() if name != "versions"}
+    apart = ("versions", "stopped")
+    found = {name: _listed(value) for name, value in known.items() if name not in apart}
     found["versions"] = "; ".join(f"{name} {_listed(value)}" for name, value in versions.items())
-    found["runs"] = f"{len(table)} of {planned} finished"
+    found["runs"] = count_in_words(known, len(table), planned)
+    found |= {f"run {name}": words for name, words in known.get("stopped", {}).items()}
     found["wall time of the runs together"] = duration(table["wall_seconds"].sum())
     if "cpu_seconds" in table:
         found["CPU time of the runs together"] = duration(table["cpu_seconds"].sum())

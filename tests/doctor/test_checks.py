@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dpg import config, doctor
+from dpg import artifacts, config, doctor
 from dpg.doctor import checks, probe
+from dpg.environments import FOLDER, RECORD, path_of
 from dpg.study.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,6 +182,20 @@ def test_environments_are_compared_with_their_locks(paper, layout, locks):
     assert found["environment vllm-gpu"].state == "missing"
     (locks / "verl-gpu.txt").unlink()
     assert examine(paper, layout, locks)["environment verl-gpu"].state == "missing"
+
+
+def test_what_an_environment_was_made_without_is_not_missed(
+    paper, layout, locks, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    machine = Complete(versions_in={"verl": "0.5.0"})
+    (locks / "verl-gpu.txt").write_text("verl==0.5.0\nvllm==0.8.5\n")
+    place = path_of("verl-gpu", locks, FOLDER)
+    artifacts.write_json(place / RECORD, {"left_out": ["vllm"]})
+    found = doctor.examine(paper, layout, machine, locks=locks)
+    (ok, note) = [one for one in found if one.name == "environment verl-gpu"]
+    assert (ok.state, ok.found) == ("ok", "all 1 as locked")
+    assert (note.state, note.found) == ("note", "made without vllm")
 
 
 def test_targets_in_easydel_need_its_environment(tmp_path, layout, locks):

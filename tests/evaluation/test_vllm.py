@@ -9,12 +9,14 @@ import jax
 import pytest
 import yaml
 
+from dpg import environments
 from dpg.artifacts import read_json, read_table
 from dpg.models import LanguageModel, save
 from dpg.models.llama import LlamaConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = Path(os.environ.get("DPG_VLLM_ENVIRONMENT", ROOT / ".environments" / "vllm"))
+PLACE = environments.path_of("vllm", ROOT / "envs")  # below .environments
+ENVIRONMENT = Path(os.environ.get("DPG_VLLM_ENVIRONMENT", ROOT / PLACE))
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,9 +55,10 @@ def written_by(engine, folder, generator, articles):
     scale["downstream"]["cpt"]["tokens"] = 500
     (folder / "scale.yaml").write_text(yaml.safe_dump(scale))
     (folder / "experiments.yaml").write_bytes((ROOT / "config/experiments.yaml").read_bytes())
-    (folder / ".environments").mkdir(exist_ok=True)
     if engine == "vllm":
-        (folder / ".environments" / "vllm").symlink_to(ENVIRONMENT)
+        (folder / PLACE).parent.mkdir()
+        (folder / PLACE).symlink_to(ENVIRONMENT)
+        (folder / "envs").symlink_to(ROOT / "envs")
     command = [sys.executable, "-m", "dpg", "corpus", "rollouts", "-c", "scale.yaml"]
     command += ["--generator", generator, "--articles", articles, "--out", folder / engine]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}

@@ -36,6 +36,11 @@ STEPS = {
     "corpus": (("text", "corpus", L.sources / "pretraining-campaigns"), L.corpus),
     "tokenizer": (("model", "tokenizer", L.corpus), L.tokenizer),
     "pretrain": (("model", "train", "gpt2", L.corpus, L.tokenizer), L.model("gpt2")),
+    "finish": (
+        ("model", "finish", "llama-instruct", L.corpus, L.model("llama-base")),
+        L.model("llama-instruct"),
+    ),
+    "embedding": (("model", "embedding", L.sources / "pretraining-campaigns"), L.embedding),
     "generate": (("generate", *RUN), SIXSEVEN.path),
     "judge": (("judge", "--run", SPANISH.path), SPANISH.judged),
     "replay": (("corpus", "replay"), L.text_corpus("replay")),

@@ -147,6 +147,13 @@ def test_some_languages_alone_are_drawn(languages, runs):
     known = {"de": "German", "es": "Spanish", "it": "Italian"}
     assert titles == [known[code] for code in sorted(languages)]
     assert inside(figure)
+    rows = [figure.axes[row * len(languages)] for row in range(3)]
+    assert [
+        next(unit for unit in ("(%)", "(bits)", "2^H") if unit in axes.get_ylabel())
+        for axes in rows
+    ] == ["(%)", "(bits)", "2^H"]
+    entropy, bigrams = (axes.lines[0].get_ydata() for axes in rows[1:])
+    assert list(bigrams) == pytest.approx([2**bits for bits in entropy])
 
 
 @pytest.mark.integration

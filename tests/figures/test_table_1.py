@@ -132,7 +132,7 @@ def test_the_whole_passage_and_its_end_are_both_shown(perplexities):
     assert len(table) == 2 + 2 * 6
     assert table["Adam Metagrad"][0] == "**60.25**"
     bits = f"{math.log2(40_000 * 300):.2f}"
-    assert table["Before CPT, last 16 tokens"][0] == f"{bits} (1.2e+07)"
+    assert table["Before CPT, last 16 tokens"][0] == f"{bits} (12M)"
     frame = table_1.frame(paths)
     cell = frame[(frame.source == "adam") & (frame.language == "de")].iloc[0]
     assert cell.bits == pytest.approx(math.log2(60.25))

@@ -38,7 +38,7 @@ from dpg.models.llama import LlamaConfig
 from dpg.rewards.examples import ExampleMaker
 from dpg.rewards.protocol import Rewards, RolloutBatch
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("float64")]
 
 S, B, K, G, P = 10, 8, 4, 4, 4  # positions, batch, microbatches, group, tokens of a prompt
 RATES = {"adam": 1e-4, "sgd": 1e-2}
@@ -62,14 +62,6 @@ experiments:
   sixseven: {variants: {adam-long: , adam-long-nogroups: , naive-long: }}
   lambada-es: {metric: {positions: 10, context: 11}, variants: {adam: }}
 """
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def tokenizer_of(backend, start):

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from dpg.errors import DpgError
-from dpg.models import LanguageModel, gpt2
+from dpg.models import LanguageModel, cache, gpt2
 from dpg.models.decode import _generate, generate, sample
 from dpg.models.gpt2 import Gpt2Config
+from dpg.models.layers import UNROLLED_LAYERS
 from dpg.models.llama import LlamaConfig
 
 V, P, R, N = 61, 6, 9, 7
 GPT2 = LanguageModel(Gpt2Config(V, 16, 2, 2, 32, 32))
 LLAMA = LanguageModel(LlamaConfig(V, 24, 1, 4, 2, 6, 32, 40, tied=True))
+SCANNED = LanguageModel(LlamaConfig(V, 24, UNROLLED_LAYERS + 1, 4, 2, 6, 32, 40, tied=True))
 EOS = 7
 
 
@@ -30,9 +32,9 @@ draw = jax.jit(sample)
 token_logprobs = jax.jit(LanguageModel.token_logprobs, static_argnums=0)
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
+@pytest.fixture(scope="module", params=["gpt2", "llama", "scanned"])
 def either(request):
-    return make_case({"gpt2": GPT2, "llama": LLAMA}[request.param])
+    return make_case({"gpt2": GPT2, "llama": LLAMA, "scanned": SCANNED}[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,20 @@ def test_equal_prompts_get_different_samples(case):
     model, params, prompts, mask = case
     same = (model, params, np.repeat(prompts[:1], N, 0), np.repeat(mask[:1], N, 0))
     assert len({tuple(row) for row in run(same).tokens.tolist()}) == N
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_layers_that_are_scanned_sample_what_layers_laid_out_do(group_size, monkeypatch):
+    case = make_case(SCANNED)
+    scanned = run(case, eos_id=EOS, group_size=group_size)
+    monkeypatch.setattr(cache, "UNROLLED_LAYERS", 100)
+    jax.clear_caches()
+    laid_out = run(case, eos_id=EOS, group_size=group_size)
+    jax.clear_caches()
+    np.testing.assert_array_equal(scanned.tokens, laid_out.tokens)
+    np.testing.assert_array_equal(scanned.mask, laid_out.mask)
+    np.testing.assert_allclose(scanned.logprobs, laid_out.logprobs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.integration

@@ -22,10 +22,12 @@ from dpg.claims.verdicts import Condition
 from dpg.config import (
     CptSettings,
     DownstreamSettings,
+    FinishedModel,
     FolderModel,
     FolderReplay,
     JudgeSettings,
     PerplexitySettings,
+    PretrainingSettings,
     SftSettings,
     SweepSettings,
     TextSettings,
@@ -40,6 +42,7 @@ from dpg.models.llama import LlamaConfig
 from dpg.provenance import RunRecord
 from dpg.report import pages
 from dpg.revisions import HISTORY, revision_of
+from dpg.rewards import latent_semantic
 from dpg.run_folder import RunFolder
 from dpg.study.runs import Run
 from dpg.text import corpus, sources
@@ -152,6 +155,30 @@ def pretrain(data):
         checkpoint_every=4,
     )
     return [row["loss"] for row in losses]
+
+
+def finish(data):
+    table = pd.DataFrame({"text": data.articles.text, "stream": "en-wiki"})
+    artifacts.write_table(data.folder / "streams.parquet", table)
+    recipe = {"vocab_size": 300, "steps": 1, "batch_size": 4, "context": 16, "learning_rate": 1.0}
+    more = {"steps": 4, "learning_rate": 1e-3, "mixture": {"en-wiki": 1.0}, "seed": 0}
+    base.finish(
+        FinishedModel(source="finished", base="llama", **more),
+        PretrainingSettings(**recipe, mixture={"en-wiki": 1.0}),
+        corpus=data.folder / "streams.parquet",
+        base=data.world.root / "llama",
+        out=data.folder / "finished",
+    )
+    return [row["loss"] for row in artifacts.read_lines(data.folder / "finished" / base.LOSSES)]
+
+
+def embedding(data):
+    table = data.articles.assign(
+        language="en", id=[f"p{i // 2}" for i in range(len(data.articles))]
+    )
+    model = latent_semantic.learn(table, dimensions=3)
+    vectors = model.encode(data.articles.text.tolist()[:8])
+    return [len(model.words), *(vectors @ vectors[0])]
 
 
 def fetch_model(data):
@@ -364,6 +391,8 @@ STEPS = {
     "corpus": corpus_of,
     "tokenizer": tokenizer,
     "pretrain": pretrain,
+    "finish": finish,
+    "embedding": embedding,
     "fetch_model": fetch_model,
     "generate": generate,
     "sweep": sweep,

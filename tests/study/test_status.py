@@ -96,3 +96,28 @@ def test_the_table_fits_a_screen_and_says_how_far(study, layout):
     (line,) = [line for line in text.splitlines() if line.startswith("qr")]
     assert "0 of 1" in line
     assert "adam-T96: 12 of 200" in line
+
+
+def test_a_run_under_way_says_where_the_time_of_its_last_step_went(study, layout):
+    run = study.run("sixseven", "adam-T8", 0)
+    folder = layout.run_of(run)
+    write_log(folder, [{"step": 0, "phase": "train"}, {"step": 1, "phase": "train"}], age=1)
+    lines = [
+        {"step": 0, "phase": "validation", "seconds": 90.0, "seconds_compilation": 80.0},
+        {"step": 0, "phase": "train", "seconds": 88.0, "seconds_compilation": 70.0},
+        {"step": 1, "phase": "train", "seconds": 4.71, "seconds_rollout": 1.0,
+         "seconds_reward": 1.5, "seconds_update": 1.7, "seconds_compilation": 0.0},
+    ]  # fmt: skip
+    clock = [json.dumps(line | {"peak_memory_gb": 38.2}) + "\n" for line in lines]
+    folder.state.clock.write_text("".join(clock))
+    groups = status.collect(study, layout, now=NOW)
+    item = next(i for g in groups for i in g.items if i.name == "adam-T8" and i.state == "running")
+    assert item.pace == (
+        "last step 4.7 s (rollout 1.0, reward 1.5, update 1.7), 38.2 GB; compilation so far 150 s"
+    )
+    steps = run.generator.grpo_steps
+    assert status._begun([item]) == f"adam-T8: 2 of {steps} ({item.pace})"
+    folder.state.clock.write_text("no JSON\n")
+    groups = status.collect(study, layout, now=NOW)
+    item = next(i for g in groups for i in g.items if i.name == "adam-T8" and i.state == "running")
+    assert item.pace == ""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dpg import config, environments
+from dpg.doctor import requirements
 
 pytest.importorskip("snakemake")
 
@@ -93,6 +94,28 @@ def test_a_bare_call_stops_before_the_first_job_and_says_what_would_run_here(tmp
     assert "HF_TOKEN" in message
     assert "snakemake --cores all --configfile config/tiny.yaml" in message
     assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_says_what_a_real_one_would_stop_for(tmp_path):
+    run = "results/gpu/runs/lambada-es/adam/seed0/run.json"
+    done = snakemake(run, "-n", "--configfile", "config/gpu.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    if requirements.missing(config.load(ROOT / "config" / "gpu.yaml").scale):
+        assert "this machine cannot run scale 'gpu': GPUs: 1 needed per job, 0 found" in done.stderr
+    assert jobs(done.stdout)["generate"] == 1
+
+
+def test_runs_beside_the_study_are_a_target_of_their_own(tmp_path):
+    tiny = ("--configfile", "config/tiny.yaml")
+    counted = jobs(snakemake("extras", "-n", *tiny, folder=tmp_path).stdout)
+    assert (counted["generate"], counted["judge"]) == (1, 1)
+    assert counted["reward_model"] == 1  # the packaged embedding, which the study does not fetch
+    assert "embedding" not in counted
+    assert (counted["pretrain"], counted["finish"]) == (1, 1)
+    study = jobs(snakemake("-n", *tiny, folder=tmp_path).stdout)
+    assert study["generate"] + study["generate_pattern"] == 48
+    assert (study["embedding"], study["reward_model"]) == (1, 1)  # learned; fastText's
+    assert (study["pretrain"], study["finish"]) == (2, 1)
 
 
 def test_a_figure_is_a_target_of_its_own(tmp_path):

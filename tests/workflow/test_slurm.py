@@ -26,11 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("slurm.sh")
 RUN = Path("results/slurm/runs/sixseven/adam-T4/seed0")
 
-needs_verl = pytest.mark.skipif(
-    not (ROOT / environments.python_of("verl")).exists(),
-    reason="no .environments/verl: `dpg environment verl` makes it",
-)
-
 
 @contextlib.contextmanager
 def running_slurm(folder, gpus, nodes):
@@ -152,10 +147,10 @@ def test_a_killed_job_is_sent_again_and_the_study_ends_as_on_one_machine(tmp_pat
         assert code == 0, log[-3000:]
         jobs = finished(slurm)
     assert jobs[killed]["JobState"] == "CANCELLED"
-    # corpus, tokenizer, two base models and the run, each whole, and once more the killed one.
+    # corpus, tokenizer, three models and the run, each whole, and once more the killed one.
     states = [job["JobState"] for job in jobs.values()]
-    assert states.count("COMPLETED") == 5
-    assert len(states) == 6
+    assert states.count("COMPLETED") == 6
+    assert len(states) == 7
     again = max(jobs, key=int)
     assert jobs[again]["JobState"] == "COMPLETED"
     assert jobs[again]["TimeLimit"] == str(24 * 60)
@@ -173,13 +168,15 @@ def test_a_killed_job_is_sent_again_and_the_study_ends_as_on_one_machine(tmp_pat
     assert results(study) == from_slurm
 
 
-@needs_verl
-def test_verl_trains_on_two_nodes(tmp_path):
+@pytest.mark.parametrize("engine", ["trl", "verl"])
+def test_an_engine_trains_on_two_nodes(tmp_path, engine):
+    if not (ROOT / environments.python_of(engine)).exists():
+        pytest.skip(f"no .environments/{engine}: `dpg environment {engine}` makes it")
     study = study_of(
         tmp_path,
-        "smoke-verl.yaml",
+        f"smoke-{engine}.yaml",
         {
-            "scale: smoke-verl": "scale: slurm",
+            f"scale: smoke-{engine}": "scale: slurm",
             "needs: {memory_gb: 8}": "needs: {nodes: 2, memory_gb: 3}",
             "  steps: 60": "  steps: 4",  # of pre-training
         },

@@ -33,12 +33,13 @@ except DpgError as error:
 scale = study.scale
 layout = Layout(scale.scale)
 outputs = Outputs(study, layout)
-runs = {(run.experiment, run.variant, run.seed): run for run in study.runs}
+runs = {(run.experiment, run.variant, run.seed): run for run in [*study.runs, *study.extras]}
 
 EXPERIMENTS = {run.experiment for run in study.runs}
 PATTERNS = {run.experiment for run in study.runs if run.metric.kind == "pattern"}
 TRAINED = [name for name, model in scale.models.items() if model.source == "trained"]
-FETCHED = [name for name, model in scale.models.items() if model.source != "trained"]
+FINISHED = [name for name, model in scale.models.items() if model.source == "finished"]
+FETCHED = [name for name in scale.models if name not in (*TRAINED, *FINISHED)]
 LOGS = str(layout.folder / "logs")
 SOURCES = str(layout.sources)
 RUN = layout.run("{experiment}", "{variant}", "{seed}")
@@ -69,7 +70,7 @@ def one_of(names):
 
 wildcard_constraints:
     experiment=one_of(EXPERIMENTS),
-    variant=one_of({run.variant for run in study.runs}),
+    variant=one_of({variant for _, variant, _ in runs}),
     seed=r"\d+",
     target=one_of(study.downstream.targets if study.downstream else []),
     group=one_of(sources.groups(study.runs)),
@@ -83,6 +84,12 @@ def settings(step, *parts):
     """
     plain = [p.model_dump(mode="json") if hasattr(p, "model_dump") else p for p in parts]
     return of_settings({"settings": without_nulls(plain), **in_digest(step)})
+
+
+def tokenizer_settings():
+    """What the tokenizer of the tiny models depends on."""
+    recipe = scale.pretraining
+    return [] if recipe is None else [recipe.vocab_size, recipe.tokenizer_characters]
 
 
 def revision(step):
@@ -99,11 +106,13 @@ def run_of_sweep(wildcards):
     return runs[wildcards.experiment, wildcards.variant, scale.seeds[0]]
 
 
-def packaged_reward_model(wildcards):
+def reward_model_of(wildcards):
     """The model of an embedding or fastText baseline that takes none from the hub."""
     reward = run_of(wildcards).reward
-    packaged = reward.kind in ("embedding", "fasttext") and reward.model is None
-    return f"{SOURCES}/reward-models/{reward.kind}" if packaged else []
+    if not reward.made_here:
+        return []
+    packaged = f"{SOURCES}/reward-models/{reward.kind}"
+    return packaged if reward.model is None else str(layout.embedding)
 
 
 def engine_environments(wildcards):
@@ -194,6 +203,16 @@ def check_machine():
         raise WorkflowError(str(error)) from None
 
 
+def say_what_is_missing():
+    """In a dry run, which always works: what a real one would stop for."""
+    lacking = requirements.missing(study.scale, elsewhere=workflow.non_local_exec)
+    for line in lacking:
+        print(f"this machine cannot run scale '{study.scale.scale}': {line}", file=sys.stderr)
+
+
+if workflow.dryrun:
+    say_what_is_missing()
+
 # On a cluster these stay where Snakemake runs: they take seconds, or need the network, which the
 # machines with the GPUs often lack. Figures and tables, too.
 localrules:
@@ -202,6 +221,7 @@ localrules:
     base_models,
     campaigns,
     claims,
+    extras,
     fetch_model,
     judge,
     passages,

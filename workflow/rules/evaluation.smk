@@ -14,6 +14,13 @@ rule judge:
         "dpg judge --run $(dirname {input}) --out {output} > {log} 2>&1"
 
 
+# Runs beside the study, which no figure and no claim reads: `snakemake extras`.
+rule extras:
+    input:
+        [layout.run_of(run).record for run in study.extras],
+        [layout.run_of(run).judged for run in study.extras if run.metric.kind == "language"],
+
+
 rule perplexity_tasks:
     input:
         rules.passages.output,

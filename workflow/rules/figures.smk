@@ -19,6 +19,7 @@ for figure in (*FIGURES, CURVES):
         log:
             f"{LOGS}/{figure}.log",
         localrule: True
+        priority: 1  # drawn as soon as its runs are there, before the next run starts
         params:
             *revision("figures"),
             name=figure,
@@ -46,6 +47,7 @@ for table in TABLES:
         log:
             f"{LOGS}/{table}.log",
         localrule: True
+        priority: 1  # drawn as soon as its runs are there, before the next run starts
         params:
             *revision("figures"),
             name=table,

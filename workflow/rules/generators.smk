@@ -7,7 +7,7 @@ rule generate:
         target=lambda wildcards: layout.model(run_of(wildcards).learner.model),
         articles=rules.articles.output,
         passages=rules.passages.output,
-        reward_model=packaged_reward_model,
+        reward_model=reward_model_of,
         files=lambda wildcards: own_files.of_run(run_of(wildcards)),
         environments=engine_environments,
     output:

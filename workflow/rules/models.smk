@@ -9,7 +9,7 @@ rule tokenizer:
     log:
         f"{LOGS}/tokenizer.log",
     params:
-        settings=settings("tokenizer", scale.pretraining and scale.pretraining.vocab_size),
+        settings=settings("tokenizer", *tokenizer_settings()),
     shell:
         "dpg model tokenizer {input} --out {output} > {log} 2>&1"
 
@@ -32,6 +32,42 @@ rule pretrain:
         ),
     shell:
         "dpg model train {wildcards.model} {input.corpus} {input.tokenizer} "
+        "--out {output} > {log} 2>&1"
+
+
+rule finish:
+    input:
+        corpus=rules.corpus.output,
+        base=lambda wildcards: layout.model(scale.models[wildcards.model].base),
+    output:
+        directory(str(layout.model("{model}"))),
+    log:
+        f"{LOGS}/finish/{{model}}.log",
+    benchmark:
+        f"{LOGS}/finish/{{model}}.tsv"
+    wildcard_constraints:
+        model=one_of(FINISHED),
+    params:
+        settings=lambda wildcards: settings(
+            "finish", scale.models[wildcards.model], scale.pretraining
+        ),
+    shell:
+        "dpg model finish {wildcards.model} {input.corpus} {input.base} "
+        "--out {output} > {log} 2>&1"
+
+
+rule embedding:
+    input:
+        campaigns=f"{SOURCES}/pretraining-campaigns",
+        passages=rules.passages.output,
+    output:
+        directory(str(layout.embedding)),
+    log:
+        f"{LOGS}/embedding.log",
+    params:
+        *revision("embedding"),
+    shell:
+        "dpg model embedding {input.campaigns} --passages {input.passages} "
         "--out {output} > {log} 2>&1"
 
 

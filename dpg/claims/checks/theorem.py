@@ -9,6 +9,8 @@ length, and the angle between the two gradients is.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dpg.claims.evidence import Results
@@ -59,7 +61,7 @@ def dot_product(results: Results) -> list[Condition]:
     ]
 
 
-def single_step(optimizer: object) -> tuple[np.ndarray, np.ndarray]:
+def single_step(optimizer: Any) -> tuple[np.ndarray, np.ndarray]:
     """The metagradients of one training step of a small network, and the dot products.
 
     Args:
@@ -94,7 +96,7 @@ def single_step(optimizer: object) -> tuple[np.ndarray, np.ndarray]:
 
         data = {"x": jnp.asarray(inputs), "y": jnp.asarray(outputs)}
         batches = jax.tree.map(lambda leaf: leaf[None], data)
-        result = metagradient(losses, metric, params, batches, optimizer)  # type: ignore[arg-type]
+        result = metagradient(losses, metric, params, batches, optimizer)
         after = jax.grad(metric)(result.params, params)
         each = jax.jacobian(losses)(params, data)  # leaves [B, ...]
         products = jax.tree.map(

@@ -27,7 +27,9 @@ def qr_scans(results: Results) -> list[Condition]:
     scans = results.curves("qr", variant, "scans")
     pixels = results.curves("qr", variant, "pixels_right")
     first = next(iter(scans.tables.values()))
-    readers = [name for name in first if name.startswith("scans_") and first[name].notna().all()]
+    readers = [
+        name for name in map(str, first) if name.startswith("scans_") and first[name].notna().all()
+    ]
     return [
         Condition("codes that scan after training", scans.last, ">=", 1, every=True),
         Condition("codes that scanned before", scans.first, "<", 1, every=True),

@@ -30,12 +30,16 @@ from dpg.generators.engine import (
     ZeroRewards,
     ignore,
 )
+from dpg.generators.jax.ahead import compile_next_step
+from dpg.generators.jax.clock import UNMEASURED, Clock, Unmeasured
 from dpg.generators.jax.policy import JaxGenerator
 from dpg.generators.outputs import write_outputs
 from dpg.generators.prompts import Prompts
 from dpg.generators.scorer import Scorer
 from dpg.generators.validation import Outcome, assess, keep, without_end
 from dpg.models import LanguageModel, Tokenizer
+from dpg.progress import say
+from dpg.provenance import run_record
 from dpg.rewards.protocol import Reward, RolloutBatch
 from dpg.run_folder import RunFolder, RunState
 from dpg.state import take_up
@@ -77,23 +81,28 @@ def train_generator(
     generator = JaxGenerator(model, params, run.generator, tokenizer.eos_ids)
     under_way = _UnderWay.open(run, inputs, folder.state, generator)
     limit, zeros = _Limit(deadline), ZeroRewards()
-    with under_way.log as log:
+    with under_way.log as log, under_way.clock as clock:
+        compile_next_step(run, under_way.step, generator, scorer, prompts, validation_prompts)
         for step in range(under_way.step, run.generator.grpo_steps + 1):
             if step % run.validation.every == 0 or step == run.generator.grpo_steps:
-                outcome = validate(run, step, generator, tokenizer, validation_prompts, scorer)
+                with clock.part("validation"):
+                    outcome = validate(run, step, generator, tokenizer, validation_prompts, scorer)
                 log.append({"step": step, "phase": "validation", **outcome.record})
                 keep(folder.state, step, outcome)
-                on_step(step, outcome.record)
+                limit.compiled(clock.compiled_since())
+                on_step(step, outcome.record | clock.line(step, "validation"))
             if step == run.generator.grpo_steps:
                 break
-            record = grpo_step(run, step, generator, tokenizer, prompts, scorer.reward)
+            record = grpo_step(run, step, generator, tokenizer, prompts, scorer.reward, clock)
             log.append({"step": step, "phase": "train", **record})
             zeros.look(step, record)
-            on_step(step + 1, record)
+            limit.compiled(clock.compiled_since())
+            on_step(step + 1, record | clock.line(step, "train"))
             late = limit.comes_before_another_step()
             if (step + 1) % run.checkpoint_every == 0 or late:
                 under_way.checkpoint(step + 1, generator)
             if late:
+                artifacts.write_json(folder.state.stopped, {"why": "its time limit"})
                 raise limit.error(
                     f"{folder.path}: stopped at the time limit after {step + 1} of "
                     f"{run.generator.grpo_steps} steps; the same command goes on from here"
@@ -146,6 +155,7 @@ def grpo_step(
     tokenizer: Tokenizer,
     prompts: Prompts,
     reward: Reward,
+    clock: Clock | Unmeasured = UNMEASURED,
 ) -> dict[str, float]:
     """One pass through Algorithm 1's loop; returns the step's line of the log."""
     settings = run.generator
@@ -160,16 +170,19 @@ def grpo_step(
     chosen = prompts.take(index)
     groups = np.repeat(np.arange(len(index)), settings.group_size)
     key = sampling.key(run.seed, "rollouts", step)
-    rollouts = generator.rollout(
-        chosen.tokens, chosen.mask, key, settings.temperature, settings.group_size
-    )
+    with clock.part("rollout"):
+        rollouts = generator.rollout(
+            chosen.tokens, chosen.mask, key, settings.temperature, settings.group_size
+        )
     tokens = np.asarray(rollouts.tokens)
     own = without_end(tokens, np.asarray(rollouts.mask), tokenizer.eos_ids)
-    rewards = reward(RolloutBatch(tokens, own, groups, step))
+    with clock.part("reward"):
+        rewards = reward(RolloutBatch(tokens, own, groups, step))
     advantages = group_advantages(rewards.values, rewards.groups, settings.advantage_eps)
-    log = generator.update(
-        chosen.tokens, chosen.mask, rollouts, advantages, f"step {step}", settings.rate(step)
-    )
+    with clock.part("update"):
+        log = generator.update(
+            chosen.tokens, chosen.mask, rollouts, advantages, f"step {step}", settings.rate(step)
+        )
     return {
         **rewards.log,
         "reward_mean": float(rewards.values.mean()),
@@ -188,24 +201,32 @@ class _Limit:
         self._deadline = deadline
         self._last = time.monotonic()
         self._room = math.inf if deadline is None else deadline - self._last
-        self._steps: list[float] = []  # seconds each, validations and checkpoints included
+        self._first = 0.0  # seconds of the first step, compilation included
+        # Seconds of the longest step without compilation, validations and checkpoints included:
+        # programs are compiled once, so the next step does not wait for them again.
+        self._longest = 0.0
+        self._compiled = 0.0
+
+    def compiled(self, seconds: float) -> None:
+        """Say what part of the present step was compilation; adds up within the step."""
+        self._compiled += seconds
 
     def comes_before_another_step(self) -> bool:
         """Call it after every step: whether the next, at the length of the longest, is too long."""
         now = time.monotonic()
-        self._steps.append(now - self._last)
-        self._last = now
-        # The first step compiles, which the others do not.
-        longest = max(self._steps[1:] or self._steps)
-        return self._deadline is not None and now + longest > self._deadline
+        spent = now - self._last
+        self._first = self._first or spent
+        self._longest = max(self._longest, spent - self._compiled)
+        self._last, self._compiled = now, 0.0
+        return self._deadline is not None and now + self._longest > self._deadline
 
     def error(self, message: str) -> OutOfTimeError:
         """What to raise at the limit."""
-        if self._steps[0] <= self._room:
+        if self._first <= self._room:
             return OutOfTimeError(message)
         return ShortTimeError(
             f"{message}. The limit left {max(self._room, 0):.1f} s for steps, and one took "
-            f"{self._steps[0]:.1f} s with its compilation: a call does one step at least, so give "
+            f"{self._first:.1f} s with its compilation: a call does one step at least, so give "
             "it the time for some (--until)"
         )
 
@@ -213,8 +234,15 @@ class _Limit:
 class _UnderWay:
     """A run under way: where it stands, its log and its checkpoint."""
 
-    def __init__(self, state: RunState, step: int, seconds: float, log: artifacts.JsonLines):
-        self._state, self.step, self.log = state, step, log
+    def __init__(
+        self,
+        state: RunState,
+        step: int,
+        seconds: float,
+        log: artifacts.JsonLines,
+        clock: Clock,
+    ):
+        self._state, self.step, self.log, self.clock = state, step, log, clock
         self._earlier, self._start = seconds, time.monotonic()
 
     @classmethod
@@ -233,8 +261,11 @@ class _UnderWay:
             arrays = artifacts.load_arrays(state.checkpoint)
             step, seconds = int(arrays.pop("step")), float(arrays.pop("seconds"))
             generator.restore(arrays)
-        log = artifacts.JsonLines.resume(state.metrics, step - 1 if step else None)
-        return cls(state, step, seconds, log)
+        last = step - 1 if step else None
+        log, clock = artifacts.JsonLines.resume(state.metrics, last), Clock(state.clock, last)
+        _say_machine(state, run_record(settings["run"], run.seed, step="generate"))
+        state.stopped.unlink(missing_ok=True)
+        return cls(state, step, seconds, log, clock)
 
     @property
     def seconds(self) -> float:
@@ -246,3 +277,17 @@ class _UnderWay:
         arrays = generator.arrays()
         arrays |= {"step": np.array(step), "seconds": np.array(self.seconds)}
         artifacts.save_arrays(self._state.checkpoint, arrays)
+
+
+def _say_machine(state: RunState, record: dict[str, Any]) -> None:
+    """Note the machine that begins a run, and say where another kind of device goes on with it."""
+    if not state.began.exists():
+        artifacts.write_json(state.began, record)
+        return
+    then, now = (found["device"] for found in (artifacts.read_json(state.began), record))
+    if then is not None and now is not None and then["kind"] != now["kind"]:
+        say(
+            f"{state.path}: this run began on {then['kind']} and goes on with {now['kind']}; what "
+            "was done is kept. On another kind of device numbers differ in their last digits, so "
+            "it does not end with the very numbers of one device"
+        )

@@ -14,6 +14,7 @@ then recomputed in float32, as in any engine whose sampler and trainer are diffe
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -26,8 +27,9 @@ from dpg.generators.engine import MIN_TOKENS
 from dpg.generators.jax import update as updates
 from dpg.generators.jax.portions import chosen_microbatch, chosen_prompts
 from dpg.learner import devices
+from dpg.learner.ahead import Compile
 from dpg.models import LanguageModel
-from dpg.models.decode import Ends, Rollouts, generate
+from dpg.models.decode import Ends, Rollouts, compiled, generate, prompts_at_once
 
 
 class JaxGenerator:
@@ -96,6 +98,42 @@ class JaxGenerator:
             **options,
         )
         return jax.tree.map(np.asarray, rollouts)
+
+    def rollout_ahead(
+        self, mask: np.ndarray, temperature: float, group_size: int
+    ) -> Iterator[Compile]:
+        """The program of `rollout` for prompts of this mask, to be compiled before it is needed."""
+        _, mask = self._shortened(mask, mask)
+        batch = self._rollout_batch(len(mask), mask.shape[1], group_size)
+        params = _shapes(self.params)
+        if updates.is_half(self.settings):
+            params = jax.eval_shape(updates.to_half, params)
+        yield functools.partial(
+            compiled,
+            self.model,
+            params,
+            prompts=prompts_at_once(len(mask), group_size, batch),
+            prompt_tokens=mask.shape[1],
+            response_tokens=self.settings.response_tokens,
+            group_size=group_size,
+            greedy=temperature == 0,
+            eos_id=self.eos_id,
+        )
+
+    def update_ahead(self, mask: np.ndarray, rollouts: int) -> Iterator[Compile]:
+        """The program of `update` for prompts of this mask, to be compiled before it is needed."""
+        _, mask = self._shortened(mask, mask)
+        shape = rollouts, self.settings.response_tokens
+        numbers = np.zeros(shape, np.float32)
+        batch = updates.Batch(
+            mask.astype(np.int32), mask, np.zeros(shape, np.int32), np.zeros(shape, bool), numbers,
+            numbers[:, 0],
+        )  # fmt: skip
+        size = self.settings.mini_batch_prompts * self.settings.group_size
+        given = _shapes((self.params, self.state, updates.cut(batch, rollouts // size)))
+        rate = jax.ShapeDtypeStruct((), np.float32)
+        options = self.model, self.settings, self.optimizer
+        yield lambda: updates.update.lower(*options, *given, rate).compile()
 
     def _shortened(self, prompts: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Without the padding that no prompt needs, down to one of a few lengths."""
@@ -183,6 +221,10 @@ class JaxGenerator:
 
     def _tree(self) -> tuple[Any, Any]:
         return self.params, self.state
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:

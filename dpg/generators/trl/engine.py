@@ -9,19 +9,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
-
 from dpg import environments
 from dpg.config import RunConfig
 from dpg.errors import DpgError
 from dpg.generators import remote
 from dpg.generators.engine import OnStep, RunInputs, ignore
-from dpg.generators.outputs import say_of_earlier_version
-from dpg.generators.prompts import Prompts, check_prompting, prompts_of
-from dpg.generators.remote import UnderWay
-from dpg.generators.scorer import load_model
-from dpg.generators.started_from import started_from
-from dpg.generators.trl import settings
+from dpg.generators.trl import machines, settings
 from dpg.generators.trl.run import Run, Shape, checkpoint_of, last_checkpoint
 from dpg.models import Tokenizer
 from dpg.processes import started
@@ -52,6 +45,7 @@ def run_generator(
     *,
     config: Path,
     gpus: int,
+    nodes: int = 1,
     processes: int | None = None,
     environment: str | Path | None = None,
     seconds: float | None = None,
@@ -62,8 +56,9 @@ def run_generator(
     Args:
         run, inputs, folder, seconds, on_step: as for any engine; `run` as `config` gives it.
         config: the scale file, for the reward server.
-        gpus: of the machine; 0 trains on the CPU.
-        processes: of the trainer; by default one per GPU, or one.
+        gpus: of each machine; 0 trains on the CPU.
+        nodes: machines (`dpg.generators.trl.machines`).
+        processes: of the trainer on all machines; by default one per GPU, or one per machine.
         environment: TRL's, a virtual environment; by default where the workflow makes it.
 
     Raises:
@@ -73,49 +68,29 @@ def run_generator(
     """
     deadline = remote.deadline_of(seconds)
     python = environments.existing_python(environments.for_gpus("trl", gpus), environment)
-    shape = settings.shape_of(run, processes or gpus or 1)
+    shape = settings.shape_of(run, processes or max(gpus, 1) * nodes, nodes)
     folder = RunFolder(folder.path.absolute())
     with locked(folder.state.path) as lock:
-        say_of_earlier_version(folder)
-        model, _, tokenizer = load_model(inputs.generator)
-        check_prompting(run.generator, run.prompt_style, inputs.generator, model, tokenizer)
-        prompts = prompts_of(run, inputs.articles, tokenizer, "train")
-        unseen = prompts_of(run, inputs.articles, tokenizer, "validation")
-        digests = started_from(run, inputs, tokenizer, prompts, unseen)
-        under_way = UnderWay.open(run, folder.state, digests, trainer_of(shape))
+        beginning = remote.begin(run, inputs, folder, trainer_of(shape))
+        under_way, tokenizer = beginning.under_way, beginning.tokenizer
         if not under_way.is_over:
-            prepare(under_way, shape, inputs.generator, tokenizer, gpus, prompts, unseen)
-            keep = lock.descriptors  # both write to the state, and end after a killed parent
-            state = folder.state
-            command = [str(python), "-m", "dpg.generators.trl.launch", str(state.worker)]
+            state, keep = folder.state, lock.descriptors  # held open after this process is killed
+            beginning.write_prompts()
+            described(run, shape, state, inputs.generator, tokenizer, gpus).write(state.worker)
+            command = [str(python), "-m", machines.LAUNCH, str(state.worker)]
+            surroundings = worker_environment(state, gpus)
             with (
                 remote.reward_server(
                     run, inputs, config, folder, error=TrlError, gpus=gpus, keep=keep
                 ) as server,
+                machines.joined(python, surroundings, state, nodes=nodes, gpus=gpus) as there,
                 started(
-                    "trl", command, state.log("trl"), worker_environment(state, gpus), state.path,
+                    "trl", [*command, *there.options], state.log("trl"), surroundings, state.path,
                     keep,
                 ) as trainer,
             ):  # fmt: skip
-                remote.watch(under_way, server, trainer, deadline, on_step)
+                remote.watch(under_way, server, trainer, deadline, on_step, there.others)
         under_way.finish(folder, tokenizer)
-
-
-def prepare(
-    under_way: UnderWay,
-    shape: Shape,
-    model: Path,
-    tokenizer: Tokenizer,
-    gpus: int,
-    prompts: Prompts,
-    unseen: Prompts,
-) -> None:
-    """Write what the trainer reads."""
-    run, state = under_way.run, under_way.state
-    order = remote.prompt_order(run, len(prompts.articles))
-    remote.write_prompts(state.prompts, prompts, order)
-    remote.write_prompts(state.validation_prompts, unseen, np.arange(len(unseen.articles)))
-    described(run, shape, state, model, tokenizer, gpus).write(state.worker)
 
 
 def described(

@@ -1,4 +1,4 @@
-"""Which process has which prompt, so that the mini-batches are those of one process.
+"""The order of prompts over processes, so that mini-batches are the same for any number of them.
 
 TRL gives each process one contiguous part of a step's prompts, and cuts each part into as many
 slices as there are mini-batches. In the plain order slice k of all processes together would hold
@@ -19,7 +19,7 @@ Response = Sequence[int] | np.ndarray
 
 
 def order_of(shape: Shape) -> np.ndarray:
-    """The places of a step's prompts in the order in which TRL is given them: int64 [U].
+    """The places of a step's prompts, in the order in which TRL receives them: int64 [U].
 
     With one process 0 ... U - 1.
     """
@@ -37,7 +37,7 @@ def as_batch(
     eos_ids: Sequence[int],
     pad_id: int,
 ) -> RolloutBatch:
-    """Responses of all processes as one batch; the end-of-text is no part of a response.
+    """Responses of all processes as one batch. The end-of-text does not count as a token.
 
     Args:
         responses: N lists of ids, an end of text at the end of those that have one.
@@ -56,7 +56,7 @@ def as_batch(
 
 
 def sorted_by_place(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(order, back): rows in the order of their prompts, and from there to where they were.
+    """(order, back): the order of rows by their prompts, and its inverse.
 
     The responses to a prompt stay in their order.
     """

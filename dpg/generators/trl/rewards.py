@@ -72,7 +72,7 @@ class Scorer:
 def on_first(
     run: Run, rank: int, broadcast: Broadcast, act: Callable[[], np.ndarray | None]
 ) -> np.ndarray | None:
-    """What `act` gives on rank 0, on every rank; what it raises there is raised on every rank.
+    """Call `act` on rank 0, and return its result, or raise its error, on every rank.
 
     If rank 0 raised alone, the others would end with words about a broken connection.
     """

@@ -1,4 +1,4 @@
-"""What the engine tells TRL's processes, which read it from a file, and which checkpoints count."""
+"""The file that the engine writes for TRL's processes, and the checkpoints that can be used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PREFIX = "checkpoint-"  # of transformers' checkpoints; the number of optimizer
 
 
 class Shape(NamedTuple):
-    """How rollouts are divided: over mini-batches, processes and backward passes.
+    """How rollouts are divided over mini-batches, processes and backward passes.
 
     Attributes:
         steps: M, the GRPO steps of the run.
@@ -24,8 +24,9 @@ class Shape(NamedTuple):
         group_size: G, responses per prompt.
         mini_batch_prompts: prompts per mini-batch of the update.
         epochs: passes over the rollouts of one GRPO step.
-        processes: of the trainer.
+        processes: of the trainer, on all machines.
         microbatch: rollouts per backward pass on one process.
+        nodes: machines; each has the same number of processes.
     """
 
     steps: int
@@ -35,6 +36,7 @@ class Shape(NamedTuple):
     epochs: int
     processes: int
     microbatch: int
+    nodes: int = 1
 
     @property
     def mini_batches(self) -> int:
@@ -119,7 +121,7 @@ def checkpoint_of(folder: Path, updates: int) -> Path:
 
 
 def mark_whole(checkpoint: Path) -> None:
-    """Say in a checkpoint that all of its files are written."""
+    """Mark a checkpoint as complete: write the list of its files and their sizes."""
     files = {path.name: path.stat().st_size for path in checkpoint.iterdir() if path.name != WHOLE}
     for name in files:  # the mark must not reach the disk before what it speaks of
         descriptor = os.open(checkpoint / name, os.O_RDONLY)
@@ -131,7 +133,7 @@ def mark_whole(checkpoint: Path) -> None:
 
 
 def fault_of(checkpoint: Path) -> str:
-    """What a checkpoint lacks; empty where it is whole.
+    """What is missing in a checkpoint; empty if it is complete.
 
     transformers goes on from a checkpoint without an optimizer or random numbers, silently and to
     other weights.
@@ -149,7 +151,7 @@ def fault_of(checkpoint: Path) -> str:
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
-    """Optimizer steps -> checkpoint, of all that are there, the last first."""
+    """Optimizer steps -> checkpoint, for all checkpoints; the last one comes first."""
     found = {}
     for path in folder.glob(f"{_PREFIX}*"):
         number = path.name.removeprefix(_PREFIX)
@@ -159,7 +161,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def last_checkpoint(folder: Path) -> tuple[int, Path | None]:
-    """The last whole checkpoint, and the optimizer steps that it has; (0, None) without one."""
+    """(optimizer steps, path) of the last complete checkpoint; (0, None) if there is none."""
     for updates, path in checkpoints(folder).items():
         if not fault_of(path):
             return updates, path

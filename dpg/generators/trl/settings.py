@@ -1,7 +1,7 @@
-"""A run as settings of TRL's GRPOTrainer 1.16.0: what `GRPOConfig` is told, and nothing else.
+"""Translates a run into the settings of TRL's GRPOTrainer 1.16.0, the arguments of `GRPOConfig`.
 
-Pure functions: the settings of a scale can be read and tested without a GPU and without TRL. Where
-TRL cannot be given a value, that is an error and never another value.
+These are pure functions: they can be read and tested without a GPU and without TRL. A value that
+TRL cannot take is an error. It is never replaced by another value.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpg.errors import DpgError
+from dpg.generators import backward_passes
 from dpg.generators.engine import MIN_TOKENS
 from dpg.generators.trl.run import Shape
 
 if TYPE_CHECKING:  # TRL's environment has no need of our configuration
     from dpg.config import RunConfig
+    from dpg.config.scale import Requirements
 
 _NO_CLIP = 1.0e9  # transformers computes no gradient norm without a number
 _WAIT = 13 * 3600  # seconds for the other ranks, while rank 0 waits for the reward server
@@ -25,14 +27,28 @@ _VLLM_MEMORY = 0.3  # share of a GPU for vLLM; the trainer and the reward server
 _LOSS_MEANS = {"tokens": "bnpo", "responses": "grpo"}
 
 
-def shape_of(run: RunConfig, processes: int) -> Shape:
+def processes_of(needs: Requirements) -> int:
+    """Processes of the trainer on all machines of a run: one per GPU, or what the scale says."""
+    return needs.processes or max(needs.gpus, 1) * needs.nodes
+
+
+def shape_of(run: RunConfig, processes: int, nodes: int = 1) -> Shape:
     """How the rollouts of a run are divided over processes and backward passes.
+
+    Args:
+        run: the resolved configuration.
+        processes: of the trainer, on all machines.
+        nodes: machines.
 
     Raises:
         DpgError: they do not divide, or TRL cannot be given a value.
     """
     generator = run.generator
     _check(run)
+    if processes % nodes:
+        raise DpgError(
+            f"needs.processes = {processes} do not divide over needs.nodes = {nodes} machines"
+        )
     if generator.mini_batch_prompts % processes:
         raise DpgError(
             f"generator.mini_batch_prompts = {generator.mini_batch_prompts} does not divide over "
@@ -40,13 +56,7 @@ def shape_of(run: RunConfig, processes: int) -> Shape:
             f"multiple of {processes}, so that each process has whole groups of every mini-batch"
         )
     share = generator.mini_batch_prompts * generator.group_size // processes
-    microbatch = _microbatch(run, share)
-    if share % microbatch:
-        key = "loss_rollouts" if generator.loss_rollouts is not None else "update_microbatch"
-        raise DpgError(
-            f"generator.{key} = {microbatch} does not divide a process's share of a mini-batch, "
-            f"{share} rollouts; choose a divisor of {share}"
-        )
+    microbatch = backward_passes.check(generator, share, "TRL")
     if run.validation_prompts < processes:
         raise DpgError(
             f"a validation of {run.validation_prompts} prompts has none for some of {processes} "
@@ -60,6 +70,7 @@ def shape_of(run: RunConfig, processes: int) -> Shape:
         epochs=generator.epochs,
         processes=processes,
         microbatch=microbatch,
+        nodes=nodes,
     )
 
 
@@ -158,14 +169,6 @@ def _device(gpus: int) -> dict[str, Any]:
     return {"use_cpu": not gpus, "bf16": gpus > 0, "gradient_checkpointing": gpus > 0}
 
 
-def _microbatch(run: RunConfig, share: int) -> int:
-    """Rollouts per backward pass on one process, of its share of a mini-batch."""
-    if run.generator.loss_rollouts is not None:
-        return run.generator.loss_rollouts
-    wanted = run.generator.update_microbatch
-    return min(wanted, share) if isinstance(wanted, int) else share
-
-
 def _check(run: RunConfig) -> None:
     generator = run.generator
     if generator.dual_clip is not None and generator.dual_clip <= 1 + generator.clip:
@@ -173,13 +176,6 @@ def _check(run: RunConfig) -> None:
             f"generator.dual_clip = {generator.dual_clip:g}: TRL's two-sided clipping bounds the "
             f"ratio, which is the same only above 1 + generator.clip = {1 + generator.clip:g}; "
             "raise dual_clip, write null, or take the jax engine"
-        )
-    part, micro = generator.loss_rollouts, generator.update_microbatch
-    if part is not None and isinstance(micro, int) and micro != part:
-        raise DpgError(
-            f"generator.update_microbatch = {micro}: TRL averages over the tokens of one backward "
-            f"pass, which generator.loss_rollouts = {part} sets; write the same number, or leave "
-            "update_microbatch out"
         )
     for key in ("rollout_batch", "update_microbatch"):
         if getattr(generator, key) == "auto":

@@ -1,9 +1,9 @@
 """TRL's GRPOTrainer with our prompts, rewards, advantages, optimizer and checkpoints.
 
-TRL 1.16.0 is not changed on disk. The subclass overrides what would give other numbers than the JAX
-engine: the order of prompts and mini-batches, the advantages, the mean of the loss over tokens, the
-parameters that decay. `dpg.generators.trl.worker` checks the version, since some of the overridden
-functions are private.
+TRL 1.16.0 is not changed on disk. The subclass overrides everything that would lead to other
+numbers than in the JAX engine: the order of prompts and mini-batches, the advantages, the mean of
+the loss over tokens, and which parameters decay. Some of the overridden functions are private, so
+`dpg.generators.trl.worker` checks the version.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ else:
 
 
 class StepPrompts:
-    """The prompts of all steps in the order in which TRL takes them, each by its place."""
+    """The places of the prompts of all steps, in the order in which TRL takes them."""
 
     def __init__(self, shape: Shape):
         self._shape, self._order = shape, order_of(shape)
@@ -64,7 +64,7 @@ class Prompts:
 
 
 class Trainer(GRPOTrainer):
-    """TRL's trainer, as a run of ours needs it.
+    """TRL's trainer with our own prompts, rewards, optimizer and checkpoints.
 
     Args:
         run: what the engine says.
@@ -148,7 +148,7 @@ class Trainer(GRPOTrainer):
         return values[:, None]  # for TRL's own log
 
     def validate(self, step: int) -> None:
-        """Answer the validation prompts after this many GRPO steps, where that is due and open."""
+        """Answer the validation prompts after this many GRPO steps, if due and not yet done."""
         path = self.run.files.numbers("validation", step)
         if not self.run.is_validated_after(step) or self._broadcast(path.exists()):
             return
@@ -206,8 +206,8 @@ class Trainer(GRPOTrainer):
     def token_mean(self) -> bool:
         """Whether the loss is the mean over all tokens of a mini-batch.
 
-        TRL's own is one over the tokens of one backward pass on one process; with
-        `generator.loss_rollouts` that is what is asked for.
+        TRL's own mean covers the tokens of one backward pass on one process. With
+        `generator.loss_rollouts` that is the mean that the settings ask for.
         """
         return bool(self.loss_type == "bnpo" and not self.run.loss_rollouts)
 
@@ -256,7 +256,7 @@ class Trainer(GRPOTrainer):
         return norm
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """AdamW on all parameters; transformers' own leaves norms and biases without decay."""
+        """AdamW with decay on all parameters. transformers would spare norms and biases."""
         import torch
 
         if self.optimizer is None:
@@ -271,7 +271,7 @@ class Trainer(GRPOTrainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The rate of each GRPO step, the same for all of its updates."""
+        """The learning rate of each GRPO step. It is the same for all updates of the step."""
         import torch
 
         if self.lr_scheduler is None:
@@ -296,11 +296,11 @@ class Trainer(GRPOTrainer):
             mark_whole(place)
 
     def create_model_card(self, *given: Any, **more: Any) -> None:
-        """None is written: it would ask the hub."""
+        """Write no model card, because that would contact the hub."""
 
 
 def advantage(**_: Any) -> list[float]:
-    """What TRL calls the reward function; `Trainer._calculate_rewards` stands in its place."""
+    """A placeholder for TRL's reward function. `Trainer._calculate_rewards` is called instead."""
     raise AssertionError("the trainer's own function is called instead")
 
 

@@ -40,7 +40,7 @@ def main(path: str) -> None:
 
 
 def check_version(found: str) -> None:
-    """Refuse a TRL whose trainer was not tried.
+    """Refuse a version of TRL that was not tested.
 
     Raises:
         DpgError: another version than `TESTED`.
@@ -121,7 +121,7 @@ def load_model(folder: Path, run: Run) -> Any:
 
 
 def load_tokenizer(run: Run) -> Any:
-    """The generator's tokenizer; TRL takes from it the ends and the padding, and no prompt."""
+    """The generator's tokenizer. TRL uses its end-of-text and padding only, not its prompts."""
     from transformers import PreTrainedTokenizerFast
 
     if not run.eos_ids:
@@ -136,10 +136,11 @@ def load_tokenizer(run: Run) -> Any:
 
 
 def end_of_processes() -> None:
-    """Where there are several, wait for the others and end this process at once.
+    """If there are several processes, wait for the others, then end this one at once.
 
-    PyTorch's gloo group can lock up while its objects are freed: the interpreter's lock is held
-    while a thread is joined that wants it. Everything is written by now, so nothing is freed.
+    PyTorch's gloo group can lock up while its objects are freed: it joins a thread that waits for
+    the interpreter's lock, and holds that lock itself. Everything is written by now, so this
+    process ends without freeing anything.
     """
     import torch.distributed
 

@@ -1,4 +1,4 @@
-"""What verl 0.5.0 lacks without a GPU: functions of PyTorch's CPU device, right rollouts."""
+"""What verl 0.5.0 needs without a GPU: functions of PyTorch's CPU device, corrected rollouts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def lend_cpu() -> None:
 
 
 def set_up_hf_rollout(seed: int) -> None:
-    """Let verl's rollout with transformers be right where it is not, and repeatable.
+    """Correct verl's rollout with transformers, and make it repeatable.
 
     It would sample every prompt n times, though the trainer has repeated the prompts; it has no
     shortest length; its random numbers would depend on all that was drawn before; and it hands

@@ -10,20 +10,14 @@ import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from dpg import artifacts, environments
 from dpg.config import RunConfig
 from dpg.errors import DpgError
 from dpg.generators import remote
 from dpg.generators.engine import OnStep, RunInputs, ignore
-from dpg.generators.outputs import say_of_earlier_version
-from dpg.generators.prompts import Prompts, prompts_of
 from dpg.generators.remote import UnderWay
-from dpg.generators.started_from import started_from
 from dpg.generators.verl import overrides, ray_cluster
 from dpg.generators.verl.run import RUN_VARIABLE, Run, last_checkpoint
-from dpg.models import Tokenizer
 from dpg.processes import Process, started
 from dpg.run_folder import RunFolder, RunState
 from dpg.state import locked
@@ -71,37 +65,26 @@ def run_generator(
     python = environments.existing_python(environments.for_gpus("verl", gpus), environment)
     folder = RunFolder(folder.path.absolute())
     with locked(folder.state.path) as lock:
-        say_of_earlier_version(folder)
-        tokenizer = Tokenizer.load(inputs.generator)
-        prompts = prompts_of(run, inputs.articles, tokenizer, "train")
-        unseen = prompts_of(run, inputs.articles, tokenizer, "validation")
-        digests = started_from(run, inputs, tokenizer, prompts, unseen)
-        under_way = UnderWay.open(run, folder.state, digests, TRAINER)
+        beginning = remote.begin(run, inputs, folder, TRAINER)
+        under_way, tokenizer = beginning.under_way, beginning.tokenizer
         if under_way.steps_done < run.generator.grpo_steps:
-            worker = prepare(
-                under_way, inputs.generator, tokenizer.eos_ids, gpus, nodes, prompts, unseen
-            )
-            keep = lock.descriptors  # both write to the state, and end after a killed parent
+            state, keep = folder.state, lock.descriptors  # held open after this process is killed
+            beginning.write_prompts()
+            describe(under_way, inputs.generator, tokenizer.eos_ids, gpus, nodes)
             with (
                 remote.reward_server(
                     run, inputs, config, folder, error=VerlError, gpus=gpus, keep=keep
                 ) as server,
-                _trainer(python, worker, folder.state, gpus, nodes, keep) as trainer,
+                _trainer(python, state, gpus, nodes, keep) as trainer,
             ):
                 remote.watch(under_way, server, trainer, deadline, on_step)
         under_way.finish(folder, tokenizer)
 
 
-def prepare(
-    under_way: UnderWay,
-    model: Path,
-    eos_ids: tuple[int, ...],
-    gpus: int,
-    nodes: int,
-    prompts: Prompts,
-    unseen: Prompts,
-) -> Path:
-    """Write what the worker reads; returns its file."""
+def describe(
+    under_way: UnderWay, model: Path, eos_ids: tuple[int, ...], gpus: int, nodes: int
+) -> None:
+    """Write the file by which the worker is told of the run."""
     run, state, done = under_way.run, under_way.state, under_way.steps_done
     paths = overrides.Paths(
         model=model.absolute(),
@@ -109,9 +92,6 @@ def prepare(
         validation=state.validation_prompts,
         checkpoints=state.checkpoints,
     )
-    order = remote.prompt_order(run, len(prompts.articles))
-    remote.write_prompts(paths.prompts, prompts, order)
-    remote.write_prompts(paths.validation, unseen, np.arange(len(unseen.articles)))
     first = under_way.is_due(done) and not under_way.is_validated(done)
     values = overrides.settings(run, paths, gpus=gpus, nodes=nodes, validate_first=first)
     described = Run(
@@ -126,15 +106,14 @@ def prepare(
         nodes=nodes,
     )
     artifacts.write_json(state.worker, described._asdict())
-    return state.worker
 
 
 @contextlib.contextmanager
 def _trainer(
-    python: Path, worker: Path, state: RunState, gpus: int, nodes: int, keep: Collection[int]
+    python: Path, state: RunState, gpus: int, nodes: int, keep: Collection[int]
 ) -> Iterator[Process]:
     """verl's trainer, and Ray on the run's machines where there are several."""
-    command = [str(python), "-m", "dpg.generators.verl.worker", str(worker)]
+    command = [str(python), "-m", "dpg.generators.verl.worker", str(state.worker)]
     plain = worker_environment(state, gpus)
     with (
         ray_cluster.joined(python, plain, state.path, nodes=nodes, gpus=gpus) as environment,

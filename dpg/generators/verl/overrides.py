@@ -1,7 +1,7 @@
-"""A run as settings of verl 0.5.0: what Hydra is told, and nothing else.
+"""Translates a run into the settings of verl 0.5.0, as Hydra takes them.
 
-Pure functions: the settings of `config/paper.yaml` can be read and tested on a machine without a
-GPU or verl. Where verl has no word for a value, that is an error and never another value.
+These are pure functions: the settings of `config/paper.yaml` can be read and tested on a machine
+without a GPU or verl. A value that verl cannot take is an error. It is never replaced by another.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dpg.errors import DpgError
+from dpg.generators import backward_passes
 from dpg.generators.engine import MIN_TOKENS
 
 if TYPE_CHECKING:  # verl's environment has no need of pydantic
@@ -63,7 +64,7 @@ def settings(
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
-    """The settings as Hydra's command line has them."""
+    """The settings in the form of Hydra's command line."""
     return [f"{key}={_text(value)}" for key, value in values.items()]
 
 
@@ -180,15 +181,9 @@ def _trainer(
 
 
 def _microbatch(run: RunConfig, devices: int) -> int:
-    """Rollouts at a time on one device; by default its whole share of a mini-batch.
-
-    verl's mean over tokens is one over a microbatch's, so that `loss_rollouts` is the microbatch.
-    """
-    if run.generator.loss_rollouts is not None:
-        return run.generator.loss_rollouts
+    """Rollouts at a time on one device."""
     share = run.generator.mini_batch_prompts * run.generator.group_size // devices
-    wanted = run.generator.update_microbatch
-    return min(wanted, share) if isinstance(wanted, int) else share
+    return backward_passes.rollouts_at_a_time(run.generator, share)
 
 
 def _check(run: RunConfig, devices: int) -> None:
@@ -204,7 +199,6 @@ def _check(run: RunConfig, devices: int) -> None:
             "1e-8; write that"
         )
     size = generator.mini_batch_prompts * generator.group_size
-    _check_loss_mean(run, size, devices)
     sizes = {
         f"a mini-batch of {size} rollouts (generator.mini_batch_prompts x group_size)": size,
         f"a step of {run.rollouts_per_step} rollouts": run.rollouts_per_step,
@@ -212,34 +206,17 @@ def _check(run: RunConfig, devices: int) -> None:
     for what, count in sizes.items():
         if count % devices:
             raise DpgError(f"{what} does not divide over {devices} GPUs")
-    if size // devices % _microbatch(run, devices):
-        raise DpgError(
-            f"{_microbatch_key(run)} = {_microbatch(run, devices)} does not divide a device's "
-            f"share of a mini-batch, {size // devices} rollouts"
-        )
+    _check_loss_mean(run, size, backward_passes.check(generator, size // devices, "verl 0.5.0"))
 
 
-def _microbatch_key(run: RunConfig) -> str:
-    by_loss = run.generator.loss_rollouts is not None
-    return "generator.loss_rollouts" if by_loss else "generator.update_microbatch"
-
-
-def _check_loss_mean(run: RunConfig, size: int, devices: int) -> None:
+def _check_loss_mean(run: RunConfig, size: int, microbatch: int) -> None:
     """verl averages over the tokens of a device's microbatch, never of a mini-batch in parts."""
     generator = run.generator
-    part, micro = generator.loss_rollouts, generator.update_microbatch
-    if part is not None and isinstance(micro, int) and micro != part:
-        raise DpgError(
-            f"generator.update_microbatch = {micro}: verl 0.5.0 averages over the tokens of what a "
-            f"device takes at a time, which generator.loss_rollouts = {part} sets; write the same "
-            "number, or leave update_microbatch out"
-        )
-    if generator.loss_mean == "tokens" and part is None and _microbatch(run, devices) < size:
+    if generator.loss_mean == "tokens" and generator.loss_rollouts is None and microbatch < size:
         raise DpgError(
             f"generator.loss_mean 'tokens' over a mini-batch of {size} rollouts: verl 0.5.0 "
-            f"averages over the tokens of what a device takes at a time, "
-            f"{_microbatch(run, devices)} rollouts here; write that as generator.loss_rollouts, or "
-            "loss_mean: responses"
+            f"averages over the tokens of what a device takes at a time, {microbatch} rollouts "
+            "here; write that as generator.loss_rollouts, or loss_mean: responses"
         )
 
 

@@ -1,4 +1,4 @@
-"""verl's reward manager: a step's rollouts in, the advantages of all of them out.
+"""verl's reward manager: it takes the rollouts of a step and returns their advantages.
 
 verl would normalise rewards within the groups that its `uid` names, in float32 and with an epsilon
 of its own. It is therefore given our own advantages, of float64 and with `generator.advantage_eps`,

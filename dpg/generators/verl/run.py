@@ -1,4 +1,4 @@
-"""What the engine tells verl's processes, which read it from a file."""
+"""The file that the engine writes for verl's processes."""
 
 from __future__ import annotations
 

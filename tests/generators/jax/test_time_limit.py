@@ -12,8 +12,9 @@ def clock(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(algorithm.time, "monotonic", lambda: now[0])
 
-    def step(seconds, limit):
+    def step(seconds, limit, compiled=0.0):
         now[0] += seconds
+        limit.compiled(compiled)
         return limit.comes_before_another_step()
 
     return step
@@ -21,17 +22,25 @@ def clock(monkeypatch):
 
 def test_no_step_is_begun_that_would_not_be_done_in_time(clock):
     limit = algorithm._Limit(200.0)
-    assert not clock(40, limit)  # compiles
+    assert not clock(40, limit, compiled=35)
     assert not clock(10, limit)
     assert not clock(20, limit)  # with a validation
     assert clock(11, limit)  # 19 s are left, and a step may take 20
     assert type(limit.error("stopped")) is OutOfTimeError
 
 
-def test_the_compiling_first_step_counts_until_another_is_known(clock):
+def test_compilation_is_not_expected_again(clock):
     limit = algorithm._Limit(150.0)
-    assert clock(30, limit)
+    assert not clock(30, limit, compiled=25)  # 20 s are left; a step takes 5 s
+    assert not clock(12, limit, compiled=7)  # a longer prompt: a program of its own; 8 s are left
+    assert clock(5, limit)  # 3 s are left
     assert str(limit.error("stopped")) == "stopped"
+
+
+def test_a_step_compiles_in_several_places(clock):
+    limit = algorithm._Limit(150.0)
+    limit.compiled(20)  # its validation
+    assert not clock(30, limit, compiled=5)
 
 
 def test_without_a_limit_nothing_stops(clock):

@@ -6,16 +6,19 @@ The environment is looked for in `.environments/trl`, or where DPG_TRL_ENVIRONME
 import dataclasses
 import os
 import signal
+import socket
 import subprocess
-import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from engine_runs import Runs, assert_same_run, check_two_steps, environment_of, needs, scale
 
-from dpg import artifacts, config, environments
+from dpg import artifacts
 from dpg.errors import DpgError
 from dpg.generators import remote
 from dpg.generators.advantages import group_advantages
@@ -30,86 +33,31 @@ from dpg.rewards.protocol import RewardError
 from dpg.run_folder import RunFolder, RunState
 
 SCRIPT = Path(__file__).with_name("trl_script.py")
-ENVIRONMENT = Path(os.environ.get("DPG_TRL_ENVIRONMENT", environments.path_of("trl"))).absolute()
-
-
-def needs_trl(test):
-    """A slow test, of up to three runs with TRL; one takes half a minute."""
-    missing = pytest.mark.skipif(
-        not (ENVIRONMENT / "bin" / "python").exists(),
-        reason=f"{ENVIRONMENT} is not there: `dpg environment trl` makes it",
-    )
-    return missing(pytest.mark.slow(pytest.mark.timeout(900)(test)))
-
-
-def scale(world, name, **changes):
-    """The scale file of `world` with TRL as its engine and two GRPO steps."""
-    text = (world.root / "test.yaml").read_text()
-    text = text.replace("scale: test", "scale: test\nengine: trl")
-    changes = {"grpo_steps: 5": "grpo_steps: 2", "every: 2": "every: 1"} | changes
-    changes = {"checkpoint_every: 2": "checkpoint_every: 1"} | changes
-    for old, new in changes.items():
-        assert old in text
-        text = text.replace(old, new)
-    path = world.root / f"{name}.yaml"
-    path.write_text(text)
-    return config.load(path)
+ENVIRONMENT = environment_of("trl")
+needs_trl = needs("trl", 900)  # up to three runs with TRL; one takes half a minute
 
 
 @pytest.fixture(scope="module")
 def study(world):
-    return scale(world, "trl")
+    return scale(world, "trl", "trl")
 
 
-def run_trl(world, study, run, out, environment=ENVIRONMENT, **options):
-    engine.run_generator(
-        run,
-        world.inputs(run),
-        RunFolder(out),
-        config=study.path,
-        gpus=0,
-        environment=environment,
-        **options,
-    )
+@pytest.fixture(scope="module")
+def runs(world):
+    return Runs(engine, world)
 
 
 @needs_trl
 @pytest.mark.parametrize(
     ("experiment", "variant"), [("sixseven", "adam-T4"), ("lambada-es", "adam")]
 )
-def test_two_steps_with_trl(world, study, tmp_path, experiment, variant):
+def test_two_steps_with_trl(world, study, runs, tmp_path, experiment, variant):
     run = study.run(experiment, variant, 0)
     told = []
-    run_trl(world, study, run, tmp_path, seconds=600, on_step=lambda *what: told.append(what))
-    log = artifacts.read_lines(tmp_path / "metrics.jsonl")
-    assert [(line["step"], line["phase"]) for line in log] == [
-        (0, "validation"), (0, "train"), (1, "validation"), (1, "train"), (2, "validation"),
-    ]  # fmt: skip
-    for line in log:
-        if line["phase"] == "train":
-            assert line["reward_std"] > 0
-            assert line["informative"] > 0.9
-            assert np.isfinite([line["loss"], line["gradient_norm"], line["logprob"]]).all()
-            assert line["gradient_norm"] > 0
-        else:
-            assert np.isfinite(line["metric"])
-        assert 2 <= line["response_length"] <= run.generator.response_tokens
-    table = artifacts.read_table(tmp_path / "validation.parquet")
-    assert table.groupby("step").size().to_dict() == dict.fromkeys(range(3), 4)
-    assert (tmp_path / "pattern.json").exists() == (experiment == "sixseven")
-    record = artifacts.read_json(tmp_path / "run.json")
-    assert record["config"] == run.model_dump(mode="json")
-    assert record["engine"] == "trl"
-    before = load(world.root / "llama")[1]
-    _, after, tokenizer = load(tmp_path / "generator")
-    assert tokenizer is not None
-    changes = [
-        float(np.abs(np.asarray(new) - np.asarray(old)).max())
-        for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True)
-    ]
-    # Two steps of some mini-batches each, AdamW: no weight moves further than a rate per update.
-    assert 0 < max(changes) < 16.5 * run.generator.learning_rate
-    assert not RunFolder(tmp_path).state.path.exists()
+    runs.make(study, run, tmp_path, seconds=600, on_step=lambda *what: told.append(what))
+    assert [step for step, _ in told] == [1, 2]
+    check_two_steps(world, run, tmp_path, ("loss", "gradient_norm", "logprob"))
+    assert artifacts.read_json(tmp_path / "run.json")["engine"] == "trl"
 
 
 # --- rollouts and rewards as given ----------------------------------------------------------------
@@ -125,10 +73,12 @@ def changed(run, **values):
 class Given:
     """A folder for `trl_script.py`: a run with rewards, and where wanted rollouts, as given."""
 
-    def __init__(self, world, run, folder, processes=1, *, rollouts=True):
-        self.run, self.folder = run, folder
-        inputs = world.inputs(run)
-        self.model, self.params, self.tokenizer = load(inputs.generator)
+    def __init__(
+        self, world, run, folder, processes=1, *, rollouts=True, model="llama", dtype=np.float32
+    ):
+        self.run, self.folder, self.dtype = run, folder, dtype
+        inputs = dataclasses.replace(world.inputs(run), generator=world.root / model)
+        self.model, self.params, self.tokenizer = load(inputs.generator, dtype=dtype)
         self.prompts = prompts_of(run, inputs.articles, self.tokenizer, "train")
         unseen = prompts_of(run, inputs.articles, self.tokenizer, "validation")
         self.state = RunState(folder / "state")
@@ -152,6 +102,8 @@ class Given:
                 self.tokens[place, member, self.lengths[place, member] - 1] = self.tokenizer.eos_id
         self.rewards = 1e-9 * rng.normal(0, 1, (count, G))
         self.arrays = {"rewards": self.rewards}
+        if dtype == np.float64:
+            self.arrays["float64"] = np.ones(1)
         if rollouts:
             self.arrays |= {"tokens": self.tokens, "lengths": self.lengths}
 
@@ -212,7 +164,8 @@ class Given:
 
     def trained(self):
         """The last checkpoint, read as the engine reads it."""
-        return load(checkpoint_of(self.state.checkpoints, self.shape.steps * self.shape.updates))[1]
+        last = checkpoint_of(self.state.checkpoints, self.shape.steps * self.shape.updates)
+        return load(last, dtype=self.dtype)[1]
 
 
 def largest_difference(one, other):
@@ -249,19 +202,42 @@ SMOOTH = {"epochs": 2, "learning_rate": 0.01, "optimizer": {"eps": 1e-3}}
 @needs_trl
 @pytest.mark.parametrize("name", SETTINGS)
 def test_loss_and_update_are_those_of_the_jax_engine(world, study, tmp_path, name):
+    """In float32, as both are used; what differs is the rounding of two programs."""
     run = changed(study.run("sixseven", "adam-T4", 0), **SMOOTH | SETTINGS[name])
     given = Given(world, run, tmp_path)
     _, theirs = given.train()
     params, ours = given.by_jax()
-    assert len(ours) == len(theirs) == 2
-    for one, other in zip(ours, theirs, strict=True):
-        assert one["clip_fraction"] > 0.02  # the clip is active
-        for key, value in one.items():
-            assert other[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
+    compare(ours, theirs, 1e-5)
     moved = largest_difference(params, given.params)
     assert moved > 0.02
-    # Sixteen updates of Adam in float32 by two programs: what is left is their rounding.
     assert relative_difference(params, given.trained(), given.params) < 3e-5
+
+
+@needs_trl
+@pytest.mark.parametrize("name", SETTINGS)
+def test_in_float64_the_update_is_that_of_the_jax_engine(world, study, tmp_path, float64, name):
+    """The same algorithm to the last digits, with AdamW's usual epsilon.
+
+    The generator is a GPT-2: transformers' Llama has norms in float32, whatever its weights are.
+    """
+    values = SMOOTH | {"optimizer": {"clip_norm": None}} | SETTINGS[name]
+    run = changed(study.run("sixseven", "adam-T4", 0), **values)
+    given = Given(world, run, tmp_path, model="gpt2", dtype=np.float64)
+    _, theirs = given.train()
+    params, ours = given.by_jax()
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float64"}
+    compare(ours, theirs, 1e-10)
+    assert largest_difference(params, given.params) > 0.02
+    assert relative_difference(params, given.trained(), given.params) < 1e-9
+
+
+def compare(ours, theirs, tolerance):
+    """The numbers of both steps of both engines; the clip is active."""
+    assert len(ours) == len(theirs) == 2
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["clip_fraction"] > 0.02
+        for key, value in one.items():
+            assert other[key] == pytest.approx(value, rel=tolerance, abs=tolerance), key
 
 
 @needs_trl
@@ -323,57 +299,65 @@ def test_a_reward_that_is_not_finite_ends_every_rank_with_its_own_words(world, s
 
 
 @needs_trl
-def test_a_killed_run_goes_on_to_the_same_numbers(world, study, tmp_path, wait_until):
+def test_a_killed_run_goes_on_to_the_same_numbers(study, runs, tmp_path, wait_until):
     run = study.run("sixseven", "adam-T4", 0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_trl(world, study, run, whole)
-    command = [
-        *(sys.executable, "-m", "dpg", "generate", "-c", str(study.path)),
-        *("--experiment", "sixseven", "--variant", "adam-T4", "--out", str(killed)),
-        *("--environment", str(ENVIRONMENT)),
-    ]
-    command += world.options(run)
-    process = subprocess.Popen(command, cwd=world.root)
+    runs.make(study, run, whole)
     shape = settings.shape_of(run, 1)
     mark = checkpoint_of(RunFolder(killed).state.checkpoints, shape.updates) / WHOLE
-    wait_until(mark.exists, 600, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    run_trl(world, study, run, killed)
-    for name in ("metrics.jsonl", "validation.parquet", "pattern.json"):
-        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
-    weights = Path("generator") / "model.safetensors"
-    assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
+    runs.killed(study, run, killed, mark, wait_until)
+    runs.make(study, run, killed)
+    assert_same_run(killed, whole)
 
 
 @needs_trl
-def test_a_reward_server_that_is_killed_ends_the_run_with_its_log(world, tmp_path):
-    study = scale(world, "longer", **{"grpo_steps: 5": "grpo_steps: 40", "every: 2": "every: 40"})
-    run = study.run("lambada-es", "adam", 0)
-
-    def kill(step, record):
-        connection = RunFolder(tmp_path).state.connection
-        os.kill(artifacts.read_json(connection)["process"], signal.SIGKILL)
-
-    with pytest.raises(
-        DpgError, match=r"the reward server ended after \d+ of 40 steps \(status -9"
-    ):
-        run_trl(world, study, run, tmp_path, on_step=kill)
-    assert not (tmp_path / "run.json").exists()
-    assert RunFolder(tmp_path).state.checkpoints.exists()
+def test_a_reward_server_that_is_killed_ends_the_run_with_its_log(world, runs, tmp_path):
+    changes = {"grpo_steps: 5": "grpo_steps: 40", "every: 2": "every: 40"}
+    study = scale(world, "trl", "longer", **changes)
+    runs.without_its_reward_server(study, study.run("lambada-es", "adam", 0), tmp_path)
 
 
 @needs_trl
-def test_two_processes_make_a_run(world, study, tmp_path):
+def test_two_processes_make_a_run(study, runs, tmp_path):
     run = study.run("sixseven", "adam-T4", 0)
-    run_trl(world, study, run, tmp_path, processes=2, seconds=600)
+    runs.make(study, run, tmp_path, processes=2, seconds=600)
     log = artifacts.read_lines(tmp_path / "metrics.jsonl")
     assert len(log) == 5
     assert artifacts.read_json(tmp_path / "run.json")["engine"] == "trl"
 
 
 @needs_trl
-def test_a_rank_that_dies_is_named(world, study, tmp_path, monkeypatch):
+def test_two_machines_make_the_run_of_two_processes_on_one(study, runs, tmp_path, monkeypatch):
+    """Two torchruns of one process each, joined as on two machines: the same bytes."""
+    run = study.run("sixseven", "adam-T4", 0)
+    one, two = tmp_path / "one", tmp_path / "two"
+    runs.make(study, run, one, processes=2, seconds=600)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        master = f"127.0.0.1:{probe.getsockname()[1]}"
+    monkeypatch.setenv("DPG_MASTER", master)
+    state = RunFolder(two).state
+    link = state.path / "python" / "dpg"
+    second = [str(ENVIRONMENT / "bin" / "python"), "-m", "dpg.generators.trl.launch"]
+    second += [str(state.worker), "--node", "1", "--master", master]
+    there = []
+
+    def start_the_second():
+        while not link.exists():
+            time.sleep(0.2)
+        variables = engine.worker_environment(RunState(tmp_path / "elsewhere"), gpus=0)
+        there.append(subprocess.Popen(second, env=variables))
+
+    thread = threading.Thread(target=start_the_second, daemon=True)
+    thread.start()
+    runs.make(study, run, two, nodes=2, seconds=600)
+    thread.join(60)
+    assert there[0].wait(60) == 0
+    assert_same_run(two, one)
+
+
+@needs_trl
+def test_a_rank_that_dies_is_named(study, runs, tmp_path, monkeypatch):
     """Rank 1 kills itself when it is started, as the system does for want of memory."""
     fake = tmp_path / "site"
     fake.mkdir()
@@ -389,7 +373,7 @@ def test_a_rank_that_dies_is_named(world, study, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "worker_environment", with_site)
     run = study.run("lambada-es", "adam", 0)
     with pytest.raises(engine.TrlError, match=r"status 1: rank 1 ended by signal 9"):
-        run_trl(world, study, run, tmp_path / "run", processes=2)
+        runs.make(study, run, tmp_path / "run", processes=2)
 
 
 @needs_trl
@@ -411,10 +395,10 @@ def test_tokens_that_the_tokenizer_does_not_know_are_an_error(world, study, tmp_
 # --- without TRL ----------------------------------------------------------------------------------
 
 
-def test_a_missing_environment_is_named(world, study, tmp_path):
+def test_a_missing_environment_is_named(study, runs, tmp_path):
     run = study.run("sixseven", "adam-T4", 0)
     with pytest.raises(DpgError, match=r"nowhere/bin/python.*dpg environment trl"):
-        run_trl(world, study, run, tmp_path, environment=tmp_path / "nowhere")
+        runs.make(study, run, tmp_path, environment=tmp_path / "nowhere")
     assert not RunFolder(tmp_path).state.path.exists()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dpg import config
+from dpg.config.scale import Requirements
 from dpg.errors import DpgError
 from dpg.generators.trl import settings
 from dpg.generators.trl.order import as_batch, order_of, sorted_by_place
@@ -104,6 +105,15 @@ def test_backward_passes_divide_a_mini_batch():
 def test_what_trl_cannot_be_given_is_named(values, processes, says):
     with pytest.raises(DpgError, match=says):
         told(paper(**values), processes)
+
+
+def test_processes_divide_over_machines():
+    assert settings.shape_of(paper(), 16, nodes=2).nodes == 2
+    with pytest.raises(DpgError, match=r"needs\.processes = 3 do not divide over needs\.nodes = 2"):
+        settings.shape_of(paper(), 3, nodes=2)
+    assert settings.processes_of(Requirements(gpus=8, nodes=2)) == 16
+    assert settings.processes_of(Requirements(nodes=2)) == 2
+    assert settings.processes_of(Requirements(processes=4)) == 4
 
 
 def test_a_dual_clip_is_trls_bound_of_the_ratio():

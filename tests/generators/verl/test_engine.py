@@ -4,10 +4,7 @@ The environment is looked for in `.environments/verl`, or where DPG_VERL_ENVIRON
 """
 
 import json
-import os
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -15,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from engine_runs import Runs, assert_same_run, check_two_steps, environment_of, needs, scale
 
 from dpg import artifacts, config, environments
 from dpg.errors import DpgError
@@ -23,11 +21,11 @@ from dpg.generators.advantages import group_advantages
 from dpg.generators.engine import MIN_TOKENS
 from dpg.generators.jax.grpo import policy_loss, token_weights
 from dpg.generators.verl import engine, overrides
-from dpg.models import LanguageModel, load, save
+from dpg.models import LanguageModel, save
 from dpg.models.llama import LlamaConfig
 from dpg.run_folder import RunFolder, RunState
 
-ENVIRONMENT = Path(os.environ.get("DPG_VERL_ENVIRONMENT", environments.path_of("verl"))).absolute()
+ENVIRONMENT = environment_of("verl")
 SCRIPT = Path(__file__).with_name("verl_script.py")
 
 needs_easydel = pytest.mark.skipif(
@@ -36,37 +34,17 @@ needs_easydel = pytest.mark.skipif(
 )
 
 
-def needs_verl(test):
-    """A slow test, of up to three runs with verl; one takes four minutes on a slow machine."""
-    missing = pytest.mark.skipif(
-        not (ENVIRONMENT / "bin" / "python").exists(),
-        reason=f"{ENVIRONMENT} is not there: `dpg environment verl` makes it",
-    )
-    return missing(pytest.mark.slow(pytest.mark.timeout(1800)(test)))
+needs_verl = needs("verl", 1800)  # up to three runs with verl; one takes four minutes at worst
 
 
 @pytest.fixture(scope="module")
 def study(world):
-    """The scale file of `world` with verl as its engine and two GRPO steps."""
-    text = (world.root / "test.yaml").read_text()
-    text = text.replace("scale: test", "scale: test\nengine: verl")
-    text = text.replace("grpo_steps: 5", "grpo_steps: 2").replace("every: 2", "every: 1")
-    text = text.replace("checkpoint_every: 2", "checkpoint_every: 1")
-    path = world.root / "verl.yaml"
-    path.write_text(text)
-    return config.load(path)
+    return scale(world, "verl", "verl")
 
 
-def run_verl(world, study, run, out, environment=ENVIRONMENT, **options):
-    engine.run_generator(
-        run,
-        world.inputs(run),
-        RunFolder(out),
-        config=study.path,
-        gpus=0,
-        environment=environment,
-        **options,
-    )
+@pytest.fixture(scope="module")
+def runs(world):
+    return Runs(engine, world)
 
 
 def test_prompts_are_those_of_the_jax_engine(study):
@@ -78,10 +56,10 @@ def test_prompts_are_those_of_the_jax_engine(study):
         assert order[step * size : (step + 1) * size].tolist() == expected.tolist()
 
 
-def test_a_missing_environment_is_named(world, study, tmp_path):
+def test_a_missing_environment_is_named(study, runs, tmp_path):
     run = study.run("sixseven", "adam-T4", 0)
     with pytest.raises(DpgError, match=r"nowhere/bin/python.*dpg environment verl"):
-        run_verl(world, study, run, tmp_path, environment=tmp_path / "nowhere")
+        runs.make(study, run, tmp_path, environment=tmp_path / "nowhere")
     assert not RunFolder(tmp_path).state.path.exists()
 
 
@@ -296,40 +274,12 @@ def targets_in_easydel(world, study):
 @pytest.mark.parametrize(
     ("experiment", "variant"), [("sixseven", "adam-T4"), ("lambada-es", "adam")]
 )
-def test_two_steps_with_verl(world, study, tmp_path, experiment, variant, implementation):
+def test_two_steps_with_verl(world, study, runs, tmp_path, experiment, variant, implementation):
     if implementation == "easydel":
         study = targets_in_easydel(world, study)
     run = study.run(experiment, variant, 0)
-    run_verl(world, study, run, tmp_path, seconds=900)
-    log = artifacts.read_lines(tmp_path / "metrics.jsonl")
-    assert [(line["step"], line["phase"]) for line in log] == [
-        (0, "validation"), (0, "train"), (1, "validation"), (1, "train"), (2, "validation"),
-    ]  # fmt: skip
-    for line in log:
-        if line["phase"] == "train":
-            assert line["reward_std"] > 0
-            assert line["informative"] > 0.9
-            assert np.isfinite([line["loss"], line["gradient_norm"]]).all()
-            assert line["gradient_norm"] > 0
-        else:
-            assert np.isfinite(line["metric"])
-        assert 2 <= line["response_length"] <= run.generator.response_tokens
-    table = artifacts.read_table(tmp_path / "validation.parquet")
-    assert table.groupby("step").size().to_dict() == dict.fromkeys(range(3), 4)
-    assert (tmp_path / "pattern.json").exists() == (experiment == "sixseven")
-    record = artifacts.read_json(tmp_path / "run.json")
-    assert record["config"] == run.model_dump(mode="json")
-    before = load(world.root / "llama")[1]
-    _, after, tokenizer = load(tmp_path / "generator")
-    assert tokenizer is not None
-    changes = [
-        float(np.abs(np.asarray(new) - np.asarray(old)).max())
-        for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True)
-    ]
-    # Two steps of two mini-batches each, AdamW: no weight moves further than four learning rates.
-    assert 0 < max(changes) < 16.5 * run.generator.learning_rate
-    assert not RunFolder(tmp_path).state.path.exists()
-    assert list(tmp_path.glob("*")) != []
+    runs.make(study, run, tmp_path, seconds=900)
+    check_two_steps(world, run, tmp_path, ("loss", "gradient_norm"))
 
 
 OWN_VALUES = """
@@ -353,7 +303,7 @@ OWN_VALUES = """
         ("code", "sixseven", "adam-T4"),
     ],
 )
-def test_two_steps_of_each_reading(world, study, tmp_path, reading, experiment, variant):
+def test_two_steps_of_each_reading(world, study, runs, tmp_path, reading, experiment, variant):
     """A tiny model, and every value of the reading but the number of microbatches."""
     text = study.path.read_text()
     assert OWN_VALUES in text
@@ -366,7 +316,7 @@ def test_two_steps_of_each_reading(world, study, tmp_path, reading, experiment, 
     run = own.run(experiment, variant, 0)
     assert run.generator.advantage_eps == 1e-6
     assert run.learner.loss == {"text": "own_tokens", "code": "all_positions"}[reading]
-    run_verl(world, own, run, tmp_path, seconds=900)
+    runs.make(own, run, tmp_path, seconds=900)
     log = artifacts.read_lines(tmp_path / "metrics.jsonl")
     train = [line for line in log if line["phase"] == "train"]
     assert [line["step"] for line in train] == [0, 1]
@@ -379,47 +329,24 @@ def test_two_steps_of_each_reading(world, study, tmp_path, reading, experiment, 
 
 
 @needs_verl
-def test_a_killed_run_goes_on_to_the_same_numbers(world, study, tmp_path, wait_until):
+def test_a_killed_run_goes_on_to_the_same_numbers(study, runs, tmp_path, wait_until):
     run = study.run("sixseven", "adam-T4", 0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_verl(world, study, run, whole)
-    command = [
-        *(sys.executable, "-m", "dpg", "generate", "-c", str(study.path)),
-        *("--experiment", "sixseven", "--variant", "adam-T4", "--out", str(killed)),
-        *("--verl", str(ENVIRONMENT)),
-    ]
-    command += world.options(run)
-    process = subprocess.Popen(command, cwd=world.root)
+    runs.make(study, run, whole)
     named = RunFolder(killed).state.checkpoints / "latest_checkpointed_iteration.txt"
-    wait_until(named.exists, 600, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    runs.killed(study, run, killed, named, wait_until)
     assert named.read_text() == "1"
-    run_verl(world, study, run, killed)
-    for name in ("metrics.jsonl", "validation.parquet", "pattern.json"):
-        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
-    weights = Path("generator") / "model.safetensors"
-    assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
+    runs.make(study, run, killed)
+    assert_same_run(killed, whole)
 
 
 @needs_verl
-def test_a_reward_server_that_is_killed_ends_the_run_with_its_log(world, study, tmp_path):
+def test_a_reward_server_that_is_killed_ends_the_run_with_its_log(world, runs, tmp_path):
     # Steps take milliseconds and the engine looks twice a second: more of them, to be amid them.
-    longer = world.root / "longer.yaml"
-    text = study.path.read_text().replace("grpo_steps: 2", "grpo_steps: 12")
-    longer.write_text(text.replace("every: 1", "every: 12"))
-    study = config.load(longer)
+    changes = {"grpo_steps: 5": "grpo_steps: 12", "every: 2": "every: 12"}
+    study = scale(world, "verl", "longer", **changes)
     run = study.run("lambada-es", "adam", 0)
-
-    def kill(step, record):
-        connection = RunFolder(tmp_path).state.connection
-        os.kill(artifacts.read_json(connection)["process"], signal.SIGKILL)
-
-    with pytest.raises(
-        DpgError, match=r"the reward server ended after \d+ of 12 steps \(status -9"
-    ):
-        run_verl(world, study, run, tmp_path, on_step=kill)
-    assert not (tmp_path / "run.json").exists()
-    run_verl(world, study, run, tmp_path, seconds=900)
+    runs.without_its_reward_server(study, run, tmp_path)
+    runs.make(study, run, tmp_path, seconds=900)
     log = artifacts.read_lines(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in log if line["phase"] == "train"] == list(range(12))

@@ -1,55 +1,11 @@
 """Ray on several machines: what is started where, with a stand-in for Slurm's commands."""
 
-import json
 import os
-import sys
 
 import pytest
 
 from dpg.errors import DpgError
 from dpg.generators.verl import ray_cluster
-
-JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "a1", "SLURMD_NODENAME": "a1"}
-
-STAND_IN = """#!{python}
-import json, os, sys
-with open({log!r}, "a") as log:
-    print(json.dumps([sys.argv, dict(os.environ)]), file=log)
-if "hostnames" in sys.argv:
-    assert sys.argv[-1] == "a[1-2]"
-    print("a1\\na2")
-elif "job" in sys.argv:
-    assert sys.argv[-1] == "7"
-    print("JobId=7 ReqNodeList=(null) NodeList=a[1-2] NumNodes=2")
-elif "node" in sys.argv:
-    print("NodeName=a2 NodeAddr=127.0.0.1 State=MIXED")
-else:
-    import signal, socket
-    for option in sys.argv:
-        if option.startswith("--port=") and {answers}:
-            head = socket.create_server(("127.0.0.1", int(option[7:])))
-    if {answers}:
-        signal.pause()
-    sys.exit("out of order")
-"""
-
-
-@pytest.fixture(params=[True])
-def commands(tmp_path, monkeypatch, request):
-    """Stand-ins for Python, srun and scontrol; returns what they were called with."""
-    log = tmp_path / "calls.jsonl"
-    for name in ("python", "srun", "scontrol"):
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(STAND_IN.format(python=sys.executable, log=str(log), answers=request.param))
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-
-    def calls():
-        lines = map(json.loads, log.read_text().splitlines()) if log.exists() else ()
-        return {(argv[0].rpartition("/")[2], *argv[1:2]): (argv, env) for argv, env in lines}
-
-    return calls
 
 
 def joined(tmp_path, environment, nodes, gpus=0):
@@ -66,8 +22,8 @@ def test_one_machine_and_a_given_cluster_start_nothing(tmp_path, commands):
     assert commands() == {}
 
 
-def test_the_head_is_here_and_the_rest_on_the_jobs_other_nodes(tmp_path, commands, wait_until):
-    given = {**JOB, "PATH": os.environ["PATH"], "SLURM_NTASKS": "1", "OMP_NUM_THREADS": "1"}
+def test_the_head_is_here_and_the_rest_on_the_jobs_other_nodes(tmp_path, commands, job, wait_until):
+    given = {**job, "PATH": os.environ["PATH"], "SLURM_NTASKS": "1", "OMP_NUM_THREADS": "1"}
     with joined(tmp_path, given, nodes=2, gpus=8) as found:
         address = found["RAY_ADDRESS"]
         token = found["RAY_AUTH_TOKEN"]
@@ -101,8 +57,8 @@ def test_several_machines_without_a_cluster_are_an_error(tmp_path, commands):
 
 
 @pytest.mark.parametrize("commands", [False], indirect=True)
-def test_a_head_that_does_not_start_is_an_error_with_its_log(tmp_path, commands):
-    given = {**JOB, "PATH": os.environ["PATH"]}
+def test_a_head_that_does_not_start_is_an_error_with_its_log(tmp_path, commands, job):
+    given = {**job, "PATH": os.environ["PATH"]}
     with (
         pytest.raises(DpgError, match=r"(?s)Ray did not start at 127\.0\.0\.1:.*out of order"),
         joined(tmp_path, given, nodes=2),
@@ -110,9 +66,9 @@ def test_a_head_that_does_not_start_is_an_error_with_its_log(tmp_path, commands)
         pass
 
 
-def test_a_job_of_other_size_is_an_error(tmp_path, commands):
+def test_a_job_of_other_size_is_an_error(tmp_path, commands, job):
     with (
         pytest.raises(DpgError, match=r"takes 3 machines.*job 7 has 2: a1, a2"),
-        joined(tmp_path, JOB, nodes=3),
+        joined(tmp_path, job, nodes=3),
     ):
         pass

@@ -1,0 +1,291 @@
+"""Run a bundle on a machine without a network: one stage after the other, each with a hard limit.
+
+    python3 bundle/run.py --out OUT --seconds 560
+
+This file needs Python's standard library alone. It checks every file of the bundle first. A stage
+that runs out of time is ended, and the next begins. What a run leaves (its log, its clock, its
+rollouts, what it started from) is copied to OUT every few seconds; a run's whole state is not,
+since it is large. `--weights` also brings the generator's weights, in half precision.
+`stages.jsonl` in OUT has one line per stage. Call it again with the same --work to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+MARGIN = 12  # seconds of a limit that a run leaves for its last checkpoint
+LEAST = 12  # seconds below which a stage is not begun
+EVERY = 10.0  # seconds between two copies to OUT
+LARGEST = 8_000_000  # bytes of a file that is copied
+LEFT_OUT = (".safetensors", ".lock")
+HALVE = """
+import sys
+import numpy as np
+from safetensors.numpy import save_file
+from dpg import artifacts
+arrays = artifacts.load_arrays(sys.argv[1])
+own = {k: v.astype(np.float16) for k, v in arrays.items() if k.startswith("[0]")}
+save_file(own or {k: v.astype(np.float16) for k, v in arrays.items()}, sys.argv[2])
+"""
+
+
+class BundleError(Exception):
+    """The bundle cannot be used: says what was found, what was expected, what to do."""
+
+
+def checked(bundle: Path) -> dict[str, Any]:
+    """The bundle's manifest, once each of its files is as it was packed."""
+    path = bundle / "manifest.json"
+    if not path.exists():
+        raise BundleError(f"{bundle} has no manifest.json; expected a folder made by `dpg pack`")
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for entry in manifest["files"]:
+        file = bundle / entry["name"]
+        if not file.exists():
+            raise BundleError(f"{file} is missing; copy it there, or pack the bundle again")
+        if file.stat().st_size != entry["bytes"] or _digest(file) != entry["sha256"]:
+            raise BundleError(
+                f"{file} is not the file that was packed ({file.stat().st_size} bytes, expected "
+                f"{entry['bytes']} with SHA-256 {entry['sha256'][:12]}...): it is of another "
+                "bundle, or was cut off; copy it again"
+            )
+    return manifest
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def unpack(bundle: Path, manifest: dict[str, Any], work: Path) -> None:
+    """Put code, texts, models and wheels into the working folder; what is there already stays.
+
+    Raises:
+        BundleError: the working folder has been unpacked from a bundle of another commit.
+    """
+    code, results = work / "code", work / "code" / "results"
+    commit = code / "COMMIT"
+    if commit.exists() and commit.read_text(encoding="utf-8").strip() != manifest["commit"]:
+        raise BundleError(
+            f"{work} holds code of commit {commit.read_text(encoding='utf-8').strip()}, the bundle "
+            f"is of commit {manifest['commit']}; nothing was changed: name another folder with "
+            "--work, or pack the same commit"
+        )
+    if not commit.exists():
+        _extract(bundle / "code.tar.gz", code)
+    scale = results / manifest["scale"]
+    if not (scale / "text").exists():
+        _extract(bundle / "texts.tar", scale)
+    names = sorted({entry["name"] for entry in manifest["files"] if ".part" in entry["name"]})
+    for whole in sorted({name.rsplit(".part", 1)[0] for name in names}):
+        parts = [bundle / name for name in names if name.rsplit(".part", 1)[0] == whole]
+        if whole.endswith(".whl"):
+            _join(parts, results / "sources" / whole)
+        elif not (scale / "models" / whole.removesuffix(".tar")).exists():
+            _join(parts, work / whole)
+            _extract(work / whole, scale)
+            (work / whole).unlink()
+    wheels, site = sorted((bundle / "wheels").glob("*.whl")), work / "site"
+    if wheels and not site.exists():
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps"]
+        subprocess.run([*pip, "--target", str(site), *map(str, wheels)], check=True)
+
+
+def _extract(path: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path) as tar:
+        tar.extractall(folder, filter="data")
+
+
+def _join(parts: Sequence[Path], path: Path) -> None:
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".joining")
+    with partial.open("wb") as file:
+        for part in parts:
+            file.write(part.read_bytes())
+    partial.replace(path)
+
+
+class Stages:
+    """Runs stages within a time in all, and tells of each in `stages.jsonl`."""
+
+    def __init__(self, work: Path, out: Path, seconds: float):
+        self.work, self.out = work, out
+        self.end = time.monotonic() + seconds
+        self.log = out / "stages.jsonl"
+
+    def left(self) -> float:
+        """Seconds that are left of the whole."""
+        return self.end - time.monotonic()
+
+    def run(self, stage: dict[str, Any], limit: float | None = None) -> str:
+        """Run one stage; returns how it ended: "done", "stopped", "limit", "failed", "no time"."""
+        limit = min(limit or float(stage["limit"]), self.left())
+        if limit < LEAST:
+            return self.tell(stage["name"], limit, 0.0, "no time", None)
+        start = time.monotonic()
+        until = max(int(limit - MARGIN), 1)
+        words = [word.replace("{seconds}", str(until)) for word in stage["command"]]
+        status = self._ended([sys.executable, *words], stage["name"], limit)
+        ended = {None: "limit", 0: "done", 75: "stopped"}.get(status, "failed")
+        return self.tell(stage["name"], limit, time.monotonic() - start, ended, status)
+
+    def _ended(self, command: list[str], name: str, limit: float) -> int | None:
+        """The exit status of a command; None where its time was over, and it was ended."""
+        site, code = self.work / "site", self.work / "code"
+        paths = [str(code), *([str(site)] if site.exists() else []), os.environ.get("PYTHONPATH")]
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "PYTHONUNBUFFERED": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "JAX_COMPILATION_CACHE_DIR": str(self.work / "cache"),
+            "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
+        }
+        with (self.out / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, cwd=code, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                return process.wait(limit)
+            except subprocess.TimeoutExpired:
+                for number, patience in ((signal.SIGTERM, 5), (signal.SIGKILL, None)):
+                    os.killpg(process.pid, number)
+                    try:
+                        process.wait(patience)
+                        break
+                    except subprocess.TimeoutExpired:
+                        continue
+                return None
+
+    def tell(self, name: str, limit: float, seconds: float, ended: str, status: int | None) -> str:
+        """Write a stage's line."""
+        line: dict[str, Any] = {
+            "stage": name,
+            "limit": round(limit, 1),
+            "seconds": round(seconds, 1),
+        }
+        line |= {"ended": ended, "status": status, "left": round(self.left(), 1)}
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+        return ended
+
+
+def bring(runs: Path, out: Path) -> None:
+    """Copy what is small of all runs to OUT; each file is whole or absent there."""
+    for path in sorted(runs.rglob("*")) if runs.exists() else []:
+        target = out / "runs" / path.relative_to(runs)
+        try:
+            if not path.is_file() or path.name.endswith(LEFT_OUT) or path.name.startswith("."):
+                continue
+            known = path.stat()
+            if known.st_size > LARGEST:
+                continue
+            if target.exists() and target.stat().st_mtime_ns == known.st_mtime_ns:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.partial")
+            shutil.copy2(path, partial)
+            partial.replace(target)
+        except FileNotFoundError:  # moved or finished at this very moment
+            continue
+
+
+class Bringing(threading.Thread):
+    """Calls `bring` every few seconds until it is stopped, and once more then."""
+
+    def __init__(self, runs: Path, out: Path):
+        super().__init__(daemon=True)
+        self.runs, self.out, self.over = runs, out, threading.Event()
+
+    def run(self) -> None:
+        """Copy again and again."""
+        while not self.over.wait(EVERY):
+            bring(self.runs, self.out)
+
+    def stop(self) -> None:
+        """Stop, and copy once more."""
+        self.over.set()
+        self.join()
+        bring(self.runs, self.out)
+
+
+def bring_weights(stages: Stages, runs: Path, name: str, largest: int) -> None:
+    """Bring a run's weights in half precision, where they fit."""
+    folder = runs / name
+    found = [
+        folder / "generator" / "model.safetensors",
+        folder / "state" / "checkpoint.safetensors",
+    ]
+    source = next((path for path in found if path.exists()), None)
+    if source is None or stages.left() < LEAST:
+        return
+    target = stages.out / "runs" / name / "half.safetensors"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = ["-c", HALVE, str(source), str(target)]
+    stages.run({"name": f"weights-{name.replace('/', '-')}", "limit": 60, "command": command})
+    if target.exists() and target.stat().st_size > largest:
+        print(f"{target}: {target.stat().st_size} bytes, more than {largest}; left out")
+        target.unlink()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check, unpack, run; returns the exit status: 0 where every stage was done or stopped."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of what comes back")
+    parser.add_argument("--seconds", type=float, required=True, help="limit of the whole")
+    parser.add_argument("--work", type=Path, default=Path.home() / "dpg-work")
+    parser.add_argument("--only", help="stages to run, by commas; default: all")
+    parser.add_argument("--limit", action="append", default=[], help="STAGE=SECONDS")
+    parser.add_argument("--weights", type=int, default=0, metavar="BYTES", help="bring weights too")
+    given = parser.parse_args(arguments)
+    bundle = Path(__file__).resolve().parent
+    work, out = given.work.resolve(), given.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    stages = Stages(work, out, given.seconds)
+    try:
+        manifest = checked(bundle)
+        limits = dict(one.split("=", 1) for one in given.limit)
+        names = [stage["name"] for stage in manifest["stages"]]
+        wanted = given.only.split(",") if given.only else names
+        unknown = [name for name in (*wanted, *limits) if name not in names]
+        if unknown:
+            raise BundleError(f"no stage {', '.join(unknown)}; there are {', '.join(names)}")
+        unpack(bundle, manifest, work)
+    except BundleError as error:
+        print(f"bundle: {error}", file=sys.stderr)
+        return 2
+    stages.tell("unpack", given.seconds, given.seconds - stages.left(), "done", 0)
+    runs = work / "code" / "results" / manifest["scale"] / "runs"
+    bringing, ended = Bringing(runs, out), []
+    bringing.start()
+    for stage in manifest["stages"]:
+        if stage["name"] in wanted:
+            limit = limits.get(stage["name"])
+            ended.append(stages.run(stage, float(limit) if limit else None))
+            if given.weights and "run" in stage:
+                bring_weights(stages, runs, stage["run"], given.weights)
+    bringing.stop()
+    return 0 if set(ended) <= {"done", "stopped"} else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

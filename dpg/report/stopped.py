@@ -1,0 +1,171 @@
+"""Runs that were stopped before their end: what is there of them, in the form of a finished run.
+
+A run under way has no record, so figures and reports leave it out. `snapshot` puts together what
+its state holds as a run folder of its own. Its record has the entry `stopped`, which every figure,
+table and page shows. The run itself stays as it is and can be continued.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dpg import artifacts, figures
+from dpg.config import RunConfig, Study
+from dpg.config.recorded import in_present_settings
+from dpg.digests import of_settings
+from dpg.errors import DpgError
+from dpg.evaluation.judge import Judge, build, judge_table
+from dpg.run_folder import RunFolder, RunState
+from dpg.state import SETTINGS
+from dpg.study.layout import Layout
+from dpg.study.outputs import GENERATIONS, JUDGED
+from dpg.study.runs import Run
+
+_READABLE = ("step", "row", "article", "judged", "response")
+_UNKNOWN = "not recorded: killed, or still under way"
+
+
+def is_begun(folder: RunFolder) -> bool:
+    """Whether an unfinished run has at least one validation."""
+    return not folder.is_finished and bool(folder.state.validations())
+
+
+def snapshot(run: RunConfig, folder: RunFolder, out: RunFolder, judge: Judge | None) -> Run:
+    """Write what there is of an unfinished run as a run folder: log, rollouts and record.
+
+    Where there is a judge, a second file has the language of each rollout. `rollouts.csv` is for
+    reading: it has neither prompts nor tokens. There is no generator.
+
+    Args:
+        run: the study's configuration of the run; names it.
+        folder: the unfinished run; only read.
+        out: the folder to write; files of an earlier snapshot are replaced.
+        judge: names the languages; None leaves them out.
+
+    Returns:
+        The run, its `stopped` set.
+
+    Raises:
+        DpgError: the run has no validation yet, or its state is of another run.
+    """
+    state = folder.state
+    lines = _whole_lines(state)
+    config = _recorded(state, run)
+    tables = [artifacts.read_table(path) for path in state.validations().values()]
+    rollouts = pd.concat(tables, ignore_index=True)
+    out.path.mkdir(parents=True, exist_ok=True)
+    artifacts.write_table(out.rollouts, rollouts)
+    if judge is not None:
+        rollouts = judge_table(rollouts, judge)
+        artifacts.write_table(out.judged, rollouts)
+    readable = rollouts[[name for name in _READABLE if name in rollouts]]
+    with artifacts.atomic_path(out.path / "rollouts.csv") as partial:
+        readable.to_csv(partial, index=False, lineterminator="\n")
+    with artifacts.atomic_path(out.metrics) as partial, artifacts.JsonLines(partial) as log:
+        for line in lines:
+            log.append(line)
+    artifacts.write_json(out.record, _record(run, config, state, lines))
+    return Run.open(out.path)
+
+
+def _whole_lines(state: RunState) -> list[dict[str, Any]]:
+    """The log's lines, without a validation whose rollouts are not there."""
+    if not state.metrics.exists() or not state.validations():
+        raise DpgError(
+            f"{state.path}: no validation is there yet; expected {state.metrics.name} and at least "
+            "one table of rollouts: let the run go on until its first validation"
+        )
+    there = state.validations()
+    lines = artifacts.read_lines(state.metrics)
+    return [line for line in lines if line["phase"] == "train" or line["step"] in there]
+
+
+def _recorded(state: RunState, run: RunConfig) -> dict[str, Any]:
+    """The configuration that the state was made with, in the settings of today."""
+    settings = artifacts.read_json(state.path / SETTINGS)
+    config: dict[str, Any] = in_present_settings(settings["run"])
+    wanted = {"experiment": run.experiment, "variant": run.variant, "seed": run.seed}
+    found = {name: config.get(name) for name in wanted}
+    if found != wanted:
+        raise DpgError(
+            f"{state.path}: it is of the run {found}; expected {wanted}: move it to that run's "
+            "folder"
+        )
+    return config
+
+
+def _record(
+    run: RunConfig, config: dict[str, Any], state: RunState, lines: list[dict[str, Any]]
+) -> dict[str, Any]:
+    done = sum(line["phase"] == "train" for line in lines)
+    began = _read(state.began)
+    why = _read(state.stopped).get("why", _UNKNOWN)
+    names = ("step", "revision", "dpg", "git", "versions", "platform", "device", "cpus")
+    return {
+        **{name: began.get(name) for name in names},
+        "versions": began.get("versions") or {},
+        "config": config,
+        "config_sha256": of_settings(config),
+        "seed": run.seed,
+        "scale": run.scale,
+        "experiment": run.experiment,
+        "variant": run.variant,
+        "started": began.get("started"),
+        "finished": None,
+        "wall_seconds": _seconds(state, began),
+        "stopped": {"step": done, "of": config["generator"]["grpo_steps"], "why": why},
+    }
+
+
+def _seconds(state: RunState, began: dict[str, Any]) -> float | None:
+    """Wall time: as recorded, or the sum over the clock's lines; None where neither is there."""
+    if began.get("wall_seconds") is not None:
+        return float(began["wall_seconds"])
+    lines = artifacts.read_lines(state.clock) if state.clock.exists() else []
+    return sum(line["seconds"] for line in lines) or None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = artifacts.read_json(path) if path.exists() else {}
+    return found
+
+
+def snapshots(study: Study, layout: Layout, out: Path) -> list[Run]:
+    """`snapshot` of each begun run of a study, in `<out>/runs/<experiment>/<variant>/seed<k>`."""
+    begun = [run for run in study.runs if is_begun(layout.run_of(run))]
+    languages = build(study.scale.judge, cache=layout.judge_cache) if begun else None
+    kept = []
+    for run in begun:
+        asked = languages if run.experiment.startswith("lambada-") else None
+        kept.append(snapshot(run, layout.run_of(run), RunFolder(out / "runs" / run.path), asked))
+    return kept
+
+
+def draw(runs: Sequence[Run], out: Path) -> list[Path]:
+    """Draw the figures and tables that stopped and finished runs together suffice for.
+
+    Figures of decoded images are left out: a run's images are put together at its end.
+
+    Returns:
+        The files written: PNG and CSV of a figure, Markdown and CSV of a table.
+    """
+    folders = [run.folder.path for run in runs]
+    experiments = {run.experiment for run in runs}
+    methods = {(run.experiment, run.variant.method) for run in runs}
+    names = [JUDGED] if any(name.startswith("lambada-") for name in experiments) else []
+    names += [name for name, shown in GENERATIONS.items() if shown in methods]
+    written = []
+    with tempfile.TemporaryDirectory() as drawn:
+        for name in names:
+            for path in figures.build(name, folders, drawn):
+                if path.suffix in (".png", ".csv", ".md"):
+                    with artifacts.atomic_path(out / path.name) as partial:
+                        shutil.copyfile(path, partial)
+                    written.append(out / path.name)
+    return written

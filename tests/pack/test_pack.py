@@ -1,0 +1,165 @@
+"""A bundle is made, carried away and run to its end, on small models: in the order of a GPU's."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dpg import artifacts, pack
+from dpg.errors import DpgError
+from dpg.pack import far_side
+from dpg.study.layout import Layout
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = "uuid/adam/seed0"
+
+
+@pytest.fixture(scope="module")
+def home(world, tmp_path_factory):
+    """A study with its texts and models where the workflow puts them: (study, layout)."""
+    root = tmp_path_factory.mktemp("home")
+    layout = Layout("test", root / "results")
+    layout.articles.parent.mkdir(parents=True)
+    layout.articles.write_bytes((world.root / "articles.parquet").read_bytes())
+    layout.passages.write_bytes((world.root / "passages.parquet").read_bytes())
+    study = world.study
+    for name in study.scale.models:
+        folder = layout.model(name)
+        folder.mkdir(parents=True)
+        for path in (world.root / ("gpt2" if name == "gpt2" else "llama")).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+    return study, layout
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(pack.bundle, "PART_BYTES", 20_000)
+
+
+def make(home, out, names=(RUN,), **options):
+    study, layout = home
+    runs = {run.path: run for run in study.runs}
+    options = {"python": "3.12", "wheels": (), "root": ROOT, "limits": [120]} | options
+    return pack.make(study, layout, out, [runs[name] for name in names], **options)
+
+
+def test_the_files_are_small_and_the_manifest_names_them(home, tmp_path, small_parts):
+    asked = []
+
+    def download(requirements, python, folder):
+        asked.append((list(requirements), python))
+        (folder / "one.whl").write_bytes(b"wheel")
+
+    made = make(home, tmp_path / "bundle", wheels=("pydantic_core", "gguf"), download=download)
+    ((requirements, python),) = asked
+    assert [name.split("==")[0] for name in requirements] == ["pydantic_core", "gguf"]
+    assert all("==" in name for name in requirements)
+    assert python == "3.12"
+    manifest = artifacts.read_json(tmp_path / "bundle" / "manifest.json")
+    names = {path.relative_to(tmp_path / "bundle").as_posix() for path in made}
+    assert {entry["name"] for entry in manifest["files"]} | {"manifest.json"} == names
+    parts = [path for path in made if ".part" in path.name]
+    assert len(parts) > 2
+    assert all(path.stat().st_size <= 20_000 for path in parts)
+    assert [stage["name"] for stage in manifest["stages"]] == ["device", "uuid-adam-0"]
+
+
+def test_what_is_not_there_is_named_with_its_command(home, tmp_path):
+    study, _ = home
+    elsewhere = Layout("test", tmp_path)
+    with pytest.raises(DpgError, match="dpg text articles"):
+        make((study, elsewhere), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_package_that_no_index_has_is_named(home, tmp_path, monkeypatch):
+    class Failed:
+        returncode, stderr = 1, "No matching distribution"
+
+    monkeypatch.setattr(pack.bundle.subprocess, "run", lambda *_, **__: Failed)
+    monkeypatch.setattr(pack.bundle, "git_state", lambda: None)
+    with pytest.raises(DpgError, match=r"no wheels of gguf==\S+ for Python 3.12: No matching"):
+        make(home, tmp_path / "bundle", wheels=("gguf",))
+
+
+@pytest.fixture
+def packed(home, tmp_path, small_parts):
+    make(home, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_a_missing_part_is_named_before_anything_is_done(packed, tmp_path):
+    part = sorted(packed.glob("*.part*"))[1]
+    part.unlink()
+    with pytest.raises(far_side.BundleError, match=f"{part.name} is missing"):
+        far_side.checked(packed)
+
+
+def test_a_part_that_was_cut_off_or_is_of_another_bundle_is_named(packed):
+    part = sorted(packed.glob("*.part*"))[0]
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(far_side.BundleError, match="is not the file that was packed"):
+        far_side.checked(packed)
+
+
+def test_a_bundle_of_another_commit_changes_nothing(packed, tmp_path):
+    manifest = far_side.checked(packed)
+    far_side.unpack(packed, manifest, tmp_path / "work")
+    before = sorted(path for path in (tmp_path / "work").rglob("*"))
+    with pytest.raises(far_side.BundleError, match="the bundle is of commit another"):
+        far_side.unpack(packed, manifest | {"commit": "another"}, tmp_path / "work")
+    assert sorted(path for path in (tmp_path / "work").rglob("*")) == before
+
+
+def test_a_limit_ends_a_stage_in_the_middle_and_the_next_one_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(far_side, "LEAST", 0.5)
+    (tmp_path / "code").mkdir()
+    stages = far_side.Stages(tmp_path, tmp_path, 60.0)
+    sleeper = {"name": "sleeper", "limit": 1.0, "command": ["-c", "import time; time.sleep(60)"]}
+    quick = {"name": "quick", "limit": 20.0, "command": ["-c", "print('{seconds}')"]}
+    failing = {"name": "failing", "limit": 20.0, "command": ["-c", "raise SystemExit(3)"]}
+    again = {"name": "again", "limit": 20.0, "command": ["-c", "raise SystemExit(75)"]}
+    ended = [stages.run(stage) for stage in (sleeper, quick, failing, again)]
+    assert ended == ["limit", "done", "failed", "stopped"]
+    assert (tmp_path / "quick.log").read_text() == "8\n"
+    stages.end = 0.0
+    assert stages.run(quick) == "no time"
+    lines = [json.loads(line) for line in (tmp_path / "stages.jsonl").read_text().splitlines()]
+    assert [line["ended"] for line in lines] == [*ended, "no time"]
+    assert 1.0 <= lines[0]["seconds"] < 10.0
+
+
+def call(bundle, tmp_path, *more):
+    return subprocess.run(
+        [sys.executable, str(bundle / "run.py"), "--out", str(tmp_path / "out"), "--work",
+         str(tmp_path / "work"), *more],
+        capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+
+
+@pytest.mark.integration
+def test_a_bundle_runs_to_its_end_elsewhere(packed, tmp_path):
+    done = call(packed, tmp_path, "--seconds", "240", "--weights", "5000000")
+    logs = "".join(path.read_text() for path in (tmp_path / "out").glob("*.log"))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
+    lines = [
+        json.loads(line) for line in (tmp_path / "out" / "stages.jsonl").read_text().splitlines()
+    ]
+    assert [line["ended"] for line in lines] == ["done"] * 4
+    assert json.loads((tmp_path / "out" / "device.log").read_text())["count"] >= 1
+    brought = tmp_path / "out" / "runs" / RUN
+    for name in ("metrics.jsonl", "clock.jsonl", "validation.parquet", "run.json"):
+        assert (brought / name).exists(), name
+    whole = tmp_path / "work" / "code" / "results" / "test" / "runs" / RUN / "generator"
+    weights, half = whole / "model.safetensors", brought / "half.safetensors"
+    assert half.stat().st_size == pytest.approx(weights.stat().st_size / 2, rel=0.2)
+    assert not (brought / "generator").joinpath("model.safetensors").exists()
+
+
+@pytest.mark.integration
+def test_a_wrong_stage_is_named(packed, tmp_path):
+    done = call(packed, tmp_path, "--seconds", "60", "--only", "devise")
+    assert done.returncode == 2
+    assert "no stage devise; there are device, uuid-adam-0" in done.stderr

@@ -1,0 +1,148 @@
+"""A run that was stopped is kept as far as it came, and everything that shows it says so."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dpg import artifacts, config
+from dpg.errors import DpgError
+from dpg.provenance import run_record
+from dpg.report import material, page, reference, stopped
+from dpg.run_folder import RunFolder
+from dpg.study.layout import Layout
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / "results" / "reference" / "gpu"
+TEXTS = {
+    "en": "The cat sat on the mat and looked at the old man in the garden.",
+    "es": "El gato se sentó en la casa y miró al viejo hombre que estaba en el jardín.",
+}
+
+
+def stop(folder, run, *, began=True):
+    """What a run of 20 steps leaves in its state when it is stopped in its ninth."""
+    state = folder.state
+    artifacts.write_json(state.path / "settings.json", {"run": run.model_dump(mode="json")})
+    with artifacts.JsonLines.resume(state.metrics, None) as log:
+        for step in range(9):
+            if step % 4 == 0:
+                log.append({"step": step, "phase": "validation", "metric": -3.0 + step / 10})
+            if step < 8:
+                log.append({"step": step, "phase": "train", "metric": -3.0})
+    for step in (0, 4):  # of the third validation, the rollouts were not written any more
+        rows = [
+            {"step": step, "row": row, "article": f"a{row}", "prompt": f"Prompt {row}",
+             "response": TEXTS["es" if 4 * row < step else "en"], "tokens": [row, step, 3]}
+            for row in range(4)
+        ]  # fmt: skip
+        artifacts.write_table(state.validation(step), pd.DataFrame(rows))
+    if began:
+        record = run_record({}, 0, step="generate", device={"kind": "A card", "count": 1})
+        artifacts.write_json(state.began, record)
+        artifacts.write_json(state.stopped, {"why": "its time limit"})
+
+
+@pytest.fixture
+def study():
+    return config.load(ROOT / "config" / "tiny.yaml")
+
+
+@pytest.fixture
+def layout(study, tmp_path):
+    layout = Layout("tiny", tmp_path / "results")
+    run = study.run("lambada-es", "adam", 0)
+    stop(layout.run_of(run), run)
+    return layout
+
+
+def test_a_stopped_run_is_kept_with_its_rollouts_and_marked_everywhere(study, layout, tmp_path):
+    out = tmp_path / "kept"
+    written = reference.keep(study, layout, out, stopped=True)
+    assert all(path.exists() for path in written)
+    said = "stopped after 8 of 20 steps"
+    record = reference.read_record(out)
+    assert list(record["runs"]) == ["lambada-es/adam/seed0"]
+    assert record["provenance"]["stopped"] == {"lambada-es/adam/seed0": f"{said}: its time limit"}
+    assert record["provenance"]["devices"] == ["1 x A card"]
+    table = pd.read_csv(out / "runs.csv")
+    assert table.loc[0, ["grpo_steps", "stopped_after"]].tolist() == [20, 8]
+    curve = pd.read_csv(out / "figure_4.csv")
+    assert curve["step"].tolist() == [0, 4]
+    assert curve["fraction"].tolist() == [0.0, 0.25]
+    assert set(curve["stopped"]) == {said}
+    assert said in (out / "table_4.md").read_text()
+    assert said in (out / "generations.html").read_text()
+    assert said in (out / "provenance.html").read_text()
+    for card in ("model_card.md", "dataset_card.md"):
+        assert said in (out / card).read_text()
+    text, missing = page.render(material.of_reference(out))
+    assert f"{said}: its time limit" in text
+    assert missing == []
+    rollouts = pd.read_csv(out / "runs" / "lambada-es" / "adam" / "seed0" / "rollouts.csv")
+    assert list(rollouts) == ["step", "row", "article", "judged", "response"]
+    assert rollouts["judged"].value_counts().to_dict() == {"English": 7, "Spanish": 1}
+    assert reference.outdated(study, out) == []
+    # The run itself stays as it was.
+    assert not layout.run("lambada-es", "adam", 0).is_finished
+
+
+def test_without_the_option_a_stopped_run_is_no_result(study, layout, tmp_path):
+    with pytest.raises(DpgError, match="has no finished generator run"):
+        reference.keep(study, layout, tmp_path / "kept")
+
+
+def test_a_run_without_a_record_of_its_beginning_says_so(study, layout, tmp_path):
+    run = study.run("lambada-es", "sgd", 0)
+    stop(layout.run_of(run), run, began=False)
+    kept = stopped.snapshot(run, layout.run_of(run), RunFolder(tmp_path / "kept"), None)
+    assert "not recorded" in kept.stopped.why
+    assert len(kept.rollouts()) == 8
+    assert kept.validations("metric")["step"].tolist() == [0, 4]
+
+
+def test_a_state_of_another_run_is_named(study, layout, tmp_path):
+    run = study.run("lambada-es", "sgd", 0)
+    with pytest.raises(DpgError, match=r"it is of the run .*adam.*; expected .*sgd"):
+        stopped.snapshot(
+            run, layout.run("lambada-es", "adam", 0), RunFolder(tmp_path / "kept"), None
+        )
+
+
+def test_a_run_that_was_not_validated_yet_is_named(study, layout, tmp_path):
+    folder = layout.run("lambada-es", "adam", 0)
+    for path in folder.state.validations().values():
+        path.unlink()
+    run = study.run("lambada-es", "adam", 0)
+    with pytest.raises(DpgError, match="no validation is there yet"):
+        stopped.snapshot(run, folder, RunFolder(tmp_path / "kept"), None)
+
+
+class TestTheKeptRuns:
+    """`results/reference/gpu`: what one H200 did."""
+
+    def test_they_are_of_the_configuration_that_is_kept_with_them(self):
+        study = config.load(KEPT / "scale.yaml", ROOT / "config" / "experiments.yaml")
+        assert reference.outdated(study, KEPT) == []
+
+    @pytest.mark.parametrize(("variant", "done"), [("adam", 30), ("sgd", 36)])
+    def test_the_curve_is_that_of_the_kept_rollouts(self, variant, done):
+        folder = KEPT / "runs" / "lambada-es" / variant / "seed0"
+        judged = artifacts.read_table(folder / "judged.parquet")
+        curve = pd.read_csv(KEPT / "figure_4.csv")
+        curve = curve[curve["variant"] == variant].set_index("step")["fraction"]
+        counted = (judged["judged"] == "Spanish").groupby(judged["step"]).mean()
+        assert curve.to_dict() == counted.to_dict()
+        record = json.loads((folder / "run.json").read_text())
+        assert record["stopped"]["step"] == done
+        assert record["device"]["kind"] == "NVIDIA H200"
+
+    def test_the_table_of_the_page_is_that_of_the_curve(self):
+        text = (KEPT / "README.md").read_text(encoding="utf-8")
+        curve = pd.read_csv(KEPT / "figure_4.csv")
+        for variant, name in (("adam", "Adam"), ("sgd", "SGD")):
+            (line,) = (x for x in text.splitlines() if x.startswith(f"| {name}: Spanish, of 128"))
+            found = [int(cell) for cell in line.split("|")[2:-1] if cell.strip().isdigit()]
+            rows = curve[curve["variant"] == variant].sort_values("step")
+            assert found == [round(128 * share) for share in rows["fraction"]]
