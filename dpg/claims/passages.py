@@ -110,5 +110,5 @@ def _resampled(
                 f"the passages of {source} ({language}) have a log perplexity of {mean:.4g}, and "
                 f"Table 1 has {_log_of(cells, source, language):.4g}: draw the table again"
             )
-    drawn = bootstrap.of_mean(table, bootstrap.stream("passages", language))
+    drawn = bootstrap.of_mean(table, "passages", language)
     return {(source, language): drawn[:, k] for k, source in enumerate(rows["source"])}

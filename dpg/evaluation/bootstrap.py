@@ -5,6 +5,7 @@ Every function draws from named random numbers, so equal inputs give equal inter
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from typing import Any
@@ -69,12 +70,18 @@ def of_course(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(rng.choice(bends, DRAWS) * rng.choice([-1, 1], DRAWS))
 
 
-def of_mean(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def of_mean(table: np.ndarray, *names: Any) -> np.ndarray:
     """[DRAWS, K]: column means of samples of a table's rows, drawn with replacement (paired).
 
     Args:
         table: [N, K] float64.
-        rng: random numbers.
+        names: of the random numbers: equal names and N give equal samples.
     """
-    counts = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), size=DRAWS)
-    return np.asarray(counts @ table / len(table))
+    return np.asarray(_times(len(table), *names) @ table / len(table))
+
+
+@functools.lru_cache(maxsize=8)
+def _times(rows: int, *names: Any) -> np.ndarray:
+    """[DRAWS, rows] float64: how often each row is in each sample."""
+    shares = np.full(rows, 1 / rows)
+    return stream(*names).multinomial(rows, shares, size=DRAWS).astype(np.float64)

@@ -188,7 +188,7 @@ def difference(
         2,000 samples of the passages, drawn with replacement.
     """
     per_passage = (np.asarray(other, float) - np.asarray(one, float)) / math.log(2)
-    draws = bootstrap.of_mean(per_passage[:, None], bootstrap.stream("passages", language))
+    draws = bootstrap.of_mean(per_passage[:, None], "passages", language)
     return (float(per_passage.mean()), *bootstrap.percentiles(draws[:, 0]))
 
 

@@ -30,7 +30,7 @@ class TestAgainstScipy:
         rng = np.random.default_rng(6)
         common = rng.normal(0.0, 3.0, 300)
         table = np.stack([common + rng.normal(0.0, 0.5, 300) for _ in range(2)], axis=1)
-        draws = bootstrap.of_mean(table, bootstrap.stream("x"))
+        draws = bootstrap.of_mean(table, "x")
         ours = bootstrap.percentiles(draws[:, 0] - draws[:, 1])
         theirs = stats.bootstrap(
             (table[:, 0], table[:, 1]),
