@@ -3,12 +3,13 @@
 Start each from the repository's root:
 
     python -m bench.metagradient    time and memory of the metagradient, beside other methods
+    python -m bench.metrics_together    the price of several metrics in one walk back
     python -m bench.grpo_step       time of one GRPO step, part by part
     python -m bench.gpu             checks and times on one GPU
     python -m bench.engines         the engines beside each other
 
 `--help` explains what each one measures. `adam`, `machine`, `problem`, `processes`, `products`,
-`reports`, `stand_ins` and `timing` are shared by the four and import none of them.
+`reports`, `stand_ins` and `timing` are shared by them and import none of them.
 """
 
 from pathlib import Path

@@ -28,6 +28,7 @@ HISTORY: dict[str, tuple[str, ...]] = {
         "first recorded",
         "of a chat prompt that is too long, the article is cut, not the template's end",
     ),
+    "fresh_samples": ("first recorded",),
     "sweep": ("first recorded",),
     "judge": ("first recorded",),
     "replay": ("first recorded",),
@@ -44,11 +45,13 @@ HISTORY: dict[str, tuple[str, ...]] = {
     ),
     "figures": ("first recorded",),
     "theorem": ("first recorded",),
+    "score": ("first recorded",),
     "claims": (
         "first recorded",
         "every verdict has an interval, undecided is one, and limits of several claims are mended",
     ),
     "report": ("first recorded",),
+    "findings": ("first recorded",),
 }
 """Step -> the reason of each of its revisions, the oldest first."""
 

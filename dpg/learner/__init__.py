@@ -5,23 +5,25 @@ every training example; `train` is the training alone. Knows no language model: 
 metric, any optax optimizer that updates from gradients.
 """
 
+from dpg.learner.data import epoch_index
+from dpg.learner.datamodelling import DatamodellingScore, datamodelling_score
 from dpg.learner.errors import LearnerError, LearnerWarning, NotFiniteError
-from dpg.learner.metagradient import (
-    MetagradientResult,
-    TrainResult,
-    explain,
-    metagradient,
-    train,
-)
+from dpg.learner.metagradient import explain, metagradient, train
+from dpg.learner.results import MetagradientResult, TrainResult
 from dpg.learner.smoothness import Metasmoothness, metasmoothness
+from dpg.learner.watch import Progress
 
 __all__ = [
+    "DatamodellingScore",
     "LearnerError",
     "LearnerWarning",
     "MetagradientResult",
     "Metasmoothness",
     "NotFiniteError",
+    "Progress",
     "TrainResult",
+    "datamodelling_score",
+    "epoch_index",
     "explain",
     "metagradient",
     "metasmoothness",

@@ -1,93 +1,113 @@
 """The walk back through training: one method for each kind of action of a schedule."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpg.learner import programs
 from dpg.learner.errors import NotFiniteError
+from dpg.learner.folder import OnDisk
+from dpg.learner.kept import Kept
 from dpg.learner.run import Run
 from dpg.learner.schedule import Schedule
 
 Tree = Any
 
 
+class Wanted(NamedTuple):
+    """What is differentiated, and by what beside the weights.
+
+    Attributes:
+        metric: (params, initial) -> [] or [K].
+        several: K; None for a metric [].
+        hyperparameters, params, batches: whether derivatives by these are wanted.
+    """
+
+    metric: programs.Function
+    several: int | None = None
+    hyperparameters: bool = False
+    params: bool = False
+    batches: bool = False
+
+
 class Backward:
     """Carries out a schedule: where training stands, what is kept, and the adjoints so far.
 
-    Attributes (after `walk`):
+    Attributes (after `walk`), with a leading axis K for a metric [K]:
         value: [] float, the metric of the trained parameters.
         rows: T rows [B] float, the metric's derivative by each example's weight.
+        hyper: T dicts, the derivative by each hyper-parameter's value at that step.
+        inputs: T lists, the derivative by each floating-point leaf of the batch.
         trained: the trained parameters.
         losses: T rows [B] float, each example's loss before its step's update.
     """
 
-    def __init__(self, run: Run, metric: programs.Function, host_memory: bool):
+    def __init__(self, run: Run, wanted: Wanted, kept: Kept | OnDisk):
         self.run = run
-        self.metric = metric
-        self.host_memory = host_memory
+        self.wanted = wanted
+        self.kept = kept
+        several = wanted.several is not None
+        self.programs = programs.compile_together(run.programs) if several else run.programs
         self.params, self.state = run.params, run.state  # where training stands
         # Whether anything else holds the arrays where training stands; if not, a step may
         # overwrite them.
         self.shared = True
-        self.states: dict[int, tuple[Tree, Tree]] = {}
-        self.gradients: dict[int, Tree] = {}
-        self.tapes: dict[int, Any] = {}
         self.losses: list[Any] = [None] * run.T
         self.rows: list[Any] = [None] * run.T
+        self.hyper: list[Any] = [None] * run.T
+        self.inputs: list[Any] = [None] * run.T
         self.trained: Tree = None
         self.value: Any = None
         self.adjoint: Tree = None
         self.adjoint_state: Any = None
+        self.by_initial: Tree = None  # the metric's derivative by its second argument
         self.one_tape: Any = None  # of the losses, where the only step keeps one
 
-    def walk(self, schedule: Schedule) -> None:
-        """Carry out a schedule, from the first action to the last."""
-        for kind, t in schedule.actions:
+    def walk(self, schedule: Schedule, after: Callable[[int], None], start: int = 0) -> None:
+        """Carry out a schedule from action `start` on; `after` is told each action's number."""
+        for number, (kind, t) in enumerate(schedule.actions[start:], start):
             getattr(self, kind)(t)
-        self.run.check_metagradient(self.rows)
+            after(number)
+        self.run.check_metagradient(self.rows, several=self.wanted.several is not None)
 
     def store(self, t: int) -> None:
         """Keep the state before step t, where training stands."""
-        self.states[t] = self._put_away((self.params, self.state))
+        self.kept.put("state", t, (self.params, self.state))
         self.shared = True
 
     def load(self, t: int) -> None:
         """Set training back to the kept state before step t."""
-        self.params, self.state = self._taken(self.states[t])
-        self.shared = not self.host_memory
+        self.params, self.state = self.kept.get("state", t)
+        self.shared = self.kept.shares
 
     def drop(self, t: int) -> None:
         """Forget the kept state before step t."""
-        del self.states[t]
+        self.kept.drop("state", t)
 
     def advance(self, t: int) -> None:
         """Train step t."""
-        self._step(self._gradient(t))
+        self._step(self._gradient(t), t)
 
     def record(self, t: int) -> None:
         """Train step t and keep its gradient."""
         g = self._gradient(t)
-        self.gradients[t] = self._put_away(g)
-        self._step(g)
+        self.kept.put("gradient", t, g)
+        self._step(g, t)
 
     def tape(self, t: int) -> None:
-        """Keep the gradient of step t and its tape; training stays before step t."""
+        """Compute step t's gradient and keep it and its tape; training stands where it stood."""
         g, losses, tape = self.run.gradient(self.params, t, taped=True)
         self._keep_losses(losses, t)
-        self.gradients[t], self.tapes[t] = self._put_away((g, tape))
+        self.kept.put("gradient", t, g)
+        self.kept.put("tape", t, tape)
         self.shared = True  # a tape may hold the very parameters that it was made at
 
     def replay(self, t: int) -> None:
         """Train step t from its kept gradient."""
-        self._step(self._taken(self.gradients[t]))
-
-    def _put_away(self, tree: Tree) -> Tree:
-        return to_host(tree) if self.host_memory else tree
-
-    def _taken(self, tree: Tree) -> Tree:
-        return to_device(tree, self.run.params) if self.host_memory else tree
+        self._step(self.kept.get("gradient", t), t)
 
     def _gradient(self, t: int) -> Tree:
         g, losses, self.one_tape = self.run.gradient(self.params, t)
@@ -99,61 +119,93 @@ class Backward:
             self.losses[t] = losses
             self.run.check_losses(self.losses, t - 1)
 
-    def _step(self, g: Tree) -> None:
+    def _step(self, g: Tree, t: int) -> None:
         apply = self.run.programs.apply if self.shared else self.run.programs.apply_in_place
-        self.params, self.state = apply(g, self.state, self.params)
+        self.params, self.state = apply(g, self.run.state_at(self.state, t), self.params)
         self.shared = False
 
     def reverse(self, t: int) -> None:
         """Carry the adjoints back over step t; gives its row of the derivative."""
-        g = self._taken(self.gradients.pop(t)) if t in self.gradients else self._gradient(t)
+        g = self.kept.take("gradient", t) if self.kept.has("gradient", t) else self._gradient(t)
+        state = self.run.state_at(self.state, t)
         if t == self.run.T - 1:
-            self._evaluate(g)
-        programs, arrays = self.run.programs, self.run.loss.arrays
-        batch, w = self.run.at(t)
-        here = (g, self.state, self.params, self.adjoint, self.adjoint_state)
-        direction, self.adjoint_state, self.adjoint = programs.pull(*here)
-        if self.one_tape is not None:
-            self.rows[0] = programs.along(self.one_tape, direction)
-            return
-        if t == 0:
-            self.rows[0] = programs.slope(arrays, self.params, direction, batch, w)
-            return
+            self._evaluate(g, state)
+        here = (g, state, self.params, self.adjoint, self.adjoint_state)
+        direction, self.adjoint_state, self.adjoint = self.programs.pull(*here)
+        self._take_hyperparameters(t)
         # What is not needed any more is let go before the pass that takes most memory.
         params, self.params, self.state, self.shared = self.params, None, None, True
-        del here, g
-        if t in self.tapes:
-            tape = self._taken(self.tapes.pop(t))
-            self.adjoint, self.rows[t] = programs.bend(tape, direction, self.adjoint)
-            return
-        self.adjoint, self.rows[t] = programs.curve(
-            arrays, params, direction, batch, w, self.adjoint
-        )
+        del here, g, state
+        self.rows[t] = self._row(t, params, direction)
 
-    def _evaluate(self, g: Tree) -> None:
+    def _row(self, t: int, params: Tree, direction: Tree) -> jax.Array:
+        """The derivative by step t's weights; carries the parameters' adjoint on where needed."""
+        compiled, arrays = self.programs, self.run.loss.arrays
+        batch, w = self.run.at(t)
+        if self.one_tape is not None:
+            row = compiled.along(self.one_tape, direction)
+        elif self.wanted.batches:
+            if self.kept.has("tape", t):  # of a schedule of the caller's own
+                self.kept.drop("tape", t)
+            given = (arrays, params, direction, batch, w, self.adjoint)
+            self.adjoint, row, self.inputs[t] = compiled.inputs(*given)
+        elif t == 0 and not self.wanted.params:
+            row = compiled.slope(arrays, params, direction, batch, w)
+        elif self.kept.has("tape", t):
+            tape = self.kept.take("tape", t)
+            self.adjoint, row = compiled.bend(tape, direction, self.adjoint)
+        else:
+            given = (arrays, params, direction, batch, w, self.adjoint)
+            self.adjoint, row = compiled.curve(*given)
+        return self.run.data.by_weight(t, row)
+
+    def _take_hyperparameters(self, t: int) -> None:
+        """Keep the derivative by the values at step t, and go on with none.
+
+        A value of a step goes on to the next one's; what is left behind here is that of step t
+        alone.
+        """
+        if not (self.wanted.hyperparameters or self.run.values):
+            return
+        floats = self.run.places.floats
+        self.hyper[t] = {name: self.adjoint_state[place] for name, place in floats.items()}
+        for place in floats.values():
+            self.adjoint_state[place] = jnp.zeros_like(self.adjoint_state[place])
+
+    def _evaluate(self, g: Tree, state: Tree) -> None:
         """The last step's end: the trained parameters, their score, and the adjoints there."""
-        run = self.run
-        self.trained, state = run.programs.apply(g, self.state, self.params)
+        run, metric, several = self.run, self.wanted.metric, self.wanted.several
+        self.trained, state = run.programs.apply(g, state, self.params)
         run.check_losses(self.losses, run.T - 1)
-        evaluate = programs.compile_metric(self.metric.static)
-        self.value, self.adjoint = evaluate(self.metric.arrays, self.trained, run.params)
-        if not bool(jnp.isfinite(self.value)):
+        evaluate = programs.compile_metric(metric.static, initial=self.wanted.params)
+        self.value, adjoint = evaluate(metric.arrays, self.trained, run.params)
+        self.adjoint, self.by_initial = adjoint if self.wanted.params else (adjoint, None)
+        if not np.isfinite(np.asarray(self.value)).all():
             raise NotFiniteError(
                 f"the metric is {self.value} after {run.T} steps (all training losses are finite)",
                 "metric",
                 None,
             )
-        self.adjoint_state = jax.tree.map(jnp.zeros_like, programs.split(state)[0])
+        run.check_hyperparameters(state, wanted=self.wanted.hyperparameters)
+        lead = () if several is None else (several,)
+        floats = programs.split(state)[0]
+        self.adjoint_state = [jnp.zeros((*lead, *x.shape), x.dtype) for x in floats]
+        if several is None:
+            self.adjoint_state = jax.tree.map(jnp.zeros_like, floats)
 
+    def by_params(self) -> Tree:
+        """The derivative by the initial parameters, through everything that reads them.
 
-def to_host(tree: Tree) -> Tree:
-    """Copies of the arrays in the host's memory, laid out over the same devices' hosts."""
-    return jax.tree.map(
-        lambda x: jax.device_put(x, x.sharding.with_memory_kind("pinned_host")), tree
-    )
+        Those are the training, the optimizer's initial state and the metric's second argument.
+        """
 
+        def initial(params: Tree) -> list:
+            return programs.split(self.run.optimizer.init(params))[0]
 
-def to_device(tree: Tree, like: Tree) -> Tree:
-    """The way back of `to_host`, to the kind of memory that the arrays of `like` lie in."""
-    kind = jax.tree.leaves(like)[0].sharding.memory_kind
-    return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)
+        back = jax.vjp(initial, self.run.params)[1]
+        if self.wanted.several is not None:
+            back = jax.vmap(back, axis_size=self.wanted.several)
+        (through_state,) = back(self.adjoint_state)
+        return jax.tree.map(
+            lambda *parts: sum(parts[1:], parts[0]), self.adjoint, through_state, self.by_initial
+        )

@@ -6,18 +6,32 @@ remembered, so that a later call with the same objects and shapes pays nothing f
 
 import functools
 import re
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpg.learner import programs
+from dpg.learner import libraries, programs
 from dpg.learner.errors import LearnerError, NotFiniteError
 
 Tree = Any
+
+
+class Losses(NamedTuple):
+    """What a loss returns for one step.
+
+    Attributes:
+        dtype: of the losses.
+        shape: (B,), or (B, L) for a loss per token.
+        own: whether it also says which of the entries are own.
+    """
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    own: bool
 
 
 def check_params(params: Tree) -> None:
@@ -26,11 +40,11 @@ def check_params(params: Tree) -> None:
     if not leaves:
         raise LearnerError("params have no arrays; expected a tree of floating-point arrays")
     for path, leaf in leaves:
-        if not programs.is_float(leaf):
+        if libraries.is_torch(leaf) or not programs.is_float(leaf):
             kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise LearnerError(
-                f"params{_name(path)} is of type {kind}; expected floating-point arrays: keep "
-                "integer tables out of params, in the loss function"
+                f"params{_name(path)} is of type {kind}; expected floating-point arrays: "
+                f"{libraries.advice(params, leaf)}"
             )
 
 
@@ -56,18 +70,13 @@ def half_precision(params: Tree) -> str | None:
 
 def leading_axes(batches: Tree) -> tuple[int, int]:
     """(T, B) of batches whose arrays are all [T, B, ...]; a LearnerError for any other tree."""
-    leaves = jax.tree_util.tree_leaves_with_path(batches)
-    if not leaves:
-        raise LearnerError("batches have no arrays; expected a tree of arrays [T, B, ...]")
-    for path, leaf in leaves:
-        if not programs.is_array(leaf) or len(leaf.shape) < 2:
-            found = getattr(leaf, "shape", type(leaf).__name__)
-            raise LearnerError(f"batches{_name(path)} is {found}; expected an array [T, B, ...]")
+    leaves = _arrays(batches, "batches", 2, "[T, B, ...]")
     shapes = {tuple(leaf.shape[:2]) for _, leaf in leaves}
     if len(shapes) > 1:
         listed = ", ".join(f"{_name(path)} {tuple(leaf.shape)}" for path, leaf in leaves)
         raise LearnerError(
             f"batches disagree on their leading axes [T, B]: {listed}; expected the same two first"
+            + libraries.stacking(batches)
         )
     T, B = shapes.pop()
     if T == 0 or B == 0:
@@ -75,6 +84,53 @@ def leading_axes(batches: Tree) -> tuple[int, int]:
             f"batches have T = {T} steps of B = {B} examples; expected at least one of each"
         )
     return T, B
+
+
+def examples(dataset: Tree) -> int:
+    """N of a dataset whose arrays are all [N, ...]; a LearnerError for any other tree."""
+    leaves = _arrays(dataset, "the dataset", 1, "[N, ...]")
+    lengths = {leaf.shape[0] for _, leaf in leaves}
+    if len(lengths) > 1:
+        listed = ", ".join(f"{_name(path)} {tuple(leaf.shape)}" for path, leaf in leaves)
+        raise LearnerError(
+            f"the dataset's arrays disagree on their number of examples: {listed}; expected the "
+            "same first axis N" + libraries.stacking(dataset)
+        )
+    if not (found := lengths.pop()):
+        raise LearnerError("the dataset has N = 0 examples; expected at least one")
+    return found
+
+
+def _arrays(tree: Tree, what: str, axes: int, shape: str) -> list[tuple[Any, Any]]:
+    if isinstance(tree, Iterator):
+        raise LearnerError(
+            f"{what} {_are(what)} a {type(tree).__name__}; expected a tree of arrays {shape}"
+            + libraries.stacking(tree)
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        raise LearnerError(f"{what} {_have(what)} no arrays; expected a tree of arrays {shape}")
+    for path, leaf in leaves:
+        if libraries.is_torch(leaf):
+            raise LearnerError(
+                f"{what}{_name(path)} is a PyTorch tensor; expected an array {shape}: "
+                "convert it with .numpy()"
+            )
+        if not programs.is_array(leaf) or len(leaf.shape) < axes:
+            found = getattr(leaf, "shape", type(leaf).__name__)
+            raise LearnerError(
+                f"{what}{_name(path)} is {found}; expected an array {shape}"
+                + libraries.stacking(tree)
+            )
+    return leaves
+
+
+def _have(what: str) -> str:
+    return "have" if what == "batches" else "has"
+
+
+def _are(what: str) -> str:
+    return "are" if what == "batches" else "is"
 
 
 def check_microbatch(microbatch: object) -> None:
@@ -85,40 +141,99 @@ def check_microbatch(microbatch: object) -> None:
         raise LearnerError(f"microbatch = {microbatch!r}; expected an integer of at least 1")
 
 
-def loss_dtype(
-    per_example_loss: Callable[[Tree, Tree], jax.Array], params: Tree, batches: Tree, B: int
-) -> np.dtype:
-    """The dtype of the losses; a LearnerError unless they are floating-point, [B]."""
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batches)
-    out: Any = jax.eval_shape(per_example_loss, _shapes(params), batch)
-    if not programs.is_float(out) or tuple(out.shape) != (B,):
+def losses_of(
+    per_example_loss: Callable[[Tree, Tree], Any], params: Tree, batch: Tree, given: Tree, B: int
+) -> Losses:
+    """What a loss returns; a LearnerError unless it is one loss per example or per token.
+
+    Args:
+        per_example_loss, params: as `metagradient` takes them.
+        batch: the shapes of one step's batch.
+        given: all batches as the caller gave them, for the advice to stack them.
+        B: examples of a step.
+    """
+    try:
+        out: Any = jax.eval_shape(per_example_loss, _shapes(params), batch)
+    except Exception as error:  # of the loss's own operations, so of any type
+        if advice := libraries.stacking(given):
+            raise LearnerError(
+                f"per_example_loss cannot read a step of these batches{advice}"
+            ) from error
+        raise
+    losses, own = out if isinstance(out, tuple) and len(out) == 2 else (out, None)
+    if not programs.is_float(losses) or losses.ndim not in (1, 2) or losses.shape[0] != B:
         raise LearnerError(
-            f"per_example_loss returns {_described(out)}; expected one floating-point loss per "
-            f"example, [{B}]"
+            f"per_example_loss returns {_described(losses)}; expected one floating-point loss per "
+            f"example, [{B}], or per token, [{B}, L]"
         )
-    return out.dtype
+    if own is not None and (not programs.is_array(own) or own.shape != losses.shape):
+        raise LearnerError(
+            f"per_example_loss returns {_described(losses)} and {_described(own)}; expected that "
+            "the second says which of the losses are own, as booleans of the same shape"
+        )
+    return Losses(losses.dtype, tuple(losses.shape), own is not None)
 
 
-def check_metric(metric: Callable[[Tree, Tree], jax.Array], params: Tree) -> None:
-    """Raise a LearnerError unless the metric returns one floating-point number."""
+def check_metric(metric: Callable[[Tree, Tree], jax.Array], params: Tree) -> int | None:
+    """K of a metric [K], None of a metric []; a LearnerError for any other."""
     out: Any = jax.eval_shape(metric, _shapes(params), _shapes(params))
-    if not programs.is_float(out) or out.shape != ():
+    if not programs.is_float(out) or out.ndim > 1 or out.shape == (0,):
         raise LearnerError(
-            f"metric returns {_described(out)}; expected one floating-point number, shape []"
+            f"metric returns {_described(out)}; expected one floating-point number, shape [], or K "
+            "of them in one array, shape [K]"
+        )
+    return out.shape[0] if out.ndim else None
+
+
+def check_single(metric: Callable[[Tree, Tree], jax.Array], params: Tree) -> None:
+    """Raise a LearnerError unless the metric returns one number, shape []."""
+    check_params(params)
+    if several := check_metric(metric, params):
+        raise LearnerError(
+            f"metric returns {several} numbers, [{several}]; expected one, shape []: choose one of "
+            "them"
         )
 
 
-def checked_weights(weights: Any, T: int, B: int, dtype: np.dtype) -> Any:
-    """Weights [T, B] of a dtype, ones for None; a LearnerError for another shape or kind."""
+def checked_weights(
+    weights: Any, first: tuple[int, ...], rest: tuple[int, ...], dtype: np.dtype
+) -> Any:
+    """Weights of a dtype, ones for None; a LearnerError for another shape or kind.
+
+    Args:
+        weights: [*first], or [*first, ...] where the rest broadcasts, or None.
+        first: (T, B) of batches, (N,) of a dataset.
+        rest: () of losses per example, (L,) of losses per token.
+    """
+    whole = (*first, *rest)
     if weights is None:
-        return np.ones((T, B), dtype)
+        return np.ones(whole, dtype)
     if not programs.is_array(weights):
-        weights = np.asarray(weights, dtype)
-    if tuple(weights.shape) != (T, B):
-        raise LearnerError(f"weights have shape {tuple(weights.shape)}; expected [{T}, {B}]")
+        try:
+            weights = np.asarray(weights, dtype)
+        except (TypeError, ValueError) as error:
+            raise LearnerError(
+                f"weights are no array ({error}); expected numbers of shape {list(whole)}"
+            ) from error
+    shape = tuple(weights.shape)
+    if rest and shape == first:
+        weights = weights[..., None]
+    if tuple(weights.shape) != whole:
+        if not rest or shape[: len(first)] != first or not _broadcasts(weights, whole):
+            raise LearnerError(
+                f"weights have shape {shape}; expected {list(whole)}"
+                + (f", or {list(first)}: one per example" if rest else "")
+            )
+        weights = (jnp if isinstance(weights, jax.Array) else np).broadcast_to(weights, whole)
     if not (jnp.issubdtype(weights.dtype, jnp.number) or weights.dtype == bool):
         raise LearnerError(f"weights are of type {weights.dtype}; expected real numbers")
     return weights.astype(dtype)
+
+
+def _broadcasts(weights: Any, whole: tuple[int, ...]) -> bool:
+    return weights.ndim == len(whole) and all(
+        a in (1, b) for a, b in zip(weights.shape, whole, strict=True)
+    )
 
 
 def initial_state(optimizer: optax.GradientTransformation, params: Tree) -> Tree:
@@ -171,22 +286,26 @@ def _trace(
         raise LearnerError(message) from error
 
 
-def check_finite(what: str, row: jax.Array, t: int, hint: str) -> None:
-    """Raise a NotFiniteError that names the examples of a row [B] that are not finite.
+def check_finite(
+    what: str, row: jax.Array, t: int, hint: str, named: Callable[[Any], str] = lambda _: ""
+) -> None:
+    """Raise a NotFiniteError that names the examples of a row [B, ...] that are not finite.
 
     Args:
         what: "loss" or "metagradient".
         row: of step t.
         t: the training step, from 0.
         hint: what to do.
+        named: the examples' names in the dataset, as a part of a sentence.
     """
     finite = np.isfinite(np.asarray(row))
     if not finite.all():
+        finite = finite.all(axis=tuple(range(1, finite.ndim)))
         bad = tuple(int(i) for i in np.flatnonzero(~finite))
         shown = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
         raise NotFiniteError(
             f"the {what} of step {t} is not finite for {len(bad)} of {finite.size} examples "
-            f"({shown}); {hint}",
+            f"({shown}){named(bad)}; {hint}",
             what,
             t,
             bad,
@@ -235,7 +354,7 @@ def _shapes(tree: Tree) -> Tree:
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path) or "the tree's only leaf"
+    return jax.tree_util.keystr(path)
 
 
 def _described(x: Any) -> str:

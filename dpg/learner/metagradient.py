@@ -14,11 +14,17 @@ direction lambda. The first step needs the second line alone: forward mode of th
 is the only step, its gradient and that forward mode share one forward pass. Where there is room,
 theta -> (grad L_t, l_1 ... l_B) is linearized in place of its plain computation, and its matrix
 products are kept until the tangents are taken.
+
+What else the sweep holds: the adjoint of the optimizer's state has the derivatives by the
+hyper-parameters that live there, and the adjoint of theta_0 is that of the initial parameters. The
+derivative by a batch x_t is that of the scalar d L_t(theta_t, x_t) along lambda. One pass of
+reverse over forward mode gives it together with the two lines above.
 """
 
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,39 +32,17 @@ import numpy as np
 import optax
 
 from dpg.learner import checks, programs, vanished
-from dpg.learner.backward import Backward
+from dpg.learner.backward import Backward, Wanted
 from dpg.learner.errors import LearnerError, LearnerWarning
+from dpg.learner.folder import Bookmark, OnDisk
+from dpg.learner.kept import Kept
+from dpg.learner.results import MetagradientResult, TrainResult
 from dpg.learner.run import Loss, Run
 from dpg.learner.schedule import Schedule
+from dpg.learner.watch import Callback, Progress, Watch
 
 Tree = Any  # any tree of arrays
-Metric = Callable[[Tree, Tree], jax.Array]  # (params, initial params) -> []
-
-
-class MetagradientResult(NamedTuple):
-    """What one training run and its derivative yield.
-
-    Attributes:
-        metric: [] float, Phi of the trained parameters.
-        weights_grad: [T, B] float, d metric / d weight of each example, exact to rounding.
-        params: the trained parameters, a tree like the initial ones.
-        losses: [T] float, each step's weighted mean loss before its update.
-        example_losses: [T, B] float, each example's loss before its step's update.
-    """
-
-    metric: jax.Array
-    weights_grad: jax.Array
-    params: Tree
-    losses: jax.Array
-    example_losses: jax.Array
-
-
-class TrainResult(NamedTuple):
-    """What plain training yields: see the same names in `MetagradientResult`."""
-
-    params: Tree
-    losses: jax.Array
-    example_losses: jax.Array
+Metric = Callable[[Tree, Tree], jax.Array]  # (params, initial params) -> [] or [K]
 
 
 def train(
@@ -67,22 +51,36 @@ def train(
     batches: Tree,
     optimizer: optax.GradientTransformation,
     *,
+    index: Any = None,
     weights: Any = None,
+    hyperparameters: Mapping[str, Any] | None = None,
     microbatch: int | None = None,
+    progress: Callback | None = None,
 ) -> TrainResult:
     """Plain training: what `metagradient` trains, bit for bit, without the derivative.
 
     Arguments and errors are those of `metagradient`.
     """
-    run = Run.check(per_example_loss, params, batches, optimizer, weights, microbatch)
+    run = Run.check(
+        per_example_loss,
+        params,
+        batches,
+        optimizer,
+        weights,
+        microbatch,
+        index=index,
+        hyperparameters=hyperparameters,
+    )
     # Copies, since every step overwrites them and the caller's parameters are the caller's.
     theta, state = jax.tree.map(jnp.copy, (run.params, run.state))
     losses: list[Any] = []
     for t in range(run.T):
         g, example_losses, _ = run.gradient(theta, t)
-        theta, state = run.programs.apply_in_place(g, state, theta)
+        theta, state = run.programs.apply_in_place(g, run.state_at(state, t), theta)
         losses.append(example_losses)
         run.check_losses(losses, t - 1)
+        if progress is not None:
+            progress(Progress((t + 1) / run.T, t + 1, 0, run.T))
     run.check_losses(losses, run.T - 1)
     return TrainResult(theta, *run.summary(losses))
 
@@ -94,23 +92,43 @@ def metagradient(
     batches: Tree,
     optimizer: optax.GradientTransformation,
     *,
+    index: Any = None,
     weights: Any = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    wrt: str | Collection[str] = "weights",
     microbatch: int | None = None,
     memory: float | None = None,
     host_memory: bool = False,
     schedule: Schedule | None = None,
+    progress: Callback | None = None,
+    folder: str | Path | None = None,
 ) -> MetagradientResult:
     """Trains on `batches` and differentiates the metric by every example's weight.
 
     Args:
-        per_example_loss: (params, batch) -> [B] float, one loss per example. An example's loss must
-            not depend on the others of its batch if `microbatch` is used.
-        metric: (params, initial params) -> [] float, higher is better.
+        per_example_loss: (params, batch) -> [B] float, one loss per example, or [B, L], one per
+            token; or a pair with booleans of the same shape that say which of the losses are own
+            (no padding), from the batch alone. A step's loss is the sum of weight times loss over
+            the own ones, over their number. An example's loss must not depend on the others of its
+            batch if `microbatch` is used or the index has empty places.
+        metric: (params, initial params) -> [] float, higher is better; or [K], K metrics whose
+            derivatives are taken in one walk back.
         params: any tree of floating-point arrays; not changed.
-        batches: a tree of arrays [T, B, ...]: T steps of B examples.
+        batches: a tree of arrays [T, B, ...]: T steps of B examples. With `index` a dataset, a tree
+            of arrays [N, ...]. An array is anything with a shape, a dtype and `[...]` (numpy, a
+            memory map, an HDF5 dataset); one step is read at a time.
         optimizer: any optax transformation of gradients, state and parameters whose state is a
             tree of arrays. One that also reads the loss (a line search, polyak_sgd) is refused.
-        weights: [T, B] float, default ones: the point at which the derivative is taken.
+        index: [T, B] integers, the dataset's rows in each step, or a list of T lists; -1 where a
+            place is empty. An example may stand in many places. See `epoch_index`.
+        weights: the point at which the derivative is taken, default ones: [T, B], with `index` [N];
+            for a loss per token [T, B, L] or [N, L], or one weight per example as before.
+        hyperparameters: values per step, by name, [T] each: the hyper-parameter of this name in the
+            optimizer's state (`optax.inject_hyperparams`) is set to it before each step's update.
+        wrt: what else to differentiate by: "weights" (always there), "hyperparameters" (those in
+            the optimizer's state, by their value at each step), "params" (the initial ones),
+            "batches" (their floating-point arrays); one name or several. All but "batches" cost
+            next to nothing; "batches" keeps no tapes, and its pass holds more at once.
         microbatch: examples at a time inside a step; the result does not depend on it.
         memory: bytes for what is kept between the steps: states, gradients and, where there is
             room, tapes of matrix products, which make a step's derivative cheaper. Within it the
@@ -118,6 +136,11 @@ def metagradient(
             gradients and no tape; math.inf keeps the tapes too. The result does not depend on it.
         host_memory: keep stored states in the host's memory instead of the device's.
         schedule: a schedule of one's own, such as `schedule.kary(T, k)`, instead of the chosen one.
+        progress: called with a `Progress` after each step and after each step's derivative.
+        folder: keep stored states and gradients there, as files, so that a call that was killed
+            goes on when it is repeated, with the same numbers. `memory` then counts bytes on this
+            disk, and no tape is kept. The folder is this call's own; it stays, small, when the call
+            has ended, and gives the same call its result at once.
 
     Programs are compiled once for equal `per_example_loss`, `metric` and `optimizer`: the same
     objects, or functions of the same code that read equal constants, such as two calls of
@@ -128,7 +151,8 @@ def metagradient(
         A `MetagradientResult`.
 
     Raises:
-        LearnerError (a ValueError): input of a wrong shape or kind; a budget below one state; an
+        LearnerError (a ValueError): input of a wrong shape or kind; an index beyond the dataset; a
+            budget below one state; too little room in `folder`, or another call's files there; an
             optimizer that cannot be applied or differentiated; an optimizer that takes only the
             signs of gradients (lion, sign_sgd), since every metagradient is then 0.
         NotFiniteError (a LearnerError): a loss, the metric or a metagradient is not finite.
@@ -138,26 +162,58 @@ def metagradient(
             the losses are flat here.
     """
     run = Run.check(
-        per_example_loss, params, batches, optimizer, weights, microbatch, derivative=True
+        per_example_loss,
+        params,
+        batches,
+        optimizer,
+        weights,
+        microbatch,
+        index=index,
+        hyperparameters=hyperparameters,
+        derivative=True,
     )
-    checks.check_metric(metric, run.params)
+    several = checks.check_metric(metric, run.params)
     goal = programs.Function.take_apart(metric)
+    wanted = Wanted(goal, several, **_chosen(wrt, run))
+    if wanted.params or wanted.batches:
+        run = run._replace(one_tape=False)  # these need the first step's Hessian-vector product
     if half := checks.half_precision(run.params):
         warnings.warn(half, LearnerWarning, stacklevel=2)
 
     if schedule is None:
-        schedule = run.plan(memory)
+        schedule = run.plan(memory, tapes=not wanted.batches and folder is None)
     elif schedule.steps != run.T:
         raise LearnerError(f"the schedule is for {schedule.steps} steps; the batches hold {run.T}")
-    back = Backward(run, goal, host_memory)
-    back.walk(schedule)
-    losses, example_losses = run.summary(back.losses)
-    result = MetagradientResult(
-        back.value, jnp.stack(back.rows), back.trained, losses, example_losses
-    )
+    if folder is not None and (host_memory or schedule.tapes):
+        raise LearnerError(
+            "folder is given with "
+            + ("host_memory=True; expected one of the two" if host_memory else
+               f"a schedule of {schedule.tapes} tapes, which are not kept in files; expected one "
+               "without tapes")
+        )  # fmt: skip
+    kept = Kept(run.params, host_memory) if folder is None else OnDisk(Path(folder), run)
+    back = Backward(run, wanted, kept)
+    _walk(back, schedule, Watch(schedule, progress))
+    result = gather(back)
     if all_zero := _why_all_zero(run, goal, result):
         warnings.warn(all_zero, LearnerWarning, stacklevel=2)
     return result
+
+
+def _walk(back: Backward, schedule: Schedule, watch: Watch) -> None:
+    """Carry out a schedule, from where a folder says that an earlier call was stopped."""
+    bookmark = Bookmark(back, schedule, back.kept) if isinstance(back.kept, OnDisk) else None
+    done = bookmark.open() if bookmark else 0
+    for number in range(done):
+        watch.count(number)
+
+    def after(number: int) -> None:
+        watch.count(number)
+        watch.tell(number, back.rows)
+        if bookmark:
+            bookmark.after(number)
+
+    back.walk(schedule, after, done)
 
 
 def explain(
@@ -166,26 +222,85 @@ def explain(
     batches: Tree,
     optimizer: optax.GradientTransformation,
     *,
+    index: Any = None,
     memory: float | None = None,
 ) -> str:
     """What `metagradient` with this budget would keep, compute and cost, in words; trains nothing.
 
     Arguments and errors are those of `metagradient`.
     """
-    run = Run.check(per_example_loss, params, batches, optimizer, None, None)
+    run = Run.check(per_example_loss, params, batches, optimizer, None, None, index=index)
     schedule = run.plan(memory)
     tape_bytes = (run.tape_bytes or 0) if schedule.tapes else 0
     return schedule.describe(run.state_bytes, run.gradient_bytes, tape_bytes)
 
 
+def _chosen(wrt: str | Collection[str], run: Run) -> dict[str, bool]:
+    """What `wrt` names beside the weights; a LearnerError where there is no such thing."""
+    known = ("weights", "hyperparameters", "params", "batches")
+    names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+    for name in names:
+        if name not in known:
+            raise LearnerError(f"wrt has {name!r}; expected of {', '.join(known)}")
+    if "hyperparameters" in names:
+        run.places.check()
+    if "batches" in names and not programs.split(run.data.arrays)[0]:
+        raise LearnerError(
+            "wrt has 'batches', which hold no floating-point arrays; expected some, such as soft "
+            "labels or embeddings"
+        )
+    return {name: name in names for name in known[1:]}
+
+
+def gather(back: Backward) -> MetagradientResult:
+    """The result of a walk that has come to its end."""
+    run, wanted, data = back.run, back.wanted, back.run.data
+    lead = 0 if wanted.several is None else 1
+
+    def by_data(rows: list[Any]) -> jax.Array:
+        places = jnp.stack(rows, axis=lead)
+        return places if data.index is None else jnp.asarray(data.by_example(places, lead))
+
+    losses, example_losses = run.summary(back.losses)
+    return MetagradientResult(
+        back.value,
+        by_data(back.rows),
+        back.trained,
+        losses,
+        example_losses,
+        places_grad=None if data.index is None else jnp.stack(back.rows, axis=lead),
+        params_grad=back.by_params() if wanted.params else None,
+        hyperparameters_grad=_stacked(back.hyper, lead) if wanted.hyperparameters else None,
+        batches_grad=_like_data(data.arrays, by_data, back.inputs) if wanted.batches else None,
+    )
+
+
+def _stacked(steps: list[dict[str, jax.Array]], lead: int) -> dict[str, jax.Array]:
+    return {name: jnp.stack([step[name] for step in steps], axis=lead) for name in steps[0]}
+
+
+def _like_data(arrays: Tree, by_data: Callable, steps: list[list]) -> Tree:
+    leaves, treedef = jax.tree.flatten(arrays)
+    found = (by_data(list(rows)) for rows in zip(*steps, strict=True))
+    return treedef.unflatten([next(found) if programs.is_float(x) else None for x in leaves])
+
+
 def _why_all_zero(run: Run, metric: programs.Function, result: MetagradientResult) -> str | None:
     """Why every metagradient is 0, in words; None where one is not 0.
+
+    Of several metrics the first whose metagradients are all 0 counts.
 
     Raises:
         LearnerError: the optimizer is the reason.
     """
-    if np.asarray(result.weights_grad).any():
+    rows = np.asarray(result.weights_grad).reshape(*result.metric.shape, -1)
+    flat = np.argwhere(~rows.any(axis=-1))
+    if not len(flat):
         return None
+    evaluate = programs.compile_metric(metric.static)
+    _, by_params = evaluate(metric.arrays, result.params, run.params)
+    by_params = jax.tree.map(lambda x: x[tuple(flat[0])], by_params)
     g, _, _ = run.gradient(run.params, 0)
-    start = vanished.Start(run.programs, g, run.state, run.params)
-    return vanished.reason(start, metric, result.params)
+    start = vanished.Start(run.programs, g, run.state_at(run.state, 0), run.params)
+    why = vanished.reason(start, by_params)
+    return f"metric {flat[0][0]} of {rows.shape[0]}: {why}" if result.metric.ndim else why

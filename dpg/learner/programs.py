@@ -6,6 +6,7 @@
     curve      (params, direction, batch, w) -> Hessian @ direction, d losses along direction
     tape       (params, batch, w)            -> g, losses, tape of the step's matrix products
     bend       (tape, direction)             -> what `curve` gives, without those products
+    inputs     (as `curve`)                  -> what `curve` gives, d loss along direction by batch
     slope      (params, direction, batch)    -> d losses along direction
     linearize  (params, batch, w)            -> g, losses, tape
     along      (tape, direction)             -> d losses along direction
@@ -91,6 +92,12 @@ def is_float(x: Any) -> bool:
     return is_array(x) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
+def losses_of(per_example_loss: Callable, params: Tree, batch: Tree) -> jax.Array:
+    """The losses [B] or [B, L] alone, of a loss that may also say which of them are own."""
+    out = per_example_loss(params, batch)
+    return out[0] if isinstance(out, tuple) else out
+
+
 def split(tree: Tree) -> tuple[list, Callable[[list], Tree]]:
     """The floating-point leaves of a tree, and the function that puts others in their place.
 
@@ -115,6 +122,7 @@ class Programs(NamedTuple):
     curve: jax.stages.Wrapped
     tape: jax.stages.Wrapped
     bend: jax.stages.Wrapped
+    inputs: jax.stages.Wrapped
     slope: jax.stages.Wrapped
     linearize: jax.stages.Wrapped
     along: jax.stages.Wrapped
@@ -176,16 +184,14 @@ def compile_programs(
     def weighted(
         params: Tree, per_example_loss: Callable, batch: Tree, w: jax.Array, size: int
     ) -> tuple[jax.Array, jax.Array]:
-        losses = per_example_loss(params, batch)
+        losses = losses_of(per_example_loss, params, batch)
         return jnp.sum(w.astype(losses.dtype) * losses) / size, losses
 
     def gradient(arrays: Arrays, params: Tree, batch: Tree, w: jax.Array) -> tuple[Tree, jax.Array]:
         per_example_loss = assemble(loss, arrays)
 
         def step(batch: Tree, piece: jax.Array) -> tuple[Tree, jax.Array]:
-            return jax.grad(weighted, has_aux=True)(
-                params, per_example_loss, batch, piece, w.shape[0]
-            )
+            return jax.grad(weighted, has_aux=True)(params, per_example_loss, batch, piece, w.size)
 
         g, losses = chunked(step, batch, w)
         return place(g), losses
@@ -214,14 +220,33 @@ def compile_programs(
 
         def step(batch: Tree, piece: jax.Array) -> tuple[Tree, jax.Array]:
             def both(p: Tree) -> tuple[Tree, jax.Array]:
-                return jax.grad(weighted, has_aux=True)(
-                    p, per_example_loss, batch, piece, w.shape[0]
-                )
+                return jax.grad(weighted, has_aux=True)(p, per_example_loss, batch, piece, w.size)
 
             return jax.jvp(both, (params,), (direction,))[1]
 
         bent, slopes = chunked(step, batch, w)
-        return place(jax.tree.map(jnp.add, direct, bent)), slopes / w.shape[0]
+        return place(jax.tree.map(jnp.add, direct, bent)), slopes / w.size
+
+    def inputs(
+        arrays: Arrays, params: Tree, direction: Tree, batch: Tree, w: jax.Array, direct: Tree
+    ) -> tuple[Tree, jax.Array, list]:
+        per_example_loss = assemble(loss, arrays)
+
+        def step(batch: Tree, piece: jax.Array) -> tuple[Tree, tuple[jax.Array, list]]:
+            floats, merge = split(batch)
+
+            def along(p: Tree, floats: list) -> tuple[jax.Array, jax.Array]:
+                def losses(p: Tree) -> jax.Array:
+                    return losses_of(per_example_loss, p, merge(floats))
+
+                slopes = jax.jvp(losses, (p,), (direction,))[1]
+                return jnp.sum(piece.astype(slopes.dtype) * slopes) / w.size, slopes
+
+            (bent, by_input), slopes = jax.grad(along, (0, 1), has_aux=True)(params, floats)
+            return bent, (slopes, by_input)
+
+        bent, (slopes, by_input) = chunked(step, batch, w)
+        return place(jax.tree.map(jnp.add, direct, bent)), slopes / w.size, by_input
 
     def tape(
         arrays: Arrays, params: Tree, batch: Tree, w: jax.Array
@@ -233,7 +258,7 @@ def compile_programs(
 
     def bend(linear: Callable, direction: Tree, direct: Tree) -> tuple[Tree, jax.Array]:
         bent, slopes = linear(direction)
-        return place(jax.tree.map(jnp.add, direct, bent)), slopes / slopes.shape[0]
+        return place(jax.tree.map(jnp.add, direct, bent)), slopes / slopes.size
 
     def slope(
         arrays: Arrays, params: Tree, direction: Tree, batch: Tree, w: jax.Array
@@ -241,21 +266,24 @@ def compile_programs(
         per_example_loss = assemble(loss, arrays)
 
         def step(batch: Tree, _: jax.Array) -> tuple[Tree, jax.Array]:
-            return (), jax.jvp(lambda p: per_example_loss(p, batch), (params,), (direction,))[1]
+            def losses(p: Tree) -> jax.Array:
+                return losses_of(per_example_loss, p, batch)
 
-        return chunked(step, batch, w)[1] / w.shape[0]
+            return (), jax.jvp(losses, (params,), (direction,))[1]
+
+        return chunked(step, batch, w)[1] / w.size
 
     def linearize(
         arrays: Arrays, params: Tree, batch: Tree, w: jax.Array
     ) -> tuple[Tree, jax.Array, Callable]:
         per_example_loss = assemble(loss, arrays)
-        losses, tape = jax.linearize(lambda p: per_example_loss(p, batch), params)
-        (g,) = jax.linear_transpose(tape, params)(w.astype(losses.dtype) / w.shape[0])
+        losses, tape = jax.linearize(lambda p: losses_of(per_example_loss, p, batch), params)
+        (g,) = jax.linear_transpose(tape, params)(w.astype(losses.dtype) / w.size)
         return place(g), losses, tape
 
     def along(tape: Callable, direction: Tree) -> jax.Array:
         slopes = tape(direction)
-        return slopes / slopes.shape[0]
+        return slopes / slopes.size
 
     return Programs(
         gradient=jax.jit(gradient),
@@ -266,6 +294,7 @@ def compile_programs(
         curve=jax.jit(curve, donate_argnames=("direct",)),
         tape=jax.jit(tape),
         bend=jax.jit(bend, donate_argnames=("direct",)),
+        inputs=jax.jit(inputs, donate_argnames=("direct",)),
         slope=jax.jit(slope),
         linearize=jax.jit(linearize),
         along=jax.jit(along),
@@ -273,12 +302,66 @@ def compile_programs(
 
 
 @functools.lru_cache(maxsize=32)
-def compile_metric(metric: Static) -> Callable:
-    """(arrays, params, initial) -> (metric, its gradient with respect to params)."""
+def compile_together(programs: Programs) -> Programs:
+    """The same programs for several metrics: adjoints, directions and slopes are [K, ...].
 
-    def value(params: Tree, arrays: Arrays, initial: Tree) -> jax.Array:
-        return assemble(metric, arrays)(params, initial)
-
-    return jax.jit(
-        lambda arrays, params, initial: jax.value_and_grad(value)(params, arrays, initial)
+    What does not depend on an adjoint (the forward pass of the losses, the state of the optimizer)
+    is computed once for all K.
+    """
+    pull, curve, bend, inputs, slope, along = (
+        jax.vmap(program, in_axes=axes)
+        for program, axes in (
+            (programs.pull, (None, None, None, 0, 0)),
+            (programs.curve, (None, None, 0, None, None, 0)),
+            (programs.bend, (None, 0, 0)),
+            (programs.inputs, (None, None, 0, None, None, 0)),
+            (programs.slope, (None, None, 0, None, None)),
+            (programs.along, (None, 0)),
+        )
     )
+    return programs._replace(
+        pull=jax.jit(pull, donate_argnums=(3, 4)),
+        curve=jax.jit(curve, donate_argnums=5),
+        bend=jax.jit(bend, donate_argnums=2),
+        inputs=jax.jit(inputs, donate_argnums=5),
+        slope=jax.jit(slope),
+        along=jax.jit(along),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def compile_metric(metric: Static, *, initial: bool = False) -> Callable:
+    """(arrays, params, initial) -> (metric, its gradient with respect to params).
+
+    With `initial` the gradient is a pair, the second with respect to the initial parameters. Of a
+    metric [K] gradients are [K, ...].
+    """
+
+    def value(params: Tree, start: Tree, arrays: Arrays) -> jax.Array:
+        return assemble(metric, arrays)(params, start)
+
+    by = (0, 1) if initial else 0
+
+    def evaluate(arrays: Arrays, params: Tree, start: Tree) -> tuple[jax.Array, Tree]:
+        if jax.eval_shape(value, params, start, arrays).ndim == 0:
+            return jax.value_and_grad(value, by)(params, start, arrays)
+        here, back = jax.vjp(lambda *given: value(*given, arrays), params, start)
+        to_params, to_start = jax.vmap(back)(jnp.eye(here.size, dtype=here.dtype))
+        return here, (to_params, to_start) if initial else to_params
+
+    return jax.jit(evaluate)
+
+
+@functools.lru_cache(maxsize=32)
+def compile_factor(loss: Static) -> Callable:
+    """(arrays, params, batch, here) -> what makes a mean over own entries of a mean over all.
+
+    `here` says which entries are of filled places. XLA leaves out what own entries do not need.
+    """
+
+    def factor(arrays: Arrays, params: Tree, batch: Tree, here: jax.Array) -> jax.Array:
+        losses, own = assemble(loss, arrays)(params, batch)
+        own = jnp.asarray(own, bool) & here
+        return jnp.where(own, own.size / jnp.maximum(own.sum(), 1), 0).astype(losses.dtype)
+
+    return jax.jit(factor)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +11,13 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpg.learner import checks, programs
+from dpg.learner.data import Data
 from dpg.learner.errors import LearnerWarning
+from dpg.learner.hyperparameters import Places, with_values
 from dpg.learner.schedule import Schedule, plan
 
 Tree = Any  # any tree of arrays
-Loss = Callable[[Tree, Tree], jax.Array]  # (params, batch) -> [B]
+Loss = Callable[[Tree, Tree], Any]  # (params, batch) -> [B] or [B, L], or a pair with own entries
 
 
 class Run(NamedTuple):
@@ -23,13 +25,14 @@ class Run(NamedTuple):
 
     params: Tree
     state: Tree
-    batches: Tree
-    weights: Any
+    data: Data
     loss: programs.Function
     programs: programs.Programs
     T: int
-    B: int
+    optimizer: optax.GradientTransformation
     one_tape: bool  # a single step in one piece: its gradient and its derivative share a tape
+    places: Places  # of the hyper-parameters in the state
+    values: dict[int, Any]  # of hyper-parameters per step, by position in the state
 
     @classmethod
     def check(
@@ -41,6 +44,8 @@ class Run(NamedTuple):
         weights: Any,
         microbatch: int | None,
         *,
+        index: Any = None,
+        hyperparameters: Mapping[str, Any] | None = None,
         derivative: bool = False,
     ) -> "Run":
         """Check the arguments of `metagradient`; with `derivative`, the optimizer's derivative too.
@@ -49,23 +54,29 @@ class Run(NamedTuple):
             LearnerError: what was found, what was expected, what to do.
         """
         checks.check_params(params)
-        T, B = checks.leading_axes(batches)
+        data = Data(batches, index)
         checks.check_microbatch(microbatch)
-        dtype = checks.loss_dtype(per_example_loss, params, batches, B)
-        weights = checks.checked_weights(weights, T, B, dtype)
+        losses = checks.losses_of(per_example_loss, params, data.shapes, batches, data.B)
         params = jax.tree.map(jnp.asarray, params)
         state = _beside(checks.initial_state(optimizer, params), params)
         loss = programs.Function.take_apart(per_example_loss)
+        data.weigh(weights, losses, loss, params)
         compiled = programs.compile_programs(
             loss.static, programs.Static(optimizer), microbatch, _shardings(params)
         )
         checks.check_optimizer(compiled, params, state, derivative=derivative)
-        one_tape = T == 1 and (microbatch is None or microbatch >= B)
-        return cls(params, state, batches, weights, loss, compiled, T, B, one_tape)
+        one_tape = data.T == 1 and (microbatch is None or microbatch >= data.B)
+        places = Places.find(state)
+        values = places.values(hyperparameters, state, data.T) if hyperparameters else {}
+        return cls(params, state, data, loss, compiled, data.T, optimizer, one_tape, places, values)
 
     def at(self, t: int) -> tuple[Tree, Any]:
-        """The batch and the weights [B] of step t."""
-        return jax.tree.map(lambda x: x[t], self.batches), self.weights[t]
+        """The batch of step t and the weights of its losses, [B] or [B, L]."""
+        return self.data.at(t)
+
+    def state_at(self, state: Tree, t: int) -> Tree:
+        """The optimizer's state with the hyper-parameters that step t is given."""
+        return with_values(state, self.values, t)
 
     def gradient(
         self, theta: Tree, t: int, *, taped: bool = False
@@ -110,30 +121,43 @@ class Run(NamedTuple):
             return None
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tape))
 
-    def plan(self, memory: float | None) -> Schedule:
+    def plan(self, memory: float | None, *, tapes: bool = True) -> Schedule:
         """The cheapest schedule within a budget in bytes, as `metagradient` takes it."""
-        tape_bytes = None if memory is None else self.tape_bytes
+        tape_bytes = self.tape_bytes if tapes and memory is not None else None
         return plan(self.T, memory, self.state_bytes, self.gradient_bytes, tape_bytes=tape_bytes)
 
     def check_losses(self, losses: Sequence[jax.Array], t: int) -> None:
         """Looks at step t, which is one behind the step in flight: the device never waits."""
         if t >= 0 and losses[t] is not None:
             hint = "a smaller learning rate, or a look at these rows"
-            checks.check_finite("loss", losses[t], t, hint)
+            checks.check_finite("loss", losses[t], t, hint, self._named(t))
 
-    def check_metagradient(self, rows: Sequence[jax.Array]) -> None:
+    def check_metagradient(self, rows: Sequence[jax.Array], *, several: bool) -> None:
         """Raise a NotFiniteError where a row of the metagradient is not finite."""
         hint = (
             "the losses are finite, their derivatives are not; an optimizer like Adam needs "
             "eps_root > 0 here, and a square root or a norm needs to stay away from 0"
         )
         for t in reversed(range(self.T)):
-            checks.check_finite("metagradient", rows[t], t, hint)
+            # A row of several metrics is [K, B, ...].
+            row = jnp.moveaxis(rows[t], 0, -1) if several else rows[t]
+            checks.check_finite("metagradient", row, t, hint, self._named(t))
+
+    def _named(self, t: int) -> Callable[[Any], str]:
+        return lambda places: self.data.named(t, places)
+
+    def check_hyperparameters(self, state: Tree, *, wanted: bool) -> None:
+        """Raise a LearnerError where the optimizer itself has moved a hyper-parameter.
+
+        The derivative by the value at a step would then say something else.
+        """
+        if wanted:
+            before = self.state_at(self.state, self.T - 1)
+            self.places.check_constant(before, state)
 
     def summary(self, losses: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """The steps' weighted mean losses [T] and the examples' losses [T, B]."""
-        stacked = jnp.stack(losses)
-        return jnp.mean(jnp.asarray(self.weights, stacked.dtype) * stacked, axis=1), stacked
+        """The steps' weighted mean losses [T] and the examples' losses [T, B] or [T, B, L]."""
+        return self.data.means(losses)
 
 
 def _beside(state: Tree, params: Tree) -> Tree:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dpg.learner.checks import check_single
 from dpg.learner.errors import LearnerError
 from dpg.learner.metagradient import metagradient, train
 
@@ -45,9 +46,10 @@ def metasmoothness(
     batches: Tree,
     optimizer: optax.GradientTransformation,
     *,
+    index: Any = None,
     weights: Any = None,
     microbatch: int | None = None,
-    memory: int | None = None,
+    memory: float | None = None,
     step: float = 0.1,
     direction: Any = None,
     seed: int = 0,
@@ -60,7 +62,8 @@ def metasmoothness(
 
     Args:
         step: h, the change of a weight in units of the direction's entries.
-        direction: v, [T, B]; default standard normal numbers drawn from `seed`.
+        direction: v, like the weights; default standard normal numbers drawn from `seed`.
+        metric: (params, initial) -> [].
         The others: as for `metagradient`, which also says what is raised.
 
     Raises:
@@ -68,12 +71,14 @@ def metasmoothness(
     """
     if not step > 0:
         raise LearnerError(f"step = {step}; expected a positive number")
+    check_single(metric, params)
     result = metagradient(
         per_example_loss,
         metric,
         params,
         batches,
         optimizer,
+        index=index,
         weights=weights,
         microbatch=microbatch,
         memory=memory,
@@ -89,7 +94,13 @@ def metasmoothness(
     def trained(h: float) -> Tree:
         moved = start + h * direction
         return train(
-            per_example_loss, params, batches, optimizer, weights=moved, microbatch=microbatch
+            per_example_loss,
+            params,
+            batches,
+            optimizer,
+            index=index,
+            weights=moved,
+            microbatch=microbatch,
         ).params
 
     once, twice = trained(step), trained(2 * step)

@@ -26,18 +26,16 @@ class Start(NamedTuple):
     params: Tree
 
 
-def reason(start: Start, metric: programs.Function, trained: Tree) -> str:
+def reason(start: Start, by_params: Tree) -> str:
     """Why every metagradient of a training is 0, as a warning's text.
 
     Args:
         start: where training began.
-        metric: (params, initial) -> [].
-        trained: the parameters after training.
+        by_params: the metric's derivative by the trained parameters.
 
     Raises:
         LearnerError: the optimizer's updates do not depend on the gradients.
     """
-    _, by_params = programs.compile_metric(metric.static)(metric.arrays, trained, start.params)
     if not _any(by_params):
         return (
             "every metagradient is 0: the metric's derivative by the trained parameters is 0. It "

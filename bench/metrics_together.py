@@ -1,0 +1,127 @@
+"""What K metrics in one walk back cost, beside K calls with one metric each.
+
+    python -m bench.metrics_together                          K = 1, 2, 4 and 8, minutes on 2 cores
+    python -m bench.metrics_together --out bench/results      the same, kept
+
+GPT-2's shape, random tokens, AdamW; the metrics are the pattern 67 in K places of the embedding.
+Plain training, the call with K metrics and the K calls take turns in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench import machine, reports, timing
+from bench.metagradient.models import ROW, SIZES, problem_of
+from bench.metagradient.task import Task
+from bench.problem import Problem
+from dpg.learner import metagradient, train
+from dpg.metrics import pattern_metric, sixseven
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "K", "training, s", "K metrics, s", "K calls, s", "over training", "share of K calls", "apart"
+)  # fmt: skip
+
+
+def arguments_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--metrics", type=int, nargs="+", default=[1, 2, 4, 8], help="K")
+    parser.add_argument("--model", choices=SIZES, default="0.14M")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--length", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="folder for metrics_together.{json,md}")
+    return parser
+
+
+def metrics_of(K: int) -> list[Any]:
+    """K metrics: the pattern 67, each six rows further down the embedding."""
+    return [
+        pattern_metric(sixseven(), parameter="embed", row=ROW + 6 * k, column=0) for k in range(K)
+    ]
+
+
+def stacked(metrics: tuple[Any, ...], params: Any, initial: Any) -> jax.Array:
+    """The metrics' values [K]."""
+    return jnp.stack([metric(params, initial) for metric in metrics])
+
+
+def measure(problem: Problem, K: int, repeats: int) -> Row:
+    """Time K metrics together and one by one; both must find the same numbers."""
+    loss, _, params, batches, optimizer = problem
+    metrics = metrics_of(K)
+    together = jax.tree_util.Partial(stacked, tuple(metrics))
+    given = (params, batches, optimizer)
+    calls = {
+        "training": lambda: train(loss, *given).params,
+        "together": lambda: metagradient(loss, together, *given).weights_grad,
+        "alone": lambda: [metagradient(loss, metric, *given).weights_grad for metric in metrics],
+    }
+    a, b = np.asarray(calls["together"]()), np.stack(calls["alone"]())
+    calls["training"]()
+    spent = timing.in_turns(calls, repeats)
+    seconds = {name: statistics.median(x.wall for x in times) for name, times in spent.items()}
+    return {"K": K, "apart": float(np.abs(a - b).max() / np.abs(b).max()), **seconds}
+
+
+def table(rows: list[Row]) -> str:
+    """The rows in Markdown."""
+    cells = [
+        [
+            str(row["K"]),
+            *(f"{row[name]:.2f}" for name in ("training", "together", "alone")),
+            f"{row['together'] / row['training']:.2f}",
+            f"{row['together'] / row['alone']:.0%}",
+            f"{row['apart']:.0e}",
+        ]
+        for row in rows
+    ]
+    return "\n".join(reports.table(COLUMNS, cells))
+
+
+def text(rows: list[Row], about: dict[str, Any]) -> str:
+    """The page: the table, and under which conditions."""
+    return "\n".join([table(rows), "", *reports.facts(about)]) + "\n"
+
+
+def main() -> None:
+    arguments = arguments_parser().parse_args()
+    task = Task("dpg", arguments.model, arguments.steps, arguments.batch, arguments.length)
+    problem = problem_of(task)
+    about = {
+        "model": arguments.model,
+        "steps, batch, length": f"{task.steps}, {task.batch}, {task.length}",
+        "cores": machine.cores(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "jax": jax.__version__,
+        "machine": platform.machine(),
+        "device": jax.devices()[0].device_kind,
+        "repeats": arguments.repeats,
+    }
+    rows = []
+    for K in arguments.metrics:
+        rows.append(measure(problem, K, arguments.repeats))
+        print(table(rows).splitlines()[-1], flush=True)
+        if arguments.out:
+            content = {"about": about, "rows": rows}
+            reports.write(arguments.out, "metrics_together", content, text(rows, about))
+    print("\n" + text(rows, about))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""How far a training and its derivative have come."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from dpg.learner.schedule import Costs, Schedule
+
+
+class Progress(NamedTuple):
+    """How far a call has come.
+
+    Attributes:
+        fraction: of the call's predicted time, 0 to 1. Compilation is not in it.
+        trained: gradients of steps computed so far, those computed again included.
+        reversed: steps that the derivative has been carried back over.
+        steps: T. `train` ends at trained = T, `metagradient` at reversed = T.
+    """
+
+    fraction: float
+    trained: int
+    reversed: int
+    steps: int
+
+
+Callback = Callable[[Progress], Any]
+
+
+class Watch:
+    """Counts a schedule's actions and tells a callback."""
+
+    def __init__(self, schedule: Schedule, callback: Callback | None):
+        self.schedule = schedule
+        self.callback = callback
+        self.costs = Costs()
+        self.trained = self.reversed = 0
+        self.spent = 0.0
+        self._gradients: set[int] = set()
+        self._tapes: set[int] = set()
+
+    def count(self, number: int) -> None:
+        """Count the action of this number."""
+        kind, t = self.schedule.actions[number]
+        computes = kind in ("advance", "record", "tape")
+        if kind == "reverse":
+            computes = t not in self._gradients
+            self.reversed += 1
+            if t == 0:
+                self.spent += self.costs.first_adjoint
+            else:
+                taped = t in self._tapes
+                self.spent += self.costs.taped_adjoint if taped else self.costs.adjoint
+        if kind in ("record", "tape"):
+            self._gradients.add(t)
+        if kind == "tape":
+            self._tapes.add(t)
+        if kind == "replay":
+            self.spent += self.costs.update
+        self.trained += computes
+        self.spent += computes * self.costs.step
+
+    def tell(self, number: int, rows: list[Any]) -> None:
+        """Tell the callback after an action that has computed a step or its derivative.
+
+        Args:
+            number: of the action, counted before.
+            rows: the derivative so far. The last one but one is waited for, so that what is told
+                has happened, and the device has work meanwhile.
+        """
+        kind, t = self.schedule.actions[number]
+        if self.callback is None or kind not in ("advance", "record", "tape", "reverse"):
+            return
+        if kind == "reverse":
+            jax.block_until_ready(rows[t + 1 : t + 2] or rows[t])
+        last = number == len(self.schedule.actions) - 1
+        fraction = 1.0 if last else min(1.0, self.spent / self.schedule.cost(self.costs))
+        self.callback(Progress(fraction, self.trained, self.reversed, self.schedule.steps))
