@@ -35,7 +35,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help tiny gpu smoke report site test test-integration engines test-slow faults lint format lock clean clean-results
+.PHONY: help tiny gpu smoke findings report site test test-integration engines test-slow faults lint format lock clean clean-results
 # A recipe that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -57,6 +57,10 @@ gpu: .venv/.ready ## on one GPU: a real instruct model learns to answer in Spani
 
 smoke: .venv/.ready ## every rule once, at sizes that prove nothing but that it runs
 	@$(BIN)/dpg run -c config/smoke.yaml --cores $(CORES) $(ARGS)
+
+findings: .venv/.ready ## small experiments that say why results are as they are: docs/findings.md
+	@$(BIN)/dpg run -c config/tiny.yaml --cores $(CORES) findings $(ARGS)
+	@$(BIN)/dpg findings page results/tiny/findings --docs docs
 
 # SCALE is the name of a file in config/, or the path of a scale file anywhere, or `reference`.
 SCALE_FILE = $(if $(filter %.yaml %.yml,$(SCALE)),$(SCALE),config/$(or $(SCALE),tiny).yaml)

@@ -31,6 +31,7 @@ if study.downstream is not None:
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/findings.smk"
 
 
 rule all:

@@ -1,5 +1,48 @@
-"""``python -m dpg`` is the command ``dpg``."""
+"""The command ``dpg``, also as ``python -m dpg``: says which extra is missing where one is."""
 
-from dpg.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+DISTRIBUTION = "dataset-policy-gradients"
+
+EXTRA = "study"
+"""The extra of pyproject.toml with what the command itself needs."""
+
+PACKAGES = frozenset(
+    {
+        "jinja2",
+        "pandas",
+        "PIL",
+        "pyarrow",
+        "pydantic",
+        "rich",
+        "safetensors",
+        "tokenizers",
+        "typer",
+        "yaml",
+    }
+)
+"""What this extra brings, by the names of imports."""
+
+
+def main() -> None:
+    """Run the command; without its packages, say how to install them, and end with status 2."""
+    try:
+        from dpg.cli import main as command
+
+        command()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing not in PACKAGES:
+            raise
+        print(
+            f"dpg: the package {missing} is not installed; expected what the command needs, which "
+            f'is not needed by the library dpg.learner: pip install "{DISTRIBUTION}[{EXTRA}]"',
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

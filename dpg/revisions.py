@@ -28,6 +28,7 @@ HISTORY: dict[str, tuple[str, ...]] = {
         "first recorded",
         "of a chat prompt that is too long, the article is cut, not the template's end",
     ),
+    "fresh_samples": ("first recorded",),
     "sweep": ("first recorded",),
     "judge": ("first recorded",),
     "replay": ("first recorded",),
@@ -41,8 +42,10 @@ HISTORY: dict[str, tuple[str, ...]] = {
     "perplexity": ("first recorded",),
     "figures": ("first recorded",),
     "theorem": ("first recorded",),
+    "score": ("first recorded",),
     "claims": ("first recorded",),
     "report": ("first recorded",),
+    "findings": ("first recorded",),
 }
 """Step -> the reason of each of its revisions, the oldest first."""
 

@@ -9,6 +9,7 @@ Engines write a run through `RunFolder`, and the study reads it through `RunFold
 `validation.parquet`  rollouts of every validation
 `judged.parquet`      the same with the language of each, from the judge
 `pattern.json`        pattern metrics: the pattern, and the decoded image of each validation
+`fresh_samples.json`  a QR code: whether fresh samples of the trained generator's text scan, too
 `generator/`          the trained generator, a Hugging Face directory
 `state/`              while the run is under way: its log, checkpoints and validations so far
 `.state.lock`         the process that is at work on the run (`dpg.state`)
@@ -63,6 +64,11 @@ class RunFolder:
     def pattern(self) -> Path:
         """The pattern and the decoded images of a pattern metric."""
         return self.path / "pattern.json"
+
+    @property
+    def fresh_samples(self) -> Path:
+        """What fresh samples of the trained generator's text leave in the target."""
+        return self.path / "fresh_samples.json"
 
     @property
     def generator(self) -> Path:

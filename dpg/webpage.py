@@ -1,6 +1,10 @@
 """One look for every HTML page of the results: its head, its style, a template that is strict."""
 
+from pathlib import Path
 from typing import Any
+
+STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+"""The style sheet of pages that stand alone: the report's, and that of `dpg score`."""
 
 _HEAD = """\
 <!doctype html>

@@ -83,6 +83,9 @@ def test_a_run_names_an_image_a_reward_model_and_code(run, tmp_path, monkeypatch
     model.write_bytes(b"x")
     assert own_files.of_run(with_reward(run, model=str(model))) == [model]
     assert own_files.of_run(with_reward(run, model="some/model-of-the-hub")) == []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "learned").write_bytes(b"x")  # not meant: the word stands for the learned embedding
+    assert own_files.of_run(with_reward(run, kind="embedding", model="learned")) == []
     (tmp_path / "mine").mkdir()
     code = tmp_path / "mine" / "rewards.py"
     code.write_text("raise SystemExit('imported')")

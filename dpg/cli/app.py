@@ -15,11 +15,13 @@ from dpg.cli import (
     environments,
     evaluation,
     figures,
+    findings,
     generators,
     models,
     packing,
     reports,
     running,
+    scores,
     studies,
     surroundings,
     texts,
@@ -40,10 +42,12 @@ app = typer.Typer(
     **Try:** `dpg config show --config config/tiny.yaml`
     """,
 )
-for group in (configs, texts, models, corpora, training, evaluation, reports):
+for group in (configs, texts, models, corpora, training, evaluation, findings, reports):
     for name, chapter in group.GROUPS.items():
         app.add_typer(chapter, name=name)
-for commands in (generators, environments, evaluation, figures, packing, reports, studies):
+for commands in (
+    scores, generators, environments, evaluation, figures, packing, reports, studies,
+):  # fmt: skip
     for function in commands.COMMANDS:
         app.command()(function)
 

@@ -1,4 +1,4 @@
-"""`dpg generate`, `dpg reward-server`, `dpg sweep`: Algorithm 1 and what it needs."""
+"""`dpg generate`, `reward-server`, `fresh-samples`, `sweep`: Algorithm 1 and what it needs."""
 
 from __future__ import annotations
 
@@ -170,4 +170,43 @@ def sweep(
     typer.echo(f"chosen: {record['chosen']:.3g}; configured: {record['configured']:.3g}")
 
 
-COMMANDS = (generate, reward_server, sweep)
+def fresh_samples(
+    config: Config,
+    experiment: Annotated[str, typer.Option(help="Such as qr.")],
+    variant: Variant,
+    seed: Seed = 0,
+    target: ModelFolder = None,
+    articles: Table = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many samples of text.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run's folder; default: in results/.")
+    ] = None,
+) -> None:
+    """Count from how many fresh samples of a finished run's text its QR code is decoded.
+
+    The trained generator answers the same unseen prompts again, and a target is trained on the
+    answers. The numbers go to `fresh_samples.json` in the run's folder.
+
+    **Example:** `dpg fresh-samples -c config/gpu.yaml --experiment qr --variant adam-T96`
+    """
+    study, layout = study_of(config)
+    run = study.run(experiment, variant, seed)
+    process.enter_targets_environment(study, run)
+    process.start_jax()
+    from dpg.generators import fresh
+    from dpg.progress import StepBar
+    from dpg.provenance import stamp
+    from dpg.run_folder import RunFolder
+
+    folder = RunFolder(out) if out else layout.run_of(run)
+    folder.require_finished()
+    inputs = inputs_of(run, generator=folder.generator, target=target, articles=articles)
+    require_made(inputs, config)
+    with StepBar(f"{experiment}/{variant}, fresh samples", samples) as bar:
+        found = fresh.measure(run, inputs, samples, on_sample=bar)
+    fresh.write(found, folder)
+    stamp(folder.fresh_samples, "fresh_samples")
+    typer.echo(fresh.in_words(found))
+
+
+COMMANDS = (generate, reward_server, fresh_samples, sweep)

@@ -84,6 +84,16 @@ def enter_targets_environment(study: Study, run: RunConfig) -> None:
         enter_environment("easydel", study, reason, instead="native")
 
 
+def enter_easydel(reason: str) -> None:
+    """Start this command again in EasyDeL's environment: that for GPUs where it has been made.
+
+    Raises:
+        DpgError: neither is there.
+    """
+    gpus = int(environments.python_of("easydel-gpu").exists())
+    _enter("easydel", gpus, reason, instead="native")
+
+
 def enter_environment(name: str, study: Study, reason: str, *, instead: str) -> None:
     """Start this command again in another environment, unless the package of its name is here.
 
@@ -96,10 +106,14 @@ def enter_environment(name: str, study: Study, reason: str, *, instead: str) -> 
     Raises:
         DpgError: the environment is not there.
     """
+    _enter(name, study.scale.needs.gpus, reason, instead=instead)
+
+
+def _enter(name: str, gpus: int, reason: str, *, instead: str) -> None:
     if importlib.util.find_spec(name):
         return
     try:
-        named = environments.for_gpus(name, study.scale.needs.gpus)
+        named = environments.for_gpus(name, gpus)
         python = environments.existing_python(named)
     except DpgError as error:
         raise DpgError(f"{reason}. {error}, or use {instead}") from None

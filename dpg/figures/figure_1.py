@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -13,23 +14,30 @@ from dpg.figures.diagram import GREY, Element, canvas, paint, table
 from dpg.figures.figure_3 import image, pixels, show
 from dpg.figures.generations import visible
 from dpg.figures.style import BLUE, GREEN, ORANGE, PAGE, PURPLE, styled
-from dpg.study.runs import select
+from dpg.metrics import qr_reader
+from dpg.study.runs import Run, select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEIGHT = 2.2
 QR_SIZE = 1.42
+_INTEGERS = ("row", "column", "sign", "pattern")
 _GLYPHS = 0x500  # Latin, Greek, Cyrillic: what the font has for certain
 
 
 def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
-    """Collect the image of the last validation and the first rollout it was trained on.
+    """Collect the image of the last validation, the text behind it, and who decodes it.
 
     Returns:
-        First a row with element "sample" and the rollout in `text`; then one row per pixel with
-        element "pixel": row, column, sign (-1, 0, 1), pattern (-1, 1). All rows: step (GRPO steps
-        done).
+        All rows have step (GRPO steps done) and element, which says what else they have:
+
+        - "sample": the first rollout that the target was trained on, in `text`.
+        - "pixel", one per pixel: row, column, sign (-1, 0, 1), pattern (-1, 1).
+        - "reading", where the pattern is a QR code, one per decoder and way: the decoder in
+          `reader`, what it read in `text` (missing where nothing).
+        - "fresh", one per fresh sample of text, where they were drawn: its number in `row`,
+          whether the code was decoded (1 or 0) in `sign`, the share of right pixels in `share`.
 
     Raises:
         DpgError: no run of qr among the directories, or one without image or rollouts.
@@ -43,10 +51,35 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     )
     sample = pd.DataFrame({"element": ["sample"], "text": [text]})
     squares = pixels(images[step], pattern).assign(element="pixel")
-    whole = pd.concat([sample, squares], ignore_index=True)
-    whole = whole.assign(step=step)
-    whole = whole.astype(dict.fromkeys(("row", "column", "sign", "pattern"), "Int64"))
-    return whole[["element", "step", "row", "column", "sign", "pattern", "text"]]
+    parts = [sample, squares, _readings(images[step], pattern), _fresh(run)]
+    whole = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    whole = whole.reindex(columns=[*_INTEGERS, "text", "reader", "share", "element"])
+    whole = whole.assign(step=step).astype(dict.fromkeys(_INTEGERS, "Int64"))
+    return whole[["element", "step", *_INTEGERS, "text", "reader", "share"]]
+
+
+def _readings(image: Any, pattern: Any) -> pd.DataFrame:
+    """What each decoder reads in the image; nothing where the pattern itself is no QR code."""
+    square = pattern.shape[0] == pattern.shape[1]
+    if not square or qr_reader.read(pattern) is None:
+        return pd.DataFrame()
+    found = qr_reader.readings(image)
+    rows = [{"element": "reading", "reader": one.words, "text": one.text} for one in found]
+    return pd.DataFrame(rows)
+
+
+def _fresh(run: Run) -> pd.DataFrame:
+    samples = run.fresh_samples()
+    if samples is None:
+        return pd.DataFrame()
+    return pd.DataFrame(
+        {
+            "element": "fresh",
+            "row": range(1, len(samples) + 1),
+            "sign": samples["scans"].astype(int),
+            "share": samples["pixels_right"],
+        }
+    )
 
 
 @styled
@@ -57,7 +90,8 @@ def draw(frame: pd.DataFrame) -> Figure:
     sample = frame[frame["element"] == "sample"].iloc[0]
     squares = frame[frame["element"] == "pixel"].astype({"sign": int, "pattern": int})
     signs, pattern = image(squares, "sign"), image(squares, "pattern")
-    paint(axes, table(result(sample["text"], int((signs == pattern).sum()), signs.size)))
+    words = [f"{int((signs == pattern).sum())}/{signs.size} pixels right", *_decoded(frame)]
+    paint(axes, table(result(sample["text"], words)))
     left, bottom = PAGE - QR_SIZE - 0.08, 0.42
     inset = figure.add_axes(
         (left / PAGE, bottom / HEIGHT, QR_SIZE / PAGE, QR_SIZE / HEIGHT), zorder=2
@@ -107,19 +141,53 @@ def method() -> list[Element]:
     ]
 
 
-def result(text: str, right: int, pixels: int) -> list[Element]:
-    """Return the right half but for the image: headings, the sample and the arrow."""
-    plain = "".join(c if ord(c) < _GLYPHS else "\ufffd" for c in " ".join(text.split()))
-    lines = textwrap.wrap(visible(plain), 21, max_lines=11, placeholder=" ...")
+def _decoded(frame: pd.DataFrame) -> list[str]:
+    """Who decoded what, and from how many fresh samples, one line each; of no QR code nothing."""
+    if "reader" not in frame:  # a table of an earlier version
+        return []
+    lines = []
+    readings = frame[frame["element"] == "reading"]
+    read = readings[readings["text"].map(lambda text: isinstance(text, str))]
+    if len(read):
+        text, names = read["text"].iloc[0], read["reader"].tolist()
+        # Who finds the code by itself needs not be told the place.
+        names = [name for name in names if name.partition(",")[0] not in names or "," not in name]
+        lines.append(f'decoded: "{_plain(text)}" ({"; ".join(names)})')
+    elif len(readings):
+        lines.append("not decoded by OpenCV or ZXing")
+    fresh = frame[frame["element"] == "fresh"]
+    if len(fresh):
+        low, high = 100 * fresh["share"].min(), 100 * fresh["share"].max()
+        right = f"{low:.1f}" if math.isclose(low, high) else f"{low:.1f} to {high:.1f}"
+        lines.append(
+            f"decoded from {int((fresh['sign'] == 1).sum())} of {len(fresh)} fresh samples "
+            f"({right} % of pixels)"
+        )
+    return lines
+
+
+def _plain(text: str) -> str:
+    """The text in one line, of characters that the font has, without the marks of mathtext."""
+    known = "".join(c if ord(c) < _GLYPHS else "\ufffd" for c in " ".join(text.split()))
+    return visible(known)
+
+
+def result(text: str, words: Sequence[str]) -> list[Element]:
+    """Return the right half but for the image: headings, the sample, the arrow and the lines."""
+    lines = textwrap.wrap(_plain(text), 21, max_lines=11, placeholder=" ...")
     # A dollar sign would begin mathtext.
-    words = "\n".join(lines).replace("$", r"\$")
+    sample = "\n".join(lines).replace("$", r"\$")
+    first, *others = (line.replace("$", r"\$") for line in words)
+    below = [f"sign$(P_c-P_i)$ after training on $D$: {first}", *others]
     left, wide = 3.84, 1.22
     middle = PAGE - QR_SIZE / 2 - 0.08
     return [
         Element("text", left + wide / 2, 2.04, text="Synthetic data", size=8.5),
-        Element("box", left, 0.42, wide, QR_SIZE, words, ORANGE, 0.10, 6.5),
+        Element("box", left, 0.42, wide, QR_SIZE, sample, ORANGE, 0.10, 6.5),
         Element("arrow", left + wide + 0.03, 0.42 + QR_SIZE / 2, 0.13, color=GREY),
         Element("text", middle, 2.04, text="Target's LM head", size=8.5),
-        Element("text", middle, 0.24, text="sign$(P_c-P_i)$ after training", size=7),
-        Element("text", middle, 0.09, text=f"on $D$: {right}/{pixels} pixels right", size=7),
+        *(
+            Element("text", (left + PAGE - 0.08) / 2, 0.3 - 0.115 * i, text=line, size=6.5)
+            for i, line in enumerate(below)
+        ),
     ]

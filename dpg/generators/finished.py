@@ -67,6 +67,22 @@ def done_already(
     )
 
 
+def is_done(run: RunConfig, folder: RunFolder, inputs: Mapping[str, Any] | None) -> bool:
+    """Whether a folder holds this very run of the JAX engine, finished; another run is set aside.
+
+    Args:
+        run: the resolved configuration.
+        folder: where the run would go.
+        inputs: what it starts from (`dpg.generators.started_from`); None compares none.
+    """
+    if not folder.is_finished:
+        return False
+    if not differences_of(artifacts.read_json(folder.record), run, "jax", inputs):
+        return True
+    set_aside(folder)
+    return False
+
+
 def differences_of(
     record: Mapping[str, Any],
     run: RunConfig,

@@ -2,7 +2,8 @@
 
 Section 4: SGD, the naive reward and whatever else needs it are tried at learning rates from 1e-6
 upwards by factors of 2, at most 14 of them, until the best by the final validation is found.
-"Until" means here: `patience` consecutive rates are worse than the best so far.
+"Until" means here: `patience` consecutive rates are worse than the best so far. Which runs are
+swept, `dpg.study.sweeps` says.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dpg.config import RunConfig, SweepSettings
 from dpg.errors import DpgError
 from dpg.generators.advantages import AdvantageError
 from dpg.generators.engine import RunInputs
-from dpg.generators.finished import differences_of, set_aside
+from dpg.generators.finished import is_done
 from dpg.generators.jax.engine import run_generator
 from dpg.generators.started_from import from_files
 from dpg.learner.errors import NotFiniteError
@@ -26,6 +27,11 @@ from dpg.rewards.protocol import RewardError
 from dpg.run_folder import RunFolder
 
 Train = Callable[[RunConfig, RunFolder], None]
+
+
+class SweepDivergedError(DpgError):
+    """The target diverges at every learning rate of a sweep. Runs that are finished stay."""
+
 
 DIVERGED = (NotFiniteError, RewardError, AdvantageError)
 """What a run raises whose target left the finite numbers; any other error ends the sweep."""
@@ -74,7 +80,8 @@ def search(
         validation, higher is better; None where the target diverged) and `error`.
 
     Raises:
-        DpgError: the run's rate is not swept, or the target diverged at the very first rate.
+        DpgError: the run's rate is not swept.
+        SweepDivergedError: the target diverged at the very first rate, and so at every rate.
     """
     if not run.rate_is_swept:
         raise DpgError(
@@ -88,9 +95,10 @@ def search(
             break
     finite = [entry for entry in tried if entry["metric"] is not None]
     if not finite:
-        raise DpgError(
+        raise SweepDivergedError(
             f"{run.path}: the target diverges at the sweep's first learning rate "
-            f"{settings.first:g} ({tried[0]['error']}); lower sweep.first"
+            f"{settings.first:g} ({tried[0]['error']}), and all later rates are larger. Lower "
+            f"sweep.first. Finished runs stay in {out}"
         )
     record = {
         "experiment": run.experiment,
@@ -110,7 +118,7 @@ def _try(
     learner = run.learner.model_copy(update={"learning_rate": rate})
     folder = RunFolder(out / f"rate-{rate:.6g}")
     one = run.model_copy(update={"learner": learner})
-    if not _is_done(one, folder, inputs):
+    if not is_done(one, folder, inputs):
         try:
             train(one, folder)
         except DIVERGED as error:
@@ -120,16 +128,6 @@ def _try(
     metric = last["metric"] if math.isfinite(last["metric"]) else None
     reason = None if metric is not None else "the last validation's metric is not finite"
     return {"learning_rate": rate, "metric": metric, "error": reason}
-
-
-def _is_done(run: RunConfig, folder: RunFolder, inputs: Mapping[str, Any] | None) -> bool:
-    """Whether the folder holds this very run, finished; a finished run of others is set aside."""
-    if not folder.is_finished:
-        return False
-    if not differences_of(artifacts.read_json(folder.record), run, "jax", inputs):
-        return True
-    set_aside(folder)
-    return False
 
 
 def _past_the_best(tried: list[dict[str, Any]], patience: int) -> bool:

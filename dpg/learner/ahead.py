@@ -59,11 +59,18 @@ def of_metagradient(
     yield lambda: made.apply.lower(theta, state, theta).compile()
     yield lambda: made.pull.lower(theta, state, theta, theta, programs.split(state)[0]).compile()
     if run.one_tape:
-        return  # the derivative along its tape is a few products
+        yield lambda: _along(run, theta, batch, w)
+        return
     yield lambda: made.slope.lower(arrays, theta, theta, batch, w).compile()
     if run.T > 1:
         yield lambda: made.apply_in_place.lower(theta, state, theta).compile()
         yield lambda: made.curve.lower(arrays, theta, theta, batch, w, theta).compile()
+
+
+def _along(run: Run, theta: Tree, batch: Tree, w: Any) -> Any:
+    """The derivative along the tape of the losses, whose form is known once they are traced."""
+    traced = run.programs.linearize.lower(run.loss.arrays, theta, batch, w)
+    return run.programs.along.lower(_shapes(traced.out_info[2]), theta).compile()
 
 
 def _gradient(run: Run, theta: Tree, batch: Tree, w: Any) -> Compile:

@@ -1,8 +1,14 @@
-"""Does the picture in the weights scan? Reads a QR code from sign(P_c - P_i) (section 4.1)."""
+"""Does the picture in the weights scan? Reads a QR code from sign(P_c - P_i) (section 4.1).
+
+Two independent decoders are asked, OpenCV's and ZXing's, each in two ways: it looks for the code as
+a phone would, or it is told where the code is. Nothing is repaired: what wrong pixels remain, the
+code's own error correction has to mend.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,20 +21,50 @@ QUIET = 4
 """Modules of white around the code, as the standard (ISO/IEC 18004) asks for."""
 
 
-def read(image: Any) -> str | None:
-    """The text of a QR code, or None where a decoder cannot read it.
+class Reading(NamedTuple):
+    """What one decoder made of a picture.
 
-    The decoder is OpenCV's. It looks for the code as a phone would and, where wrong pixels hide
-    the corners from it, is told where they are, since the place in the weights is known. Nothing
-    is repaired: what wrong pixels remain, the code's own error correction has to mend. Light and
-    dark are tried both ways round.
+    Attributes:
+        decoder: "opencv" or "zxing".
+        told: whether it was told where the code is; else it found the code by itself.
+        text: what it read; None where it read nothing.
+    """
+
+    decoder: str
+    told: bool
+    text: str | None
+
+    @property
+    def column(self) -> str:
+        """The name of this reading in a run's log, such as "scans_zxing_told"."""
+        return f"scans_{self.decoder}{'_told' if self.told else ''}"
+
+    @property
+    def words(self) -> str:
+        """The decoder and the way, for a reader: "OpenCV", "ZXing, told the place"."""
+        name = {"opencv": "OpenCV", "zxing": "ZXing"}[self.decoder]
+        return f"{name}, told the place" if self.told else name
+
+
+def read(image: Any) -> str | None:
+    """The text of a QR code, or None where no decoder can read it; see `readings`."""
+    return next((one.text for one in readings(image) if one.text), None)
+
+
+def readings(image: Any) -> tuple[Reading, ...]:
+    """What each decoder reads, in each of its two ways; light and dark are tried both ways round.
+
+    OpenCV is told the corners. ZXing is told that the picture holds a code and nothing else.
 
     Args:
         image: [n, n] of -1 (dark), +1 (light) and 0 (no change at all, drawn light), one entry
             per module; n = 21 for the paper's code.
 
+    Returns:
+        OpenCV by itself, OpenCV told, ZXing by itself, ZXing told.
+
     Raises:
-        DpgError: another shape or other values, or OpenCV is not installed.
+        DpgError: another shape or other values, or a decoder that is not installed.
     """
     signs = np.asarray(image)
     if signs.ndim != 2 or signs.shape[0] != signs.shape[1] or not np.isin(signs, (-1, 0, 1)).all():
@@ -36,32 +72,67 @@ def read(image: Any) -> str | None:
             f"a picture to scan is a square of -1, 0 and +1; given is shape {signs.shape} with "
             f"values {np.unique(signs)[:8].tolist()}"
         )
+    return tuple(
+        Reading(decoder, told, _either_way_round(attempt, signs))
+        for decoder, told, attempt in _attempts()
+    )
+
+
+def scores(image: Any, payload: str) -> dict[str, float]:
+    """For a run's log: 1.0 where the payload was read and 0.0 where not.
+
+    Returns:
+        `scans` (by any decoder in any way), and one column per reading: `scans_opencv`,
+        `scans_opencv_told`, `scans_zxing`, `scans_zxing_told`.
+
+    Raises:
+        DpgError: as `readings`.
+    """
+    found = {one.column: float(one.text == payload) for one in readings(image)}
+    return {"scans": max(found.values()), **found}
+
+
+Attempt = Callable[[np.ndarray], str]
+"""Signs to the text that was read, empty where nothing was."""
+
+
+def _either_way_round(attempt: Attempt, signs: np.ndarray) -> str | None:
+    return next((text for way in (signs, -signs) if (text := attempt(way))), None)
+
+
+def _attempts() -> Iterator[tuple[str, bool, Attempt]]:
     try:
         import cv2
+        import zxingcpp
     except ImportError as error:
         raise DpgError(
-            f"reading a QR code needs OpenCV ({error}): pip install 'dpg[qr]'"
+            f"reading a QR code needs OpenCV and zxing-cpp ({error}): pip install "
+            "'dataset-policy-gradients[qr]'"
         ) from error
-    for polarity in (signs, -signs):
-        if text := _scan(cv2, polarity):
-            return text
-    return None
+    yield "opencv", False, lambda signs: _opencv(cv2, signs, told=False)
+    yield "opencv", True, lambda signs: _opencv(cv2, signs, told=True)
+    yield "zxing", False, lambda signs: _zxing(zxingcpp, signs, told=False)
+    yield "zxing", True, lambda signs: _zxing(zxingcpp, signs, told=True)
 
 
-def _scan(cv2: Any, signs: np.ndarray) -> str:
+def _opencv(cv2: Any, signs: np.ndarray, *, told: bool) -> str:
     picture, corners = _drawn(signs)
     detector = cv2.QRCodeDetector()
-    for attempt in (
-        lambda: detector.detectAndDecode(picture)[0],
-        lambda: detector.decode(picture, corners)[0],
-    ):
-        try:
-            text = attempt()
-        except (cv2.error, UnicodeDecodeError):
-            continue  # it found corners that span no area, or bytes that are no text
-        if text:
-            return text
-    return ""
+    try:
+        if told:
+            return detector.decode(picture, corners)[0]
+        return detector.detectAndDecode(picture)[0]
+    except (cv2.error, UnicodeDecodeError):
+        return ""  # it found corners that span no area, or bytes that are no text
+
+
+def _zxing(zxingcpp: Any, signs: np.ndarray, *, told: bool) -> str:
+    # Told that there is a code, it answers with an empty, invalid one where it reads nothing.
+    picture, _ = _drawn(signs)
+    code = zxingcpp.read_barcode(
+        picture, formats=zxingcpp.BarcodeFormat.QRCode, try_invert=False, is_pure=told
+    )
+    return code.text if code is not None and code.valid else ""
 
 
 def _drawn(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

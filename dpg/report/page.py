@@ -17,6 +17,7 @@ from dpg.quantities import duration
 from dpg.report import captions, graphics, grids, headlines, pages
 from dpg.report.material import Material
 from dpg.study.outputs import TABLES
+from dpg.webpage import STYLE
 
 _TEMPLATE = Path(__file__).resolve().parent / "page.html"
 _SECTIONS = {
@@ -60,6 +61,7 @@ def render(material: Material, *, appendix: str | None = None) -> tuple[str, lis
     cells = material.runs.drop(columns="config_sha256")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True)
     text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        style=STYLE,
         title=f"Results at scale {material.scale}",
         lead=_lead(material),
         sections=[item for item in _SECTIONS.items() if present.get(item[0], True)],

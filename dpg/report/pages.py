@@ -98,7 +98,9 @@ def run_table(runs: Sequence[Run], logs: Path) -> pd.DataFrame:
         stopped), wall_seconds, cpu_seconds and memory_mb (NaN where not measured), the numbers of
         the last validation that any run has (NaN where a run has not), config_sha256.
     """
-    return pd.DataFrame([_row(run, logs) for run in runs]).dropna(axis="columns", how="all")
+    table = pd.DataFrame([_row(run, logs) for run in runs])
+    empty = [name for name in table if table[name].isna().all() and name != "wall_seconds"]
+    return table.drop(columns=empty)
 
 
 def _row(run: Run, logs: Path) -> dict[str, Any]:
@@ -269,7 +271,8 @@ def facts(known: dict[str, Any], table: pd.DataFrame, planned: int) -> dict[str,
     found["versions"] = "; ".join(f"{name} {_listed(value)}" for name, value in versions.items())
     found["runs"] = count_in_words(known, len(table), planned)
     found |= {f"run {name}": words for name, words in known.get("stopped", {}).items()}
-    found["wall time of the runs together"] = duration(table["wall_seconds"].sum())
+    if table["wall_seconds"].notna().any():
+        found["wall time of the runs together"] = duration(table["wall_seconds"].sum())
     if "cpu_seconds" in table:
         found["CPU time of the runs together"] = duration(table["cpu_seconds"].sum())
     return found

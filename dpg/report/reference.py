@@ -75,7 +75,9 @@ def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> l
 
 def _drawn() -> list[tuple[str, str]]:
     figures = [
-        (name, kind) for name in (*FIGURES, CURVES, "theorem_3_1") for kind in ("png", "csv")
+        (name, kind)
+        for name in (*FIGURES, CURVES, "theorem_3_1", "sweep")
+        for kind in ("png", "csv")
     ]
     return figures + [(name, kind) for name in TABLES for kind in ("md", "csv")]
 

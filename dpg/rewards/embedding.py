@@ -96,7 +96,7 @@ def _load(model: str | Path, device: str) -> Any:
     except ImportError as error:
         raise RewardError(
             f"the embedding reward needs sentence-transformers ({error}): "
-            "pip install 'dpg[rewards]'"
+            "pip install 'dataset-policy-gradients[rewards]'"
         ) from error
     try:
         return SentenceTransformer(

@@ -79,7 +79,8 @@ def _load(model: str | Path) -> Any:
         import fasttext
     except ImportError as error:
         raise RewardError(
-            f"the fastText reward needs fasttext-predict ({error}): pip install 'dpg[rewards]'"
+            f"the fastText reward needs fasttext-predict ({error}): "
+            "pip install 'dataset-policy-gradients[rewards]'"
         ) from error
     path = _file(model)
     try:

@@ -32,7 +32,8 @@ class LevenshteinReward:
             from rapidfuzz.process import cdist
         except ImportError as error:
             raise RewardError(
-                f"the Levenshtein reward needs rapidfuzz ({error}): pip install 'dpg[rewards]'"
+                f"the Levenshtein reward needs rapidfuzz ({error}): "
+                "pip install 'dataset-policy-gradients[rewards]'"
             ) from error
         self._distances, self._scorer = cdist, Levenshtein.distance
         self.passages = [_ids(passage) for passage in passages]

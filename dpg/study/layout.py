@@ -114,6 +114,11 @@ class Layout:
         return self.folder / "claims"
 
     @property
+    def findings(self) -> Path:
+        """The findings: figure, table and record of each, and the runs that they make."""
+        return self.folder / "findings"
+
+    @property
     def report(self) -> Path:
         """The report's own pages: generations.html, provenance.html and runs.csv."""
         return self.folder / "report"

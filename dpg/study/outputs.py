@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpg import artifacts
-from dpg.config import LEARNED, RunConfig, Study
+from dpg.config import LEARNED, PatternMetric, RunConfig, Study
 from dpg.errors import DpgError
 from dpg.quantities import duration
 from dpg.rewards.latent_semantic import VECTORS
@@ -24,6 +24,9 @@ CURVES = "curves"
 """The figure of the experiments that no figure of the paper shows: a metric of one's own."""
 
 TABLES = tuple(f"table_{number}" for number in range(1, 7))
+
+SCANNED = "figure_1"
+"""The figure whose image is a QR code, and which shows what fresh samples of text leave."""
 
 JUDGED = "figure_4"
 """The figure that shows in which language the rollouts are."""
@@ -49,6 +52,8 @@ _EXPERIMENTS = {
     "figure_4": ("lambada-de", "lambada-es", "lambada-fr", "lambada-it"),
     "figure_5": ("uuid",),
 }
+# The patterns that a scanner reads.
+_CODES = ("qr", "rick_roll")
 # The figures that show decoded images.
 _IMAGES = ("figure_1", "figure_3")
 # The diagrams of the two ways of batching: drawn from no run.
@@ -61,8 +66,8 @@ class Output:
 
     Attributes:
         name: such as "figure_2", "sixseven/adam-T8/seed0" or "articles"; unique in its study.
-        group: outputs of one kind: "texts", "models", an experiment, "judged", "perplexities",
-            "figures", "tables", "ledger", "report".
+        group: outputs of one kind: "texts", "models", an experiment, "fresh samples", "judged",
+            "perplexities", "figures", "tables", "ledger", "report".
         step: the step that makes it, one of `dpg.revisions.HISTORY`.
         files: its files; the last one is written last.
         inputs: files that must be there first, where a rule asks for them here.
@@ -131,6 +136,10 @@ def _outputs(study: Study, layout: Layout) -> Iterator[Output]:
         pattern = (made.pattern,) if run.metric.kind == "pattern" else ()
         files = (*pattern, *made.outputs)
         yield Output(run.path, run.experiment, "generate", files, run=run)
+    for run in coded(study.runs):
+        files, inputs = (layout.run_of(run).fresh_samples,), (layout.run_of(run).record,)
+        name = f"fresh_samples/{run.path}"
+        yield Output(name, "fresh samples", "fresh_samples", files, inputs, run=run)
     for run in runs_of(JUDGED, study.runs):
         files, inputs = (layout.run_of(run).judged,), (layout.run_of(run).rollouts,)
         yield Output(f"judged/{run.path}", "judged", "judge", files, inputs, run=run)
@@ -169,21 +178,22 @@ def _drawn(name: str, study: Study, layout: Layout) -> Output:
         assert study.downstream is not None  # `drawable` leaves it out otherwise
         given = tuple(layout.perplexity(target) for target in study.downstream.targets)
         return Output(name, group, "figures", files, given, given)
-    folders = [layout.run_of(run) for run in runs_of(name, study.runs)]
-    inputs = [
-        path
-        for folder in folders
-        for path in (folder.record, folder.metrics, *_more_inputs(name, folder))
-    ]
-    arguments = tuple(folder.path for folder in folders)
+    runs = runs_of(name, study.runs)
+    inputs = [path for run in runs for path in _read_of(name, run, layout.run_of(run))]
+    arguments = tuple(layout.run_of(run).path for run in runs)
     return Output(name, group, "figures", files, tuple(inputs), arguments)
 
 
-def _more_inputs(name: str, folder: RunFolder) -> tuple[Path, ...]:
-    """What a figure reads of a run besides its record and its log."""
+def _read_of(name: str, run: RunConfig, folder: RunFolder) -> list[Path]:
+    """The files of a run that a figure reads."""
+    files = [folder.record, folder.metrics]
     if name == JUDGED:
-        return (folder.judged,)
-    return (folder.pattern,) if name in _IMAGES else ()
+        files.append(folder.judged)
+    if name in _IMAGES:
+        files.append(folder.pattern)
+    if name == SCANNED and coded([run]):
+        files.append(folder.fresh_samples)
+    return files
 
 
 def _evidence(study: Study, layout: Layout) -> Iterator[Path]:
@@ -214,6 +224,15 @@ def _page(study: Study, layout: Layout, more: Iterable[Path]) -> Output:
     """The report, of everything that was drawn and of these files."""
     drawn = [path for name in drawable(study) for path in _drawn(name, study, layout).files]
     return Output("page", "report", "report", (layout.page,), (*drawn, *more))
+
+
+def coded(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """The runs whose pattern is a QR code: fresh samples of their text are scanned."""
+    return [
+        run
+        for run in runs
+        if isinstance(run.metric, PatternMetric) and run.metric.pattern in _CODES
+    ]
 
 
 def runs_of(name: str, runs: Iterable[RunConfig]) -> list[RunConfig]:

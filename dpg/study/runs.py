@@ -196,6 +196,23 @@ class Run:
             )
         return artifacts.read_table(file, [*ROLLOUT_COLUMNS, "judged"])
 
+    def fresh_samples(self) -> pd.DataFrame | None:
+        """Return what fresh samples of the generator's text leave in the target, one per row.
+
+        Columns as in a validation line: metric, pixels_right, scans and one per reading. None where
+        they were not drawn.
+
+        Raises:
+            DpgError: the file is damaged; names it.
+        """
+        file = self.folder.fresh_samples
+        if not file.exists():
+            return None
+        content = artifacts.read_json(file)
+        if not isinstance(content, dict) or not content.get("samples"):
+            raise DpgError(f"{file}: expected a list `samples`; delete it and draw them again")
+        return pd.DataFrame(content["samples"]).drop(columns="image", errors="ignore")
+
     def pattern(self) -> tuple[Any, dict[int, Any]]:
         """Return the pattern [h, w] and, for each validation step, the decoded signs [h, w].
 

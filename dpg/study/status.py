@@ -90,7 +90,8 @@ def _short_name(output: Output, study: Study) -> str:
         return output.name.removeprefix("models/").removeprefix("perplexity/")
     one_seed = len(study.all_seeds) == 1
     name = output.run.variant if one_seed else f"{output.run.variant}/seed{output.run.seed}"
-    return f"{output.run.experiment}/{name}" if output.group == "judged" else name
+    several = output.group in ("judged", "fresh samples")
+    return f"{output.run.experiment}/{name}" if several else name
 
 
 def _begun_run(output: Output, name: str, layout: Layout, now: float) -> Item:

@@ -106,7 +106,7 @@ class Target:
             image = self.image(params)
             payload = payload_of(self.metric_settings)
             if payload is not None and image is not None:
-                scores["scans"] = float(qr_reader.read(image) == payload)
+                scores |= qr_reader.scores(image, payload)
         if isinstance(self.metric_settings, NormMetric):
             parameter = self.metric_settings.parameter
             scores["norm_difference"] = float(

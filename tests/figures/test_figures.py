@@ -280,6 +280,32 @@ def test_the_code_in_figure_1_scans(runs, tmp_path):
     assert payload == "DPG"
 
 
+def test_figure_1_says_who_decodes_the_code_and_from_how_many_fresh_samples(runs):
+    path = runs.make("qr", "adam-T96")
+    samples = [{"metric": -0.1, "pixels_right": right, "scans": float(right > 0.98)}
+               for right in (0.97, 0.99, 1.0)]  # fmt: skip
+    (path / "fresh_samples.json").write_text(json.dumps({"samples": samples}))
+    frame = figure_1.frame([path])
+    readings = frame[frame["element"] == "reading"]
+    assert readings["reader"].tolist() == [
+        "OpenCV", "OpenCV, told the place", "ZXing", "ZXing, told the place"
+    ]  # fmt: skip
+    assert set(readings["text"]) == {"DPG"}
+    words = [text.get_text() for text in figure_1.draw(frame).axes[0].texts]
+    assert 'decoded: "DPG" (OpenCV; ZXing)' in words
+    assert "decoded from 2 of 3 fresh samples (97.0 to 100.0 % of pixels)" in words
+    assert inside(figure_1.draw(frame))
+
+
+def test_figure_1_says_where_nobody_decodes_and_draws_a_table_of_an_earlier_version(runs):
+    frame = figure_1.frame([runs.make("qr", "adam-T96", skill=0.3)])
+    words = [text.get_text() for text in figure_1.draw(frame).axes[0].texts]
+    assert "not decoded by OpenCV or ZXing" in words
+    earlier = frame[frame["element"].isin(["sample", "pixel"])].drop(columns=["reader", "share"])
+    words = [text.get_text() for text in figure_1.draw(earlier).axes[0].texts]
+    assert not [line for line in words if "decoded" in line]
+
+
 def test_figure_1_shows_text_that_no_font_has(runs):
     path = runs.make("qr", "adam-T96", steps=1, every=1)
     table = pd.read_parquet(path / "validation.parquet")

@@ -1,4 +1,4 @@
-"""A generator run on a machine that has the package's core and nothing else."""
+"""A generator run on a machine that has the package with its extra `study` and nothing else."""
 
 import json
 import subprocess
@@ -13,11 +13,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    """The folder of an environment with the core's dependencies, at their newest versions."""
+    """The folder of an environment with what `study` asks for, at the newest versions."""
     folder = tmp_path_factory.mktemp("bare") / "env"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", "--no-compile", "--editable", ROOT], check=True)
+    subprocess.run(
+        [*pip, "install", "--quiet", "--no-compile", "--editable", f"{ROOT}[study]"], check=True
+    )
     listed = subprocess.run(
         [*pip, "list", "--format=json"], check=True, capture_output=True, text=True
     )

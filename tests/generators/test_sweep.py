@@ -11,7 +11,7 @@ from dpg import artifacts, config
 from dpg.config import SweepSettings
 from dpg.errors import DpgError
 from dpg.figures import build
-from dpg.generators.sweep import rates, search
+from dpg.generators.sweep import SweepDivergedError, rates, search
 from dpg.learner.errors import NotFiniteError
 from dpg.provenance import RunRecord
 
@@ -97,9 +97,16 @@ def test_a_rate_at_which_the_target_diverges_ends_the_sweep(tmp_path):
     assert "not finite" in record["tried"][-1]["error"]
 
 
-def test_divergence_at_once_names_the_setting(tmp_path):
-    with pytest.raises(DpgError, match=r"lower sweep\.first"):
-        search(RUN, SweepSettings(), Trainer(best=1e-3, diverges_at=0), tmp_path)
+def test_where_every_rate_diverges_the_error_has_a_name_and_finished_runs_stay(tmp_path):
+    first = SweepSettings(first=8e-6, most=2)
+    search(RUN, first, Trainer(best=8e-6), tmp_path)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SweepDivergedError, match=r"first learning rate 0\.5 .*Lower sweep\.first"):
+        search(RUN, SweepSettings(first=0.5), Trainer(best=1e-3, diverges_at=0), tmp_path)
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    again = Trainer(best=8e-6)
+    search(RUN, first, again, tmp_path)
+    assert again.seen == []
 
 
 def test_another_error_is_not_taken_for_divergence(tmp_path):

@@ -1,13 +1,16 @@
 """A code in the weights scans, also with wrong pixels; noise does not."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from dpg.errors import DpgError
 from dpg.metrics import qr, sixseven
-from dpg.metrics.qr_reader import read
+from dpg.metrics.qr_reader import read, readings, scores
 
 pytest.importorskip("cv2")
+pytest.importorskip("zxingcpp")
 pytest.importorskip("qrcode")
 
 DATA = np.arange(21)[9:]  # rows and columns from here on hold neither corners nor format
@@ -64,3 +67,65 @@ def test_what_is_no_picture_is_refused():
     for image in (np.zeros((21, 20)), np.zeros(21), np.full((21, 21), 0.5), sixseven()):
         with pytest.raises(DpgError, match="a square of -1, 0 and"):
             read(image)
+
+
+WAYS = [("opencv", False), ("opencv", True), ("zxing", False), ("zxing", True)]
+
+
+def test_each_decoder_says_what_it_read_and_whether_it_was_told_the_place():
+    found = readings(qr("DPG"))
+    assert [(one.decoder, one.told) for one in found] == WAYS
+    assert {one.text for one in found} == {"DPG"}
+    assert scores(qr("DPG"), "DPG") == {
+        "scans": 1.0,
+        "scans_opencv": 1.0,
+        "scans_opencv_told": 1.0,
+        "scans_zxing": 1.0,
+        "scans_zxing_told": 1.0,
+    }
+    assert set(scores(qr("DPG"), "another text").values()) == {0.0}
+
+
+@pytest.fixture(scope="module")
+def read_by():
+    """(decoder, told) -> which of 40 codes with 6 wrong pixels each it reads."""
+    random = np.random.default_rng(0)
+    found = {way: set() for way in WAYS}
+    for trial in range(40):
+        code = qr("DPG").ravel()
+        code[random.choice(code.size, 6, replace=False)] *= -1
+        for one in readings(code.reshape(21, 21)):
+            assert one.text in (None, "DPG")
+            if one.text:
+                found[one.decoder, one.told].add(trial)
+    return found
+
+
+def test_the_decoders_are_independent(read_by):
+    assert read_by["opencv", False] - read_by["zxing", False]
+    assert read_by["zxing", False] - read_by["opencv", False]
+
+
+@pytest.mark.parametrize("decoder", ["opencv", "zxing"])
+def test_who_is_told_the_place_reads_codes_that_it_does_not_find(read_by, decoder):
+    assert len(read_by[decoder, True]) > len(read_by[decoder, False]) > 0
+    assert len(read_by[decoder, True]) < 40  # and still not every one
+
+
+def test_the_scores_are_of_each_reading(read_by):
+    random = np.random.default_rng(0)
+    codes = []
+    for _ in range(40):
+        code = qr("DPG").ravel()
+        code[random.choice(code.size, 6, replace=False)] *= -1
+        codes.append(code.reshape(21, 21))
+    (trial,) = sorted(read_by["opencv", True] - read_by["opencv", False])[:1]
+    found = scores(codes[trial], "DPG")
+    assert (found["scans_opencv"], found["scans_opencv_told"], found["scans"]) == (0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("absent", ["cv2", "zxingcpp"])
+def test_a_decoder_that_is_not_installed_is_named(absent, monkeypatch):
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(DpgError, match=rf"{absent}.*\[qr\]"):
+        read(qr("DPG"))

@@ -8,11 +8,13 @@ numbers raise its revision in `dpg/revisions.py`, with the reason, and record th
     .venv/bin/python -m pytest tests/revisions --record-revisions
 """
 
+import dataclasses
 import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,6 +28,7 @@ from dpg.config import (
     FolderModel,
     FolderReplay,
     JudgeSettings,
+    PatternMetric,
     PerplexitySettings,
     PretrainingSettings,
     SftSettings,
@@ -34,10 +37,14 @@ from dpg.config import (
 )
 from dpg.evaluation import corpora, downstream, judge, perplexity, replay
 from dpg.figures import figure_2, figure_4
+from dpg.findings import collapse
+from dpg.findings.lab import Lab, gradient_lengths, kept_tokens
+from dpg.generators import fresh
 from dpg.generators.jax.engine import run_generator
 from dpg.generators.sweep import search
-from dpg.models import LanguageModel, base, load, pretraining
+from dpg.models import LanguageModel, base, load, pretraining, save
 from dpg.models import tokenizer as tokenizers
+from dpg.models.gpt2 import Gpt2Config
 from dpg.models.llama import LlamaConfig
 from dpg.provenance import RunRecord
 from dpg.report import pages
@@ -360,6 +367,31 @@ def perplexities(data):
     return [found[metric] for metric in perplexity.METRICS]
 
 
+def fresh_samples(data):
+    """Of a target that is wide enough for a code."""
+    _, _, tokenizer = load(data.world.root / "llama")
+    shape = Gpt2Config(tokenizer.vocab_size, 24, 1, 2, context=64, intermediate_size=32)
+    model, target = LanguageModel(shape), data.folder / "wide"
+    save(target, model, model.init(jax.random.key(3)), tokenizer)
+    run = data.world.study.run("sixseven", "adam-T4", 0)
+    run = run.model_copy(update={"metric": PatternMetric(kind="pattern", pattern="rick_roll")})
+    inputs = dataclasses.replace(data.world.inputs(run), target=target)
+    found = fresh.measure(run, inputs, 2)
+    return [sample[name] for sample in found for name in ("metric", "pixels_right", "scans")]
+
+
+def findings(data):
+    name = ("lambada-es", "adam")
+    run = data.world.study.run(*name, 0)
+    finished = Run.open(data.runs[name].path)
+    lab = SimpleNamespace(inputs=data.world.inputs)
+    scorer = Lab.scorer(lab, run)
+    texts = kept_tokens(finished, last=True)
+    length = run.generator.response_tokens
+    standing = collapse.standing(scorer, texts[1:], texts[:1], length)
+    return [*gradient_lengths(scorer, texts, length), Cancelling(standing)]
+
+
 def figures(data):
     drawn = figure_2.frame([data.runs["sixseven", "adam-T4"].path])
     folder = data.runs["lambada-es", "adam"]
@@ -395,6 +427,7 @@ STEPS = {
     "embedding": embedding,
     "fetch_model": fetch_model,
     "generate": generate,
+    "fresh_samples": fresh_samples,
     "sweep": sweep,
     "judge": judged,
     "replay": replayed,
@@ -407,6 +440,7 @@ STEPS = {
     "theorem": theorem,
     "claims": ledger,
     "report": report,
+    "findings": findings,
 }
 
 

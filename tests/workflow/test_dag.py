@@ -48,6 +48,8 @@ def test_a_dry_run_at_the_papers_scale_lists_every_run(tmp_path):
     counted = jobs(done.stdout)
     assert counted["generate"] + counted["generate_pattern"] == 48
     assert counted["generate_pattern"] == 12  # qr and sixseven leave decoded images as well
+    assert counted["fresh_samples"] == 1  # of the QR code
+    assert not {"findings", "sweeps", "sweep"} & set(counted)  # targets of their own
     assert counted["fetch_model"] == 3
     assert counted["environment"] == 2  # verl and vLLM
     assert counted["judge"] == 24
@@ -109,9 +111,10 @@ def test_runs_beside_the_study_are_a_target_of_their_own(tmp_path):
     tiny = ("--configfile", "config/tiny.yaml")
     counted = jobs(snakemake("extras", "-n", *tiny, folder=tmp_path).stdout)
     assert (counted["generate"], counted["judge"]) == (1, 1)
+    assert (counted["generate_pattern"], counted["fresh_samples"]) == (1, 1)  # the authors' code
     assert counted["reward_model"] == 1  # the packaged embedding, which the study does not fetch
     assert "embedding" not in counted
-    assert (counted["pretrain"], counted["finish"]) == (1, 1)
+    assert (counted["pretrain"], counted["finish"]) == (2, 1)
     study = jobs(snakemake("-n", *tiny, folder=tmp_path).stdout)
     assert study["generate"] + study["generate_pattern"] == 48
     assert (study["embedding"], study["reward_model"]) == (1, 1)  # learned; fastText's
@@ -125,6 +128,26 @@ def test_a_figure_is_a_target_of_its_own(tmp_path):
     assert counted["figure_3"] == 1
     assert "figure_2" not in counted
     assert "judge" not in counted
+
+
+def test_sweeps_and_findings_are_targets_of_their_own(tmp_path):
+    scale = ("-n", "--configfile", "config/tiny.yaml")
+    counted = jobs(snakemake("sweeps", *scale, folder=tmp_path).stdout)
+    assert counted["sweep"] == 8  # two methods in each of 67, norm, Spanish and UUID
+    assert counted["sweeps"] == 1
+    assert "generate" not in counted
+    done = snakemake("findings", *scale, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    counted = jobs(done.stdout)
+    assert {name: n for name, n in counted.items() if name.startswith("finding")} == {
+        "finding_pattern_scale": 1,
+        "finding_authors_update": 1,
+        "finding_eps_root": 1,
+        "finding_last_word": 1,
+        "finding_collapse": 1,
+        "findings": 1,
+    }
+    assert counted["generate"] == 2  # Spanish with Adam and with SGD, which they start from
 
 
 @pytest.mark.parametrize(

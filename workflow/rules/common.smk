@@ -8,11 +8,22 @@ from dpg.config import load, scale_files
 from dpg.digests import of_settings, without_nulls
 from dpg.doctor import requirements
 from dpg.errors import DpgError
+from dpg.findings import BASES, READS_RUNS, possible
 from dpg.report import captions
 from dpg.revisions import in_digest
 from dpg.study import sources
 from dpg.study.layout import Layout
-from dpg.study.outputs import CURVES, FIGURES, TABLES, THEOREM, Outputs, drawable, run_times
+from dpg.study.outputs import (
+    CURVES,
+    FIGURES,
+    TABLES,
+    THEOREM,
+    Outputs,
+    coded,
+    drawable,
+    run_times,
+)
+from dpg.study.sweeps import swept
 from dpg.text.wikipedia import WHEEL_FILENAME
 
 # Snakemake merges every --configfile and --config into one dictionary, in which a key of one scale
@@ -53,14 +64,7 @@ shell.prefix(
 )
 
 
-# A method has one rate for every T of an experiment; it is looked for at the longest.
-SWEPT = [
-    run
-    for run in study.runs
-    if run.rate_is_swept
-    and run.learner.steps == run.validation_steps
-    and run.seed == scale.seeds[0]
-]
+SWEPT = swept(study)
 
 
 def one_of(names):
@@ -104,6 +108,24 @@ def run_of(wildcards):
 def run_of_sweep(wildcards):
     """The run whose rate is looked for, as it is configured."""
     return runs[wildcards.experiment, wildcards.variant, scale.seeds[0]]
+
+
+def code_runs():
+    """The experiments whose image is a QR code."""
+    return {run.experiment for run in coded(study.runs)}
+
+
+def finding_inputs(name):
+    """The models, texts and finished runs that a finding starts from."""
+    pair = BASES[name](study)
+    models = {model for run in pair for model in (run.generator.model, run.learner.model)}
+    records = [layout.run_of(run).record for run in pair if name in READS_RUNS]
+    return [layout.articles, layout.passages, *map(layout.model, sorted(models)), *records]
+
+
+def finding_settings(name):
+    """A digest of the two runs that a finding starts from."""
+    return settings("findings", *BASES[name](study))
 
 
 def reward_model_of(wildcards):
@@ -223,6 +245,7 @@ localrules:
     claims,
     extras,
     fetch_model,
+    findings,
     judge,
     passages,
     perplexity_tasks,

@@ -1,4 +1,4 @@
-# Evaluation: which language each validation rollout is in, and the benchmark as lm-eval tasks.
+# Evaluation: whether a QR code scans from fresh samples of text, which language each validation rollout is in, and the benchmark as lm-eval tasks.
 
 
 rule judge:
@@ -14,10 +14,36 @@ rule judge:
         "dpg judge --run $(dirname {input}) --out {output} > {log} 2>&1"
 
 
+# Whether it was luck: other answers to the same unseen prompts, each time a target trained on them.
+rule fresh_samples:
+    input:
+        record=str(RUN.record),
+        generator=str(RUN.generator),
+        target=lambda wildcards: layout.model(run_of(wildcards).learner.model),
+        articles=rules.articles.output,
+    output:
+        str(RUN.fresh_samples),
+    log:
+        f"{LOGS}/fresh_samples/{{experiment}}-{{variant}}-{{seed}}.log",
+    wildcard_constraints:
+        experiment=one_of(code_runs()),
+    resources:
+        gpu=one_gpu(),
+        nodes=1,
+        mem=f"{scale.needs.memory_gb:g}GB",
+    params:
+        *revision("fresh_samples"),
+    shell:
+        "dpg fresh-samples --experiment {wildcards.experiment} --variant {wildcards.variant} "
+        "--seed {wildcards.seed} --target {input.target} --articles {input.articles} "
+        "--out $(dirname {output}) > {log} 2>&1"
+
+
 # Runs beside the study, which no figure and no claim reads: `snakemake extras`.
 rule extras:
     input:
         [layout.run_of(run).record for run in study.extras],
+        [layout.run_of(run).fresh_samples for run in coded(study.extras)],
         [layout.run_of(run).judged for run in study.extras if run.metric.kind == "language"],
 
 

@@ -1,5 +1,6 @@
-# Learning rates of targets that Adam does not train (section 4). Not part of the study: what was
-# found stands in config/. `snakemake sweeps` looks for the rates again, and draws what it found.
+# Learning rates of targets that Adam does not train (section 4), and of the naive reward. Not part of
+# the study: what was found stands in config/. `snakemake sweeps` looks for the rates again, in
+# Spanish alone for all languages, and draws what it found. `dpg report keep` keeps its table.
 
 
 rule sweep:

@@ -125,6 +125,8 @@ def validate(
     tokenizer: Tokenizer,
     prompts: Prompts,
     scorer: Scorer,
+    *,
+    sample: int = 0,
 ) -> Outcome:
     """Answer the validation prompts, train the target model on the answers, and score it.
 
@@ -134,12 +136,13 @@ def validate(
         generator, tokenizer: the policy.
         prompts: prompts that are never trained on.
         scorer: the target to train and score.
+        sample: 0 is the run's own validation; another number draws other answers.
     """
     # The same key at every validation: what changes between two of them is the generator.
     rollouts = generator.rollout(
         prompts.tokens,
         prompts.mask,
-        sampling.key(run.seed, "validation"),
+        sampling.key(run.seed, "validation", sample),
         run.validation.temperature,
     )
     tokens = np.asarray(rollouts.tokens)

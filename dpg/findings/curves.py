@@ -1,0 +1,114 @@
+"""What the findings about a language share: arms, their curves, a picture and words for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from dpg.config import RunConfig
+from dpg.figures import style
+from dpg.figures.style import PAGE, new_figure, styled
+from dpg.findings.lab import PLAIN, Lab, changed, language_curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAMES = {"adam": "Adam", "sgd": "SGD"}
+"""Method -> the paper's name."""
+
+COLORS = (style.BLACK, style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE)
+_MARKERS = "osD^vP"
+
+Changes = Mapping[str, Mapping[str, Any]]
+
+
+def arms(
+    lab: Lab, finding: str, bases: Sequence[RunConfig], changes: Mapping[str, Changes]
+) -> pd.DataFrame:
+    """The curves of the study's own runs, and of each with changes.
+
+    Args:
+        lab: where runs are carried out.
+        finding: its name.
+        bases: runs of the study, finished.
+        changes: arm -> what differs from the study's run.
+
+    Returns:
+        One row per method, arm and validation: method, arm, step, share, entropy, length, metric.
+        An arm whose target or generator left the finite numbers has one row, without values.
+    """
+    parts = []
+    for base in bases:
+        method = base.learner.optimizer
+        parts.append(_curve(lab, lab.run_of_the_study(base), method, PLAIN))
+        for arm, change in changes.items():
+            done = lab.train(changed(base, change), finding, f"{method}-{arm.replace(' ', '-')}")
+            if done is None:
+                lost = {"method": method, "arm": arm, "step": 0}
+                parts.append(pd.DataFrame([lost], columns=parts[0].columns))
+                continue
+            parts.append(_curve(lab, done, method, arm))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _curve(lab: Lab, run: Any, method: str, arm: str) -> pd.DataFrame:
+    curve = language_curve(run, lab.judge)
+    return curve.assign(method=method, arm=arm)[["method", "arm", *curve.columns]]
+
+
+def draw_language(axes: Axes, table: pd.DataFrame, column: str, arms: Sequence[str]) -> None:
+    """Draw one line per arm against the GRPO steps; `share` as per cent, `entropy` in bits."""
+    scale = 100 if column == "share" else 1
+    for index, arm in enumerate(arms):
+        rows = table[(table["arm"] == arm)].dropna(subset=column).sort_values("step")
+        if rows.empty:
+            continue
+        axes.plot(
+            rows["step"], scale * rows[column], label=arm, color=COLORS[index % len(COLORS)],
+            marker=_MARKERS[index % len(_MARKERS)], markersize=3, linewidth=1.2,
+        )  # fmt: skip
+    labels = {"share": "Target language (%)", "entropy": "Bigram entropy (bits)"}
+    axes.set(xlabel="GRPO steps", ylabel=labels[column])
+    if column == "share":
+        axes.set_ylim(-3, 103)
+
+
+@styled
+def draw_arms(table: pd.DataFrame) -> Figure:
+    """Draw the share of the language (top) and the entropy (bottom), one column per method."""
+    methods = [name for name in NAMES if (table["method"] == name).any()]
+    names = list(dict.fromkeys(table["arm"]))
+    figure = new_figure(PAGE, 3.9)
+    panels = figure.subplots(2, len(methods), squeeze=False, sharex=True, sharey="row")
+    for column, method in enumerate(methods):
+        rows = table[table["method"] == method]
+        for row, measure in enumerate(("share", "entropy")):
+            draw_language(panels[row, column], rows, measure, names)
+            if column:
+                panels[row, column].set_ylabel("")
+        panels[0, column].set_title(f"{NAMES[method]} in the target")
+        panels[0, column].set_xlabel("")
+    legend(figure, panels[0, 0], names)
+    return figure
+
+
+def legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
+    """One legend under all panels, of the lines of one of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(names)))
+
+
+def last(table: pd.DataFrame, method: str, arm: str) -> pd.Series | None:
+    """The last validation of an arm; None where it left the finite numbers."""
+    rows = table[(table["method"] == method) & (table["arm"] == arm)].dropna(subset="share")
+    return None if rows.empty else rows.sort_values("step").iloc[-1]
+
+
+def at_the_end(row: pd.Series | None) -> str:
+    """Words for the last validation of an arm, such as "94 % and 11.5 bits"."""
+    if row is None:
+        return "no end, since it left the finite numbers"
+    return f"{100 * row['share']:.0f} % and {row['entropy']:.1f} bits"

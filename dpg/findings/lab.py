@@ -1,0 +1,196 @@
+"""Where findings are made: runs that differ from a study's in one setting, and their targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from dpg import artifacts
+from dpg.config import RunConfig, Study
+from dpg.errors import DpgError
+from dpg.evaluation.diversity import bigram_entropy
+from dpg.evaluation.judge import LANGUAGES, Judge, answered, judge_table
+from dpg.generators.engine import RunInputs
+from dpg.generators.finished import is_done
+from dpg.generators.jax.engine import run_generator
+from dpg.generators.scorer import Scorer, build_scorer, load_model
+from dpg.generators.started_from import from_files
+from dpg.generators.sweep import DIVERGED
+from dpg.progress import StepBar
+from dpg.rewards.protocol import RolloutBatch
+from dpg.run_folder import RunFolder
+from dpg.study.runs import Run, by_step
+
+PLAIN = "as in the study"
+"""The arm of a run that is the study's own."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What findings work with.
+
+    Attributes:
+        study: whose runs they start from.
+        inputs: a run's models and texts.
+        finished: the folder of a run of the study.
+        folder: where further runs go, `<finding>/<arm>` each.
+        judge: names the language of rollouts.
+    """
+
+    study: Study
+    inputs: Callable[[RunConfig], RunInputs]
+    finished: Callable[[RunConfig], RunFolder]
+    folder: Path
+    judge: Judge
+
+    def run_of_the_study(self, run: RunConfig) -> Run:
+        """A finished run of the study.
+
+        Raises:
+            DpgError: it is not finished.
+        """
+        return Run.open(self.finished(run).path)
+
+    def train(self, run: RunConfig, finding: str, arm: str) -> Run | None:
+        """Carry out a run, unless it is finished already, and open it.
+
+        Returns:
+            None where its target or generator left the finite numbers.
+        """
+        folder = RunFolder(self.folder / finding / arm)
+        inputs = self.inputs(run)
+        if not is_done(run, folder, from_files(run, inputs)):
+            try:
+                with StepBar(f"{finding}, {arm}", run.generator.grpo_steps) as bar:
+                    run_generator(run, inputs, folder, on_step=bar)
+            except DIVERGED:
+                return None
+        return Run.open(folder.path)
+
+    def scorer(self, run: RunConfig) -> Scorer:
+        """The target of a run, and how rollouts become its examples."""
+        inputs = self.inputs(run)
+        _, _, tokenizer = load_model(inputs.generator)
+        return build_scorer(run, tokenizer, inputs)
+
+    def passages(self, run: RunConfig) -> pd.DataFrame:
+        """The benchmark's table.
+
+        Raises:
+            DpgError: the run's inputs have none.
+        """
+        path = self.inputs(run).passages
+        if path is None:
+            raise DpgError(f"{run.path}: the benchmark's table is missing; give it with --passages")
+        return artifacts.read_table(path)
+
+
+def changed(run: RunConfig, changes: Mapping[str, Mapping[str, Any]]) -> RunConfig:
+    """The run with other values in some sections, checked as a whole.
+
+    Args:
+        run: the resolved configuration.
+        changes: section -> key -> value, such as ``{"learner": {"eps_root": 1e-7}}``.
+
+    Raises:
+        DpgError: the values do not fit each other; the message is pydantic's.
+    """
+    tree = run.model_dump()
+    for section, values in changes.items():
+        tree[section] = tree[section] | values
+    try:
+        return RunConfig.model_validate(tree)
+    except ValueError as error:
+        raise DpgError(f"{run.path} with {dict(changes)}: {error}") from None
+
+
+def language_curve(run: Run, judge: Judge) -> pd.DataFrame:
+    """What the text of a language run is like, one row per validation.
+
+    Returns:
+        Columns step, share (of the rollouts, in the target language, of those that the judge
+        answered), entropy (of the token bigrams, bits), length (tokens per rollout), metric.
+    """
+    code = run.setting("metric", "language")
+    name = LANGUAGES.get(code, code)
+    metrics = run.validations("metric").set_index("step")["metric"]
+    rows = []
+    for step, table in by_step(judge_table(run.rollouts(), judge)):
+        known = answered(table)
+        rows.append(
+            {
+                "step": step,
+                "share": float((known["judged"] == name).mean()),
+                "entropy": bigram_entropy(table["tokens"]),
+                "length": float(table["tokens"].map(len).mean()),
+                "metric": float(metrics[step]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def kept_tokens(run: Run, *, last: bool) -> list[list[int]]:
+    """The tokens of the rollouts kept at a run's first or last validation, in their order."""
+    table = run.rollouts()
+    step = table["step"].max() if last else table["step"].min()
+    rows = table[table["step"] == step].sort_values("row")["tokens"]
+    return [list(map(int, tokens)) for tokens in rows]
+
+
+def as_batch(texts: list[list[int]], length: int, step: int = 0) -> RolloutBatch:
+    """Token sequences as rollouts [N, length], each a group of its own; longer ones are cut."""
+    tokens = np.zeros((len(texts), length), np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for row, text in enumerate(texts):
+        text = text[:length]
+        tokens[row, : len(text)] = text
+        mask[row, : len(text)] = True
+    return RolloutBatch(tokens, mask, np.arange(len(texts)), step)
+
+
+def flat(tree: Any) -> np.ndarray:
+    """All leaves of a tree of arrays in a row: float64 [P]."""
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def gradient_lengths(scorer: Scorer, texts: list[list[int]], length: int) -> np.ndarray:
+    """The l2 norm of each text's loss gradient at the target's initial parameters: float64 [N]."""
+    target = scorer.target
+
+    @jax.jit
+    def norm(example: dict[str, jax.Array]) -> jax.Array:
+        def loss(params: Any) -> jax.Array:
+            one = jax.tree.map(lambda x: x[None], example)
+            return target.per_example_loss(params, one)[0]
+
+        leaves = jax.tree.leaves(jax.grad(loss)(target.params))
+        return jax.numpy.sqrt(sum(jax.numpy.sum(leaf**2) for leaf in leaves))
+
+    examples = scorer.examples(as_batch(texts, length))
+    rows = [{name: array[i] for name, array in examples.items()} for i in range(len(texts))]
+    return np.array([float(norm(row)) for row in rows])
+
+
+def mean_gradient(scorer: Scorer, texts: list[list[int]], length: int) -> np.ndarray:
+    """The gradient of the mean loss of texts at the target's initial parameters: float64 [P]."""
+    target = scorer.target
+    examples = scorer.examples(as_batch(texts, length))
+
+    @jax.jit
+    def gradient(params: Any, batch: Any) -> Any:
+        return jax.grad(lambda p: jax.numpy.mean(target.per_example_loss(p, batch)))(params)
+
+    return flat(gradient(target.params, examples))
+
+
+def metagradients(scorer: Scorer, texts: list[list[int]], length: int) -> np.ndarray:
+    """d metric / d weight of each text in one training step on all of them: float64 [N]."""
+    examples = scorer.examples(as_batch(texts, length))
+    batches = {name: array[None] for name, array in examples.items()}
+    return np.asarray(scorer.target.metagradient(batches).weights_grad, np.float64)[0]

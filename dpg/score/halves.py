@@ -1,0 +1,117 @@
+"""Do the scores hold? The texts with the higher scores, and as many at random, trained for real.
+
+The scores predict what leaving texts out does. Here the lower half is left out, the model is
+trained on the rest, and the loss is compared with that after training on a random half. Both are
+trained in orders of the same seed, for the same number of steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dpg.errors import DpgError
+from dpg.score.derivative import measured, scored, trained
+from dpg.score.job import Job
+from dpg.score.order import EMPTY, order
+from dpg.score.portion import Portion
+
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """A mean over seeds, and the interval that Student's t gives it at `LEVEL`."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def compare(
+    job: Job, portion: Portion, seeds: Sequence[int], say: Callable[[str], object] = print
+) -> list[dict[str, Any]]:
+    """Train on the better and on a random half of the texts, for each seed.
+
+    A seed gives the order of training, from which the scores come, and the random half.
+
+    Returns:
+        For each seed `seed`, and by half (`better`, `random`) the losses that `measured` names.
+
+    Raises:
+        DpgError: fewer than four texts.
+    """
+    count = len(job.texts)
+    if count < 4:
+        raise DpgError(f"there are {count} training texts; expected 4 or more to compare halves")
+    rows = []
+    for seed in seeds:
+        index = _order(job, np.arange(count), seed)
+        scores = scored(job, index, portion).scores
+        half = count // 2
+        better = np.sort(np.argsort(-scores, kind="stable")[: count - half])
+        drawn = np.random.default_rng([seed, 1]).permutation(count)[: count - half]
+        row: dict[str, Any] = {"seed": seed}
+        for name, kept in (("better", better), ("random", np.sort(drawn))):
+            params = trained(job, _order(job, kept, seed), portion)
+            row |= {
+                f"{name}_{what}": value for what, value in measured(job, params, portion).items()
+            }
+        rows.append(row)
+        say(
+            f"seed {seed}: validation loss {row['better_validation_loss']:.4f} after training on "
+            f"the half with the higher scores, {row['random_validation_loss']:.4f} on a random half"
+        )
+    return rows
+
+
+def gain(rows: Sequence[dict[str, Any]], what: str = "validation_loss") -> Interval:
+    """By how much the loss is lower with the better half than with a random one."""
+    return interval([row[f"random_{what}"] - row[f"better_{what}"] for row in rows])
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """The mean of values and its interval; infinitely wide for a single value."""
+    array = np.asarray(values, np.float64)
+    mean, n = float(array.mean()), len(array)
+    if n < 2:
+        return Interval(mean, -np.inf, np.inf)
+    half = quantile(n - 1) * float(array.std(ddof=1)) / n**0.5
+    return Interval(mean, mean - half, mean + half)
+
+
+def quantile(degrees: int, level: float = LEVEL) -> float:
+    """t such that Student's t lies within -t and t with this probability."""
+    low, high = 0.0, 1e6
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, degrees) < level else (low, middle)
+    return (low + high) / 2
+
+
+def _within(t: float, degrees: int) -> float:
+    """The probability that Student's t lies within -t and t (Abramowitz and Stegun 26.7.3, 4)."""
+    angle = math.atan(t / math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = degrees % 2
+    term = total = cosine if odd else 1.0
+    if degrees == 1:
+        return 2 * angle / math.pi
+    for k in range(2 + odd, degrees - 1, 2):
+        term *= cosine**2 * (k - 1) / k
+        total += term
+    return 2 * (angle + sine * total) / math.pi if odd else sine * total
+
+
+def _order(job: Job, kept: np.ndarray, seed: int) -> np.ndarray:
+    """The order of some of the texts, by the job's settings."""
+    settings = replace(job.settings, seed=seed)
+    index = order(len(kept), settings.batch_size, epochs=settings.epochs, seed=seed)
+    if settings.steps is not None and len(kept) == len(job.texts):
+        index = index[: settings.steps]
+    elif settings.steps is not None:
+        index = index[: -(-settings.steps * len(kept) // len(job.texts))]
+    return np.where(index == EMPTY, EMPTY, kept[np.maximum(index, 0)])

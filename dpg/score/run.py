@@ -1,0 +1,243 @@
+"""`dpg score`: from a model folder and texts to a table of scores, a page and a checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dpg import artifacts
+from dpg.digests import of_path, of_text
+from dpg.errors import DpgError
+from dpg.provenance import RunRecord
+from dpg.quantities import in_bytes
+from dpg.score import checkpoint, derivative, halves, page, portion, table, texts
+from dpg.score.derivative import Scored
+from dpg.score.job import Implementation, Job, build, bytes_of, load, shared_texts
+from dpg.score.order import order
+from dpg.score.portion import Portion
+from dpg.score.settings import ScoreSettings, build_optimizer
+from dpg.state import beside, open_state
+
+RECORD = "run.json"
+"""Written last, so a folder that has it is whole."""
+
+_SCORED = "scored.safetensors"
+
+
+class Inputs(NamedTuple):
+    """What is scored, by what.
+
+    Attributes:
+        model: a Hugging Face folder.
+        train: a file or folder of the texts to be scored.
+        validation: a file or folder of the texts whose loss is the metric.
+        held_out: texts of the same kind as `validation` that are only measured; may be None.
+    """
+
+    model: Path
+    train: Path
+    validation: Path
+    held_out: Path | None = None
+
+
+def score(
+    inputs: Inputs,
+    out: Path,
+    settings: ScoreSettings | None = None,
+    *,
+    implementation: Implementation = "native",
+    compared_seeds: int = 0,
+    say: Callable[[str], object] = print,
+) -> dict[str, Any]:
+    """Score the training texts and write everything into a folder.
+
+    Everything that can be wrong is looked at before the first step. A call that was killed is gone
+    on with when it is repeated: what was finished is not computed again.
+
+    Args:
+        inputs: what is scored, by what.
+        out: the folder: `scores.parquet`, `scores.csv`, `report.html`, `checkpoint/`, `run.json`.
+        settings: of the training.
+        implementation: of the model.
+        compared_seeds: seeds of the comparison of halves (`halves.compare`); 0 leaves it out.
+        say: is told what happens.
+
+    Returns:
+        The record that `run.json` holds.
+
+    Raises:
+        DpgError: the folder is used already; texts, model, settings, memory or disk do not fit; a
+            loss or a score that is not finite.
+    """
+    settings = settings or ScoreSettings()
+    _require_free(out)
+    job = _job(inputs, settings, implementation, say)
+    index = order(
+        len(job.texts),
+        settings.batch_size,
+        epochs=settings.epochs,
+        steps=settings.steps,
+        seed=settings.seed,
+    )
+    optimizer = build_optimizer(settings, len(index))
+    _require_disk(out, job)
+    chosen = portion.chosen(job, optimizer, len(index), index.shape[1])
+    for line in _plan(job, index, chosen, compared_seeds):
+        say(line)
+    told = _told(inputs, settings, implementation)
+    record = RunRecord(out / RECORD, told, settings.seed, step="score")
+    with record, open_state(beside(out), "score", told) as state:
+        before = derivative.measured(job, job.params, chosen)
+        say(f"validation loss before training: {before['validation_loss']:.4f}")
+        found = _scored(job, index, chosen, state)
+        after = derivative.measured(job, found.params, chosen)
+        say(f"validation loss after training: {after['validation_loss']:.4f}")
+        compared = _compared(job, chosen, compared_seeds, state, say)
+        record.entries |= {
+            "metric": found.metric,
+            "before": before,
+            "after": after,
+            "steps": len(index),
+            "batch": int(index.shape[1]),
+            "microbatch": chosen.microbatch,
+            "memory": chosen.memory,
+            "texts": len(job.texts),
+            "trained_parameters": _count(job.params),
+            "halves": compared,
+        }
+        rows = table.table_of(job, found)
+        table.write(rows, out)
+        checkpoint.write(out / "checkpoint", job, found.params)
+        page.write(out / "report.html", rows, record.entries, inputs.model.name)
+    shutil.rmtree(beside(out), ignore_errors=True)
+    return record.entries
+
+
+def _require_free(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise DpgError(f"{out} is a file; expected a folder for the results: choose another --out")
+    if (out / RECORD).exists():
+        raise DpgError(
+            f"{out} holds finished scores; expected a new folder: choose another --out, or remove "
+            "this one"
+        )
+
+
+def _job(
+    inputs: Inputs, settings: ScoreSettings, implementation: Implementation, say: Callable
+) -> Job:
+    train, validation = texts.read(inputs.train), texts.read(inputs.validation)
+    held_out = None if inputs.held_out is None else texts.read(inputs.held_out)
+    loaded = load(inputs.model, implementation)
+    job = build(settings, loaded, train, validation, held_out)
+    say(
+        f"{len(train):,} training texts, {len(validation):,} validation texts; "
+        f"{_count(job.params):,} trained parameters"
+    )
+    sets = {"training": job.examples, "validation": job.validation, "held-out": job.held_out}
+    for name, examples in sets.items():
+        if examples is not None and examples.cut.any():
+            say(f"{examples.cut.sum()} {name} texts were cut (--cut)")
+    if both := shared_texts(train, validation):
+        say(
+            f"{len(both)} training texts are validation texts too, {both[0]} for one: their scores "
+            "say little about other texts"
+        )
+    return job
+
+
+def _plan(job: Job, index: np.ndarray, chosen: Portion, seeds: int) -> list[str]:
+    """What will be done, and what it costs."""
+    steps, batch = index.shape
+    lines = [
+        f"{steps} steps of {batch} texts, {min(chosen.microbatch, batch)} at a time; "
+        f"{in_bytes(chosen.memory)} for what is kept between steps",
+        *derivative.plan(job, index, chosen).splitlines(),
+    ]
+    if seeds:
+        lines.append(
+            f"comparison of halves: {seeds} times a metagradient and two trainings of half the "
+            f"texts, so {seeds + 1} times the time of the scores and a little more"
+        )
+    return lines
+
+
+def _require_disk(out: Path, job: Job) -> None:
+    """The model, and what the state keeps of it while the step is under way."""
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    need = 2 * (bytes_of(job.loaded.params) + bytes_of(job.params))
+    free = shutil.disk_usage(place).free
+    if free < need:
+        raise DpgError(
+            f"{place} has {in_bytes(free)} free; expected {in_bytes(need)} for the checkpoint and "
+            "the unfinished state: free space, or choose another --out"
+        )
+
+
+def _told(inputs: Inputs, settings: ScoreSettings, implementation: str) -> dict[str, Any]:
+    """All that the scores depend on, for the record and for the state under way."""
+    paths = {name: path for name, path in inputs._asdict().items() if path is not None}
+    return {
+        "settings": settings.as_json(),
+        "implementation": implementation,
+        "inputs": {name: str(path) for name, path in paths.items()},
+        "sha256": {name: of_path(path) for name, path in paths.items()},
+        "device": of_text(jax.devices()[0].device_kind)[:12],
+    }
+
+
+def _scored(job: Job, index: np.ndarray, chosen: Portion, state: Path) -> Scored:
+    """The scores, from the state where they are there already."""
+    file = state / _SCORED
+    leaves, treedef = jax.tree.flatten(job.params)
+    names = [f"params.{i}" for i in range(len(leaves))]
+    if not file.exists():
+        found = derivative.scored(job, index, chosen)
+        arrays = {
+            name: np.asarray(value)
+            for name, value in found._asdict().items()
+            if name not in ("metric", "params")
+        }
+        arrays["metric"] = np.float64(found.metric)
+        arrays |= dict(zip(names, jax.tree.leaves(found.params), strict=True))
+        artifacts.save_arrays(file, arrays)
+    kept = artifacts.load_arrays(file)
+    params = jax.tree.unflatten(treedef, [jax.numpy.asarray(kept.pop(name)) for name in names])
+    return Scored(metric=float(kept.pop("metric")), params=params, **kept)
+
+
+def _compared(
+    job: Job, chosen: Portion, seeds: int, state: Path, say: Callable
+) -> dict[str, Any] | None:
+    """The comparison of halves, each seed kept in the state when it is done."""
+    if not seeds:
+        return None
+    rows = []
+    for seed in range(seeds):
+        file = state / f"halves-{seed}.json"
+        if not file.exists():
+            artifacts.write_json(file, halves.compare(job, chosen, [seed], say)[0])
+        rows.append(artifacts.read_json(file))
+    found: dict[str, Any] = {"rows": rows}
+    for what in ("validation_loss", "held_out_loss"):
+        if f"better_{what}" in rows[0]:
+            gain = halves.gain(rows, what)
+            found[what] = {"mean": gain.mean}
+            if len(rows) > 1:
+                found[what] |= {"low": gain.low, "high": gain.high}
+                say(
+                    f"{what.replace('_', ' ')}: lower by {gain.mean:.4f} with the better half "
+                    f"(95 % interval over {len(rows)} seeds: {gain.low:.4f} to {gain.high:.4f})"
+                )
+    return found
+
+
+def _count(tree: Any) -> int:
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))

@@ -1,0 +1,99 @@
+"""Which learning rates are looked for, and whether the configuration has those that were found.
+
+The paper tunes the target's rate of SGD and of the naive reward (section 4). A rate belongs to a
+method and an experiment: it is looked for at the longest T and holds for every T. The languages
+share theirs, which are looked for in Spanish.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+
+from dpg.config import LanguageMetric, RunConfig, Study
+from dpg.errors import DpgError
+
+LANGUAGE = "lambada-es"
+"""The experiment in which the rates of all languages are looked for."""
+
+COLUMNS = ("experiment", "variant", "learning_rate", "metric", "chosen", "configured")
+"""Of the table of a study's sweeps, `figures/sweep.csv`: one row per rate that was tried."""
+
+_EQUAL = 1e-6
+
+
+def swept(study: Study) -> list[RunConfig]:
+    """The runs whose rates `snakemake sweeps` looks for, of the study's first seed."""
+    seed = study.scale.seeds[0]
+    runs = [run for run in study.runs if run.rate_is_swept and run.seed == seed]
+    languages = [run.experiment for run in runs if isinstance(run.metric, LanguageMetric)]
+    chosen = LANGUAGE if LANGUAGE in languages else next(iter(languages), None)
+    return [
+        run
+        for run in runs
+        if run.learner.steps == run.validation_steps and run.experiment in (_place(run), chosen)
+    ]
+
+
+def _place(run: RunConfig) -> str | None:
+    """Where a run's rate is looked for: its own experiment, or None of a language."""
+    return None if isinstance(run.metric, LanguageMetric) else run.experiment
+
+
+def _shares_its_rate(run: RunConfig, other: RunConfig) -> bool:
+    """Whether two runs have one rate: the method and the experiment, or the languages, are one."""
+    return (
+        _place(run) == _place(other)
+        and run.learner.optimizer == other.learner.optimizer
+        and run.reward.kind == other.reward.kind
+    )
+
+
+def differences(study: Study, table: pd.DataFrame) -> list[str]:
+    """Where the configured rates are not those that the sweeps chose.
+
+    Args:
+        study: the present configuration.
+        table: of the study's sweeps, with `COLUMNS`.
+
+    Returns:
+        One line per run that has another rate, and one per run whose sweep the table lacks; empty
+        where the table bears out the configuration.
+
+    Raises:
+        DpgError: a column is missing, or a sweep without one chosen rate.
+    """
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise DpgError(
+            f"the table of the sweeps has no column {', '.join(missing)}; expected "
+            f"{', '.join(COLUMNS)}: run `snakemake sweeps` again"
+        )
+    lines = []
+    for run in swept(study):
+        rows = table[(table["experiment"] == run.experiment) & (table["variant"] == run.variant)]
+        if rows.empty:
+            lines.append(f"{run.experiment}/{run.variant}: the table has no sweep of it")
+            continue
+        lines += _other_rates(study.runs, run, _chosen(rows))
+    return lines
+
+
+def _chosen(rows: pd.DataFrame) -> float:
+    rates = rows.loc[rows["chosen"].astype(bool), "learning_rate"].tolist()
+    if len(rates) != 1:
+        name = "/".join(rows[["experiment", "variant"]].iloc[0])
+        raise DpgError(f"{name}: found {len(rates)} chosen rates in the table, expected 1")
+    return float(rates[0])
+
+
+def _other_rates(runs: Iterable[RunConfig], swept_run: RunConfig, rate: float) -> list[str]:
+    here = [run for run in runs if run.rate_is_swept and _shares_its_rate(run, swept_run)]
+    return [
+        f"{run.path}: learner.learning_rate is {run.learner.learning_rate:g}, the sweep of "
+        f"{swept_run.experiment}/{swept_run.variant} chose {rate:g}"
+        for run in here
+        if not math.isclose(run.learner.learning_rate, rate, rel_tol=_EQUAL)
+    ]
