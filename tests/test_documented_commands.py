@@ -40,6 +40,7 @@ SKIPPED = {
     "python3.12 -m venv": "makes an environment: tests/test_make.py",
     "pip install": "installs packages: tests/test_packaging.py checks what pyproject.toml asks for",
     "lm_eval": "needs a trained model: tests/evaluation/test_perplexity.py runs lm-eval itself",
+    ".environments/NAME/bin/python": "needs TRL: tests/generators/trl/test_engine.py runs it",
     "kubectl create": "needs a cluster: tests/workflow/test_kubernetes.py",
     "docker": "needs a container engine: tests/test_archive.py checks the Dockerfile",
 }

@@ -148,7 +148,7 @@ esac
         ],
     )
     def test_a_lock_is_written_anew(self, checkout, monkeypatch, arguments, says):
-        monkeypatch.setenv("ENV", "/home/me/.shinit")  # a shell's own: not the name of a lock
+        monkeypatch.setenv("ENV", "shell/startup")  # a shell's own: not the name of a lock
         result = self.make(checkout, "--dry-run", "-o", ".venv/.ready", "lock", *arguments)
         assert result.returncode == 0, result.stderr
         assert says in result.stdout
