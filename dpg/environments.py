@@ -236,7 +236,8 @@ def read_lock(lock: str | Path) -> dict[str, Pin]:
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
     """(number, line) of all that is no comment; lines that end with a backslash go on."""
-    first, parts = 0, []
+    first = 0
+    parts: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not parts and (not line.strip() or line.startswith("#")):
             continue
@@ -293,11 +294,16 @@ def _install(python: Path, pins: Sequence[Pin], kept: Sequence[Pin], lock: Path)
     elif hashed:
         options += ["--no-deps"]
     with tempfile.TemporaryDirectory() as folder:
-        wanted, fixed = Path(folder) / "requirements.txt", Path(folder) / "constraints.txt"
-        wanted.write_text("\n".join(pin.line for pin in pins), encoding="utf-8")
-        fixed.write_text("\n".join(pin.requirement for pin in kept), encoding="utf-8")
-        options += ["-r", str(wanted), *(["-c", str(fixed)] if kept else [])]
-        _pip(python, ["install", *options], f"{lock}: pip cannot install it")
+        if hashed:  # only a file can hold hashes
+            wanted = Path(folder) / "requirements.txt"
+            wanted.write_text("\n".join(pin.line for pin in pins), encoding="utf-8")
+            options += ["-r", str(wanted)]
+        if kept:
+            fixed = Path(folder) / "constraints.txt"
+            fixed.write_text("\n".join(pin.requirement for pin in kept), encoding="utf-8")
+            options += ["-c", str(fixed)]
+        named = [] if hashed else [pin.requirement for pin in pins]
+        _pip(python, ["install", *options, *named], f"{lock}: pip cannot install it")
 
 
 def _check(python: Path, pins: Mapping[str, Pin], lock: Path) -> None:

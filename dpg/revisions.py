@@ -39,11 +39,17 @@ HISTORY: dict[str, tuple[str, ...]] = {
     "continue_pretraining": ("first recorded",),
     "fine_tune": ("first recorded",),
     "perplexity_tasks": ("first recorded",),
-    "perplexity": ("first recorded",),
+    "perplexity": (
+        "first recorded",
+        "all of a passage is read as well as its end, and each passage's number is kept",
+    ),
     "figures": ("first recorded",),
     "theorem": ("first recorded",),
     "score": ("first recorded",),
-    "claims": ("first recorded",),
+    "claims": (
+        "first recorded",
+        "every verdict has an interval, undecided is one, and limits of several claims are mended",
+    ),
     "report": ("first recorded",),
     "findings": ("first recorded",),
 }

@@ -19,7 +19,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums }
 ul { margin: .3em 0; padding-left: 1.2em } h2 { margin-top: 2em } summary { cursor: pointer }
 blockquote { margin: .4em 0; color: #555 } pre { background: #f6f6f6; padding: 1em; overflow: auto }
 small { color: #555 } .verdict { white-space: nowrap; font-weight: 600 } .holds { color: #00694e }
-.fails { color: #a04400 } .untested { color: #6e6e6e }
+.fails { color: #a04400 } .undecided { color: #7a5c00 } .untested { color: #6e6e6e }
 </style>
 """
 

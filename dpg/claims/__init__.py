@@ -5,7 +5,8 @@ verdict; `paper` is the list of claims; `page` writes the ledger. Importing this
 drawing library and no jax.
 """
 
-from dpg.claims.evidence import Results, Untested
+from dpg.claims.estimates import Estimate, Untested
+from dpg.claims.evidence import Results
 from dpg.claims.page import write
 from dpg.claims.paper import CLAIMS
 from dpg.claims.verdicts import Claim, Condition, Verdict, verdict_on
@@ -14,6 +15,7 @@ __all__ = [
     "CLAIMS",
     "Claim",
     "Condition",
+    "Estimate",
     "Results",
     "Untested",
     "Verdict",

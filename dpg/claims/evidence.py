@@ -1,21 +1,25 @@
-"""What claims are checked against: run directories and tables, refused where they prove nothing.
+"""What claims are checked against: runs and tables, refused where they prove nothing.
 
 Every reader here raises `Untested` for what is not there, not finite, constant or too short, so a
-check that got its numbers has numbers that could have come out otherwise.
+check that got its numbers has numbers that could have come out otherwise. `Results` reads a study's
+run folders. `dpg.claims.kept` reads the same from a study that was kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from dpg import artifacts
-from dpg.config import Study
-from dpg.errors import DpgError
+from dpg.claims import measures
+from dpg.claims.estimates import Estimate, Untested, combine
+from dpg.claims.passages import Perplexities
+from dpg.config import RunConfig, Study
+from dpg.evaluation import bootstrap
 from dpg.run_folder import RunFolder
 from dpg.study.layout import Layout
 from dpg.study.runs import Run
@@ -28,9 +32,8 @@ MIN_VALIDATIONS = 4
 MIN_ROLLOUTS = 20
 """A fraction of fewer rollouts is too coarse: its standard error can exceed 0.1."""
 
-
-class Untested(DpgError):  # noqa: N818 - not a failure: the claim's verdict is "not tested"
-    """The results cannot support a claim, nor speak against it; the message says why."""
+EVENTS = ("scans",)
+"""Measures that are seen to happen or not: nothing is drawn within a seed."""
 
 
 @dataclass(frozen=True)
@@ -39,33 +42,78 @@ class Curves:
 
     Attributes:
         name: experiment/variant, for words.
+        column: the measure.
         steps: [V] int, GRPO steps done at each validation, the same for all seeds.
-        values: [seeds, V] float64, finite.
+        tables: seed -> its validations.
+        size: rollouts of a validation.
     """
 
     name: str
+    column: str
     steps: np.ndarray
-    values: np.ndarray
+    tables: dict[int, pd.DataFrame] = field(repr=False)
+    size: int = 1
 
     @property
-    def first(self) -> np.ndarray:
-        """[seeds]: at the first validation, before any training."""
-        return self.values[:, 0]
+    def values(self) -> np.ndarray:
+        """[seeds, V] float64."""
+        return np.array([table[self.column].to_numpy(float) for table in self.tables.values()])
+
+    def at(self, index: int) -> Estimate:
+        """The measure at a validation, by its place; of one seed, with draws within it."""
+        values = dict(zip(self.tables, self.values[:, index].tolist(), strict=True))
+        if len(values) > 1 or self.column in EVENTS:
+            return Estimate(values)
+        (table,), (value,) = self.tables.values(), values.values()
+        rng = bootstrap.stream(self.name, self.column, index % len(self.steps))
+        row = table.iloc[index]
+        if self.column == "fraction":
+            return Estimate(values, bootstrap.of_fraction(value, row["rollouts"], rng))
+        if self.column == "exact":
+            return Estimate(values, bootstrap.of_fraction(value, self.size, rng))
+        error = row.get(f"{self.column}_se", np.nan)
+        if np.isfinite(error):
+            return Estimate(values, bootstrap.of_normal(value, float(error), rng))
+        half = self.values[0, len(self.steps) // 2 :]
+        return Estimate(values, value + bootstrap.of_course(half, rng))
 
     @property
-    def last(self) -> np.ndarray:
-        """[seeds]: at the last validation."""
-        return self.values[:, -1]
+    def first(self) -> Estimate:
+        """At the first validation, before any training."""
+        return self.at(0)
 
     @property
-    def gain(self) -> np.ndarray:
-        """[seeds]: from the first validation to the last."""
+    def middle(self) -> Estimate:
+        """Where the later half of the validations begins."""
+        return self.at(len(self.steps) // 2)
+
+    @property
+    def last(self) -> Estimate:
+        """At the last validation."""
+        return self.at(len(self.steps) - 1)
+
+    @property
+    def gain(self) -> Estimate:
+        """From the first validation to the last."""
         return self.last - self.first
 
     @property
-    def second_half(self) -> np.ndarray:
-        """[seeds, V - V // 2]: the later validations."""
-        return self.values[:, self.values.shape[1] // 2 :]
+    def peak(self) -> Estimate:
+        """The greatest of all validations."""
+        return combine(_greatest, *[self.at(index) for index in range(len(self.steps))])
+
+    @property
+    def rise(self) -> Estimate:
+        """The greatest of all validations, over the first."""
+        return combine(_rise, *[self.at(index) for index in range(len(self.steps))])
+
+
+def _greatest(*values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.max(values, axis=0))
+
+
+def _rise(*values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.max(values, axis=0) - values[0])
 
 
 class Results:
@@ -81,9 +129,27 @@ class Results:
         self.layout = layout or Layout(study.scale.scale)
 
     @property
-    def seeds(self) -> list[int]:
-        """The study's seeds, in its order."""
-        return list(self.study.scale.seeds)
+    def figures(self) -> Path:
+        """The folder of the figures' tables."""
+        return self.layout.figures
+
+    @property
+    def sweeps(self) -> list[Path]:
+        """Tables of learning rates that were tried, as `dpg figure sweep` writes them."""
+        reference = self.layout.root / "reference" / self.study.scale.scale
+        return [folder / "sweep.csv" for folder in (self.figures, reference)]
+
+    def runs(self, experiment: str, variant: str) -> list[RunConfig]:
+        """The study's runs of a variant, one per seed.
+
+        Raises:
+            Untested: the study has no such run.
+        """
+        names = (experiment, variant)
+        runs = [run for run in self.study.runs if (run.experiment, run.variant) == names]
+        if not runs:
+            raise Untested(f"{experiment}/{variant} is not part of it")
+        return runs
 
     def has(self, experiment: str, variant: str) -> bool:
         """Whether the study has such a run."""
@@ -94,21 +160,40 @@ class Results:
         steps = getattr(self.study.scale.horizons, horizon)
         return f"{method}-T{steps}" + (f"-{extra}" if extra else "")
 
+    def untuned(self, experiment: str, variant: str) -> str:
+        """Why a baseline's learning rate does not count as tuned; "" where it does.
+
+        The paper tunes the rates of SGD and of the naive reward (section 4). A rate counts as tuned
+        where a table of a sweep has it as the chosen one, or where it is the paper's own. The four
+        languages share the sweep of one.
+        """
+        run = self.runs(experiment, variant)[0]
+        if not run.rate_is_swept or is_the_papers(self.study, run):
+            return ""
+        alike = [c for c in TARGET_CODES if experiment.startswith("lambada-")]
+        names = [f"lambada-{code}" for code in alike] or [experiment]
+        method = variant.split("-")[0]
+        for table in self._sweep_tables():
+            here = table[table["experiment"].isin(names) & table["chosen"].astype(bool)]
+            here = here[here["variant"].str.split("-").str[0] == method]
+            if np.isclose(here["learning_rate"], run.learner.learning_rate, rtol=1e-6).any():
+                return ""
+        return f"the learning rate of {experiment}/{variant} was not chosen by a sweep"
+
+    def _sweep_tables(self) -> list[pd.DataFrame]:
+        columns = ["experiment", "variant", "learning_rate", "chosen"]
+        there = [path for path in self.sweeps if path.exists()]
+        return [csv_of(path, columns, "run `snakemake sweeps`") for path in there]
+
     def curves(self, experiment: str, variant: str, column: str) -> Curves:
-        """A number of the validation lines over the whole run, for every seed of the study.
+        """A measure over the whole run, for every seed that the study has of it.
 
         Raises:
             Untested: the run is not part of the study or not finished; fewer than
                 `MIN_VALIDATIONS` validations, or none at the last step; a number that is not
                 finite; a metric that never changed, so that nothing was trained or measured.
         """
-        tables = []
-        for folder in self._finished(experiment, variant):
-            table = self._validations(folder, column)
-            _check(table["metric"], f"{folder.metrics}: metric")
-            _check(table[column], f"{folder.metrics}: {column}", may_be_constant=True)
-            tables.append(table)
-        return _curves(f"{experiment}/{variant}", tables, column)
+        return self._curves(experiment, variant, column, self._log)
 
     def language(self, code: str, variant: str) -> tuple[Curves, Curves]:
         """The fraction of rollouts in the target language and their bigram entropy (Figure 4).
@@ -119,41 +204,73 @@ class Results:
             Untested: as for `curves`; and where a run was not judged, or too few of its rollouts
                 got an answer.
         """
-        from dpg.figures import figure_4
-
         experiment = f"lambada-{code}"
         self.curves(experiment, variant, "metric")
-        tables = []
-        for folder in self._judged(experiment, variant):
-            table = figure_4.frame([folder.path])
+        fraction = self._curves(experiment, variant, "fraction", self._judged)
+        for table in fraction.tables.values():
             if table["rollouts"].min() < MIN_ROLLOUTS:
                 raise Untested(
-                    f"{folder.judged} has {table['rollouts'].min()} judged rollouts at a "
+                    f"{fraction.name} has {table['rollouts'].min():.0f} judged rollouts at a "
                     f"validation, expected {MIN_ROLLOUTS} or more: raise validation.kept"
                 )
-            for column in ("fraction", "entropy"):
-                _check(table[column], f"{folder.path}: {column}", may_be_constant=True)
-            tables.append(table)
-        name = f"{experiment}/{variant}"
-        return _curves(name, tables, "fraction"), _curves(name, tables, "entropy")
+        return fraction, self._curves(experiment, variant, "entropy", self._judged)
 
-    def judged(self, experiment: str, variant: str) -> list[pd.DataFrame]:
-        """Each seed's judged rollouts: step, row, article, prompt, response, tokens, judged.
+    def of_texts(self, experiment: str, variant: str, column: str) -> Curves:
+        """A measure of the rollouts' words (`dpg.claims.words`), for every seed.
 
-        Rollouts that the judge gave no answer for (`REFUSED`) are among them.
+        Raises:
+            Untested: as for `curves`; and where the texts cannot be measured.
         """
-        folders = self._judged(experiment, variant)
-        return [artifacts.read_table(folder.judged) for folder in folders]
+        self.curves(experiment, variant, "metric")
+        return self._curves(experiment, variant, column, self._words)
 
-    def _judged(self, experiment: str, variant: str) -> list[RunFolder]:
-        """The folders of every seed, all of them judged."""
-        folders = self._finished(experiment, variant)
-        for folder in folders:
-            _there(folder.judged, "the judge has not read this run; run `dpg judge`")
-        return folders
+    def _curves(
+        self,
+        experiment: str,
+        variant: str,
+        column: str,
+        read: Callable[[RunConfig, str], pd.DataFrame],
+    ) -> Curves:
+        runs = self.runs(experiment, variant)
+        name = f"{experiment}/{variant}"
+        tables = {run.seed: read(run, column) for run in runs}
+        for run in runs:
+            found = f"{name} of seed {run.seed}: {column}"
+            check(tables[run.seed][column], found, may_be_constant=column != "metric")
+        steps = [table["step"].tolist() for table in tables.values()]
+        if any(s != steps[0] for s in steps) or sorted(set(steps[0])) != steps[0]:
+            raise Untested(f"{name}: the seeds were not validated at the same ascending steps")
+        return Curves(name, column, np.array(steps[0]), tables, runs[0].validation_prompts)
 
-    def table_1(self, target: str) -> pd.DataFrame:
-        """Perplexities of one target model: [source, language], every cell finite and positive.
+    def _log(self, run: RunConfig, column: str) -> pd.DataFrame:
+        """The validations in a run's log, whole, with the standard errors of its rollouts."""
+        folder = self._finished(run)
+        opened = Run.open(folder.path)
+        opened.validations(*dict.fromkeys(["metric", column]))  # refuses what lacks one
+        table = measures.logged(opened)
+        check(table["metric"], f"{folder.metrics}: metric")
+        require_whole(table, run, str(folder.metrics))
+        if column == "soft":
+            table = table.join(measures.of_rollouts(opened), on="step")
+        return table
+
+    def _judged(self, run: RunConfig, column: str) -> pd.DataFrame:
+        folder = self._finished(run)
+        there(folder.judged, "the judge has not read this run; run `dpg judge`")
+        return measures.of_judged(Run.open(folder.path)).reset_index()
+
+    def _words(self, run: RunConfig, column: str) -> pd.DataFrame:
+        from dpg.claims import words
+
+        folder = self._finished(run)
+        if column == words.STORIES:
+            there(folder.judged, "the judge has not read this run; run `dpg judge`")
+        else:
+            there(folder.rollouts, "the run left no rollouts")
+        return words.of_run(Run.open(folder.path), self.layout, column).reset_index()
+
+    def table_1(self, target: str) -> Perplexities:
+        """Perplexities of one target model, every cell finite, and each passage's own.
 
         Raises:
             Untested: the study has no Table 1, or the table lacks the model, a source or a
@@ -161,15 +278,17 @@ class Results:
         """
         if self.study.downstream is None:
             raise Untested("Table 1 is not part of it")
-        path = self.layout.figures / "table_1.csv"
-        columns = ["target", "language", "source", "perplexity"]
-        table = _csv(path, columns, "run `snakemake table_1`")
+        path = self.figures / "table_1.csv"
+        table = csv_of(path, ["target", "language", "source"], "run `snakemake table_1`")
+        window = next((c for c in Perplexities.COLUMNS if c in table), None)
+        if window is None:
+            raise Untested(f"{path} has no column {', '.join(Perplexities.COLUMNS)}")
         here = table[table["target"] == target]
         if here.empty:
             raise Untested(f"{path} has no target model {target}")
         if here.duplicated(["source", "language"]).any():
             raise Untested(f"{path} has a cell of {target} twice")
-        cells = here.set_index(["source", "language"])["perplexity"].unstack()
+        cells = here.set_index(["source", "language"])[window].unstack()
         missing = [code for code in TARGET_CODES if code not in cells.columns]
         missing += [source for source in SOURCES if source not in cells.index]
         if missing:
@@ -180,7 +299,19 @@ class Results:
             raise Untested(f"{path}: a perplexity of {target} is not a finite number of at least 1")
         if np.ptp(numbers, axis=0).min() == 0:
             raise Untested(f"{path}: all sources have the same perplexity for {target}")
-        return cells
+        return Perplexities.of(cells, self.passages(target), target, window, self.downstream_seed)
+
+    @property
+    def downstream_seed(self) -> int:
+        """The seed of the generators whose text Table 1 is about."""
+        return self.study.all_seeds[0]
+
+    def passages(self, target: str) -> pd.DataFrame | None:
+        """Each passage's log-probabilities under one target's models; None where none were kept."""
+        from dpg.claims import passages
+
+        path = self.layout.perplexity(target)
+        return passages.read(path) if path.exists() else None
 
     def theorem(self, optimizer: str) -> pd.DataFrame:
         """The measured errors of Theorem 3.1 for one optimizer of the target.
@@ -188,54 +319,56 @@ class Results:
         Raises:
             Untested: the table is missing, too short, not finite, or constant along a sweep.
         """
-        path = self.layout.figures / "theorem_3_1.csv"
+        path = self.figures / "theorem_3_1.csv"
         columns = ["sweep", "optimizer", "eta", "B", "T", "error", "cosine", "bound", "ideal"]
-        table = _csv(path, columns, "run `dpg theorem`")
+        table = csv_of(path, columns, "run `dpg theorem`")
         rows = table[table["optimizer"] == optimizer]
         for sweep in ("eta", "B", "T"):
             here = rows[rows["sweep"] == sweep]
             if len(here) < MIN_VALIDATIONS:
                 raise Untested(f"{path} has {len(here)} settings of {sweep} for {optimizer}")
-            _check(here["error"], f"{path}: error of {optimizer} against {sweep}")
+            check(here["error"], f"{path}: error of {optimizer} against {sweep}")
             if not (here[["error", "bound", "ideal"]] > 0).all(axis=None):
                 raise Untested(
                     f"{path}: an error, bound or gradient of {optimizer} is not positive"
                 )
         return rows
 
-    def _finished(self, experiment: str, variant: str) -> list[RunFolder]:
-        """The folders of every seed."""
-        if not self.has(experiment, variant):
-            raise Untested(f"{experiment}/{variant} is not part of it")
-        folders = [self.layout.run(experiment, variant, seed) for seed in self.seeds]
-        for folder, seed in zip(folders, self.seeds, strict=True):
-            _there(folder.record, "the run is not finished")
-            _there(folder.metrics, "the run left no log")
-            record = artifacts.read_json(folder.record)
-            found = tuple(record.get(key) for key in ("experiment", "variant", "seed"))
-            if found != (experiment, variant, seed):
-                raise Untested(f"{folder.record} is of another run: {found}")
-        return folders
-
-    def _validations(self, folder: RunFolder, column: str) -> pd.DataFrame:
-        run = Run.open(folder.path)
-        table = run.validations(*dict.fromkeys(["metric", column]))
-        wanted = self.study.run(run.experiment, run.variant.name, run.seed).generator.grpo_steps
-        if table["step"].iloc[-1] != wanted:
-            raise Untested(f"{folder.metrics} ends at step {table['step'].iloc[-1]} of {wanted}")
-        if len(table) < MIN_VALIDATIONS:
-            raise Untested(
-                f"{folder.metrics} has {len(table)} validations; a curve needs {MIN_VALIDATIONS}"
-            )
-        return table
+    def _finished(self, run: RunConfig) -> RunFolder:
+        """The folder of a run, which must be this one and finished."""
+        folder = self.layout.run_of(run)
+        there(folder.record, f"the run of seed {run.seed} is not finished")
+        there(folder.metrics, "the run left no log")
+        record = artifacts.read_json(folder.record)
+        found = tuple(record.get(key) for key in ("experiment", "variant", "seed"))
+        if found != (run.experiment, run.variant, run.seed):
+            raise Untested(f"{folder.record} is of another run: {found}")
+        return folder
 
 
-def _there(path: Path, otherwise: str) -> None:
+def is_the_papers(study: Study, run: RunConfig) -> bool:
+    """Whether a run's learning rate is the paper's own, and not of the scale's file."""
+    origin = study.sources(run).get("learner.learning_rate", "")
+    return not origin.startswith(str(study.path))
+
+
+def require_whole(table: pd.DataFrame, run: RunConfig, name: str) -> None:
+    """Refuse validations that end early or are too few for a curve."""
+    wanted = run.generator.grpo_steps
+    if table["step"].iloc[-1] != wanted:
+        raise Untested(f"{name} ends at step {table['step'].iloc[-1]} of {wanted}")
+    if len(table) < MIN_VALIDATIONS:
+        raise Untested(f"{name} has {len(table)} validations; a curve needs {MIN_VALIDATIONS}")
+
+
+def there(path: Path, otherwise: str) -> None:
+    """Refuse a file that is missing."""
     if not path.exists():
         raise Untested(f"{path} is missing: {otherwise}")
 
 
-def _check(values: pd.Series, name: str, *, may_be_constant: bool = False) -> None:
+def check(values: pd.Series, name: str, *, may_be_constant: bool = False) -> None:
+    """Refuse numbers that are not finite, or all the same."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
     if not np.isfinite(numbers).all():
         raise Untested(f"{name} is not finite at {np.flatnonzero(~np.isfinite(numbers))[0]}")
@@ -243,16 +376,9 @@ def _check(values: pd.Series, name: str, *, may_be_constant: bool = False) -> No
         raise Untested(f"{name} is {numbers[0]:g} throughout: nothing was trained or measured")
 
 
-def _curves(name: str, tables: Sequence[pd.DataFrame], column: str) -> Curves:
-    steps = [table["step"].tolist() for table in tables]
-    if any(s != steps[0] for s in steps) or sorted(set(steps[0])) != steps[0]:
-        raise Untested(f"{name}: the seeds were not validated at the same ascending steps")
-    values = np.array([table[column].to_numpy(float) for table in tables])
-    return Curves(name, np.array(steps[0]), values)
-
-
-def _csv(path: Path, columns: Sequence[str], otherwise: str) -> pd.DataFrame:
-    _there(path, otherwise)
+def csv_of(path: Path, columns: Sequence[str], otherwise: str) -> pd.DataFrame:
+    """A table with these columns; refused where it is missing or damaged."""
+    there(path, otherwise)
     try:
         table = pd.read_csv(path)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg import artifacts, webpage
-from dpg.claims.verdicts import FAILS, HOLDS, UNTESTED, Verdict
+from dpg.claims.verdicts import FAILS, HOLDS, UNDECIDED, UNTESTED, Verdict
 
 _MARKDOWN = """\
 # The paper's claims at scale {{ scale }}
@@ -29,7 +29,8 @@ _MARKDOWN = """\
 
 {{ v.claim.method }}
 {% for c in v.conditions %}
-- {{ c.words() }}{% if c.relation %}: {{ c.state }}{% endif %}
+- {{ c.words() }}{% if c.relation %}: {{ c.state }}{% endif -%}
+{% if c.note %} ({{ c.note }}){% endif %}
 {%- endfor %}
 {% endfor -%}
 """
@@ -44,12 +45,12 @@ _HTML = """\
 <td><span class="verdict {{ marks[v.verdict] }}">{{ v.verdict }}</span>
 <details><summary>{{ v.line }}</summary><small>{{ v.claim.method }}</small>
 <ul>{% for c in v.conditions %}<li>{{ c.words() }}{% if c.relation %}: {{ c.state }}{% endif %}\
-{% endfor %}</ul></details></tr>
+{% if c.note %} ({{ c.note }}){% endif %}{% endfor %}</ul></details></tr>
 {% endfor -%}
 </table>
 """
 
-MARKS = {HOLDS: "holds", FAILS: "fails", UNTESTED: "untested"}
+MARKS = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided", UNTESTED: "untested"}
 """Verdict -> its class in a page."""
 
 
@@ -97,15 +98,15 @@ def _write(path: Path, text: str) -> None:
 
 
 def summary(verdicts: Sequence[str], seeds: Sequence[int]) -> str:
-    """How many claims hold, do not, and were not tested; and what one seed is worth."""
+    """How many claims have each verdict; and what one seed is worth."""
     counts = Counter(verdicts)
     words = (
-        f"{len(verdicts)} claims. Hold: {counts[HOLDS]}; do not hold: {counts[FAILS]}; not tested "
-        f"at this scale: {counts[UNTESTED]}."
+        f"{len(verdicts)} claims. Hold: {counts[HOLDS]}; do not hold: {counts[FAILS]}; undecided: "
+        f"{counts[UNDECIDED]}; not tested at this scale: {counts[UNTESTED]}."
     )
     if len(seeds) == 1:
         return words + (
-            " Generators were trained with one seed: a verdict with (1 seed) says what that run "
-            "did and is not a statistical statement."
+            " Generators were trained with one seed. Intervals are over validation rollouts, "
+            "neighbouring validations or passages within it, and say nothing about other seeds."
         )
     return words + f" Generators were trained with {len(seeds)} seeds."

@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from dpg.claims.evidence import Untested
-from dpg.evaluation.judge import answered
-from dpg.study.runs import by_step
+from dpg.claims.estimates import Untested
 
 MIN_ACCURACY = 0.9
 """On pieces of unseen texts; below that its word is worth nothing."""
 
 MIN_PIECES = 50
 """Of each kind, for learning and for the test."""
+
+MIN_ENGLISH = 10
+"""English rollouts of a validation, to say that they took up a style."""
 
 
 class _Labelled(NamedTuple):
@@ -88,33 +88,28 @@ def _batched(items: Sequence[str], size: int) -> list[Sequence[str]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def crossings(
-    judged: pd.DataFrame, language: str, reads_like_a_story: Callable[[Sequence[str]], np.ndarray]
-) -> tuple[int | None, int | None]:
-    """When a generator took up the style, and when the language.
+def lead(
+    steps: np.ndarray, stories: np.ndarray, english: np.ndarray, fraction: np.ndarray
+) -> np.ndarray:
+    """By how many GRPO steps a generator took up the style before the language.
 
     Args:
-        judged: rollouts with step, response and judged.
-        language: the target's English name, such as Spanish.
-        reads_like_a_story: see `reader`.
+        steps: [V], of the validations.
+        stories: [V, ...], share of the English rollouts that read like stories.
+        english: [V], number of English rollouts; fewer than `MIN_ENGLISH` say nothing of a style.
+        fraction: [V, ...], share of all rollouts in the language.
 
     Returns:
-        The first validation at which half of the rollouts in English, of at least ten, read like
-        stories, or None; and the first at which half of all rollouts are in the language, or None.
-        Rollouts that the judge gave no answer for are left out of both.
-
-    Raises:
-        Untested: half of them read like stories at the first validation already.
+        [...]: steps between the first validation at which half of the English rollouts read like
+        stories and the first at which half of all are in the language. 0 where the style never
+        came first; where the language never came, the last step counts as the first with it.
     """
-    style: int | None = None
-    tongue: int | None = None
-    for number, (step, table) in enumerate(by_step(judged)):
-        known = answered(table)
-        english = known[known["judged"] == "English"]["response"].tolist()
-        if style is None and len(english) >= 10 and reads_like_a_story(english).mean() >= 0.5:
-            if number == 0:
-                raise Untested("half of the rollouts read like stories before any training")
-            style = step
-        if tongue is None and (known["judged"] == language).mean() >= 0.5:
-            tongue = step
-    return style, tongue
+    told = (stories >= 0.5) & (english >= MIN_ENGLISH).reshape(-1, *[1] * (stories.ndim - 1))
+    places = np.asarray(steps)
+    style, language = (_first(places, one) for one in (told, fraction >= 0.5))
+    return np.maximum(0, language - style)
+
+
+def _first(steps: np.ndarray, reached: np.ndarray) -> np.ndarray:
+    """The first step at which it is reached, or the last step where it never is."""
+    return np.asarray(np.where(reached.any(0), steps[reached.argmax(0)], steps[-1]))

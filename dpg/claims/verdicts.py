@@ -1,21 +1,24 @@
-"""From numbers to a verdict: conditions with an interval over seeds, and what they say together."""
+"""From numbers to a verdict: conditions with an interval, and what they say together."""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpg.claims.evidence import Results, Untested
+from dpg.claims.estimates import Estimate, Untested
 from dpg.errors import DpgError
+from dpg.evaluation.bootstrap import LEVEL
 
-HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested"
-LEVEL = 0.95
-_RESAMPLES = 10_000
+if TYPE_CHECKING:
+    from dpg.claims.evidence import Results
+
+HOLDS, FAILS, UNDECIDED, UNTESTED = "holds", "does not hold", "undecided", "not tested"
+VERDICTS = (HOLDS, FAILS, UNDECIDED, UNTESTED)
 _RELATIONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
@@ -25,10 +28,14 @@ class Condition:
 
     Attributes:
         what: the number, in words.
-        values: one per seed; one alone for what is computed exactly.
+        values: an `Estimate`, or one number per seed; one alone for what is computed exactly.
         relation: ">", ">=", "<" or "<="; "" for a number that is only shown.
         limit: what it is compared with.
         exact: whether it is computed without chance, so that seeds do not matter.
+        every: whether it is something that happens or not, which every seed must show. Then one
+            seed that does not is a counterexample, and no interval is asked.
+        untuned: why a baseline in it is not tuned; a tuned one could do better, so that the
+            condition cannot be met.
     """
 
     what: str
@@ -36,17 +43,24 @@ class Condition:
     relation: str = ""
     limit: float = math.nan
     exact: bool = False
+    every: bool = False
+    untuned: str = ""
 
     def __post_init__(self) -> None:
-        numbers = tuple(float(value) for value in np.atleast_1d(self.values))
-        if not numbers or not all(map(math.isfinite, numbers)):
-            raise Untested(f"{self.what}: {', '.join(map(str, numbers)) or 'no number'}")
+        estimate = self.values
+        if not isinstance(estimate, Estimate):
+            numbers = np.atleast_1d(np.asarray(self.values, float)).tolist()
+            estimate = Estimate(dict(enumerate(numbers)))
+        found = list(estimate.values.values())
+        if not found or not all(map(math.isfinite, found)):
+            raise Untested(f"{self.what}: {', '.join(map(str, found)) or 'no number'}")
         if self.relation and (self.relation not in _RELATIONS or not math.isfinite(self.limit)):
             raise ValueError(
                 f"{self.what}: found the relation {self.relation!r} and the limit {self.limit}; "
                 f"expected one of {', '.join(_RELATIONS)} and a finite limit"
             )
-        object.__setattr__(self, "values", numbers)
+        object.__setattr__(self, "values", tuple(found))
+        object.__setattr__(self, "_estimate", estimate)
 
     @property
     def mean(self) -> float:
@@ -55,40 +69,55 @@ class Condition:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Bootstrap interval of the mean over seeds; None for one seed, where there is none."""
-        if len(self.values) < 2:
+        """Bootstrap interval of the mean; None for what is exact, or where nothing was drawn."""
+        if self.exact or self.every:
             return None
-        values = np.array(self.values)
-        draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
-        tail = (1 - LEVEL) / 2
-        low, high = np.quantile(values[draws].mean(1), [tail, 1 - tail])
-        return float(low), float(high)
+        estimate: Estimate = getattr(self, "_estimate")  # noqa: B009 - set in __post_init__
+        return estimate.interval
 
     @property
     def state(self) -> str:
-        """Is it "met", "not met", "open" (by the mean, not by the interval's end) or "shown"?"""
+        """Is it "met", "not met", "open" (the interval reaches over the limit) or "shown"?"""
         if not self.relation:
             return "shown"
         meets = _RELATIONS[self.relation]
-        if not meets(self.mean, self.limit):
-            return "not met"
-        ends = self.interval or (self.mean, self.mean)
-        return "met" if all(meets(end, self.limit) for end in ends) else "open"
+        tried = self.values if self.every else self.interval or (self.mean,)
+        met = [meets(one, self.limit) for one in tried]
+        if all(met):
+            return "open" if self.untuned else "met"
+        return "not met" if self.every or not any(met) else "open"
+
+    @property
+    def note(self) -> str:
+        """Why it is open, in words; "" where it is not."""
+        if self.state != "open":
+            return ""
+        meets = _RELATIONS[self.relation]
+        if all(meets(one, self.limit) for one in self.interval or self.values):
+            return self.untuned
+        return "the interval reaches over the limit"
 
     def words(self) -> str:
         """The number, its interval and what was asked of it, in a line."""
-        text = f"{self.what}: {_number(self.mean)}"
-        if self.interval:
-            text += f" [{_number(self.interval[0])}, {_number(self.interval[1])}]"
-        return text + (
-            f" (expected {self.relation} {_number(self.limit)})" if self.relation else ""
-        )
+        return in_words(self.record())
 
     def record(self) -> dict[str, Any]:
         """Everything, for JSON."""
         asked = {"relation": self.relation, "limit": self.limit} if self.relation else {}
         numbers = {"what": self.what, "values": list(self.values), "mean": self.mean}
-        return {**numbers, "interval": self.interval, **asked, "state": self.state}
+        note = {"note": self.note} if self.note else {}
+        return {**numbers, "interval": self.interval, **asked, "state": self.state, **note}
+
+
+def in_words(record: Mapping[str, Any]) -> str:
+    """A condition's record (`Condition.record`) in a line, without its state."""
+    text = f"{record['what']}: {_number(record['mean'])}"
+    if record["interval"]:
+        low, high = record["interval"]
+        text += f" [{_number(low)}, {_number(high)}]"
+    if "relation" not in record:
+        return text
+    return text + f" (expected {record['relation']} {_number(record['limit'])})"
 
 
 @dataclass(frozen=True)
@@ -127,7 +156,10 @@ class Verdict:
 
 
 def verdict_on(claim: Claim, results: Results) -> Verdict:
-    """The verdict on one claim. Results that are damaged or missing never make it hold."""
+    """The verdict on one claim. Results that are damaged or missing never make it hold.
+
+    One condition that is not met refutes the claim. Otherwise one that is open leaves it undecided.
+    """
     try:
         conditions = tuple(claim.check(results))
     except DpgError as error:  # Untested, or a file that cannot be read
@@ -135,15 +167,21 @@ def verdict_on(claim: Claim, results: Results) -> Verdict:
     asked = [condition for condition in conditions if condition.relation]
     if not asked:
         raise ValueError(f"the check of {claim.name} has no condition")
-    missed = [condition for condition in asked if condition.state != "met"]
-    verdict = FAILS if missed else HOLDS
+    by_state = {
+        state: [one for one in asked if one.state == state] for state in ("not met", "open")
+    }
+    verdict, against = HOLDS, []
+    if by_state["not met"]:
+        verdict, against = FAILS, by_state["not met"]
+    elif by_state["open"]:
+        verdict, against = UNDECIDED, by_state["open"]
     line = f"{verdict} ({_basis(asked)})"
-    if missed:
-        line += f": {missed[0].words()}"
-        if missed[0].state == "open":
-            line += ", undecided: the interval reaches over the limit"
-        if len(missed) > 1:
-            line += f"; and {len(missed) - 1} more of {len(asked)} conditions"
+    if against:
+        line += f": {against[0].words()}"
+        if against[0].note:
+            line += f", {against[0].note}"
+        if len(against) > 1:
+            line += f"; and {len(against) - 1} more of {len(asked)} conditions"
     return Verdict(claim, verdict, line, conditions)
 
 
@@ -152,9 +190,7 @@ def _basis(conditions: Sequence[Condition]) -> str:
     if not seeds:
         return "exact"
     fewest = min(seeds)
-    if fewest == 1:
-        return "1 seed"
-    return f"{fewest} seeds, {LEVEL:.0%} bootstrap intervals"
+    return "one seed" if fewest == 1 else f"{fewest} seeds, {LEVEL:.0%} bootstrap intervals"
 
 
 def _number(value: float) -> str:

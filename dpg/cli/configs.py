@@ -129,13 +129,14 @@ def _show_comparison(found: Comparison, labels: tuple[str, str]) -> None:
 def derive(
     config: Config,
     out: Out,
-    seeds: Annotated[int, typer.Option(help="How many seeds: 0, 1, ...")],
+    seeds: Annotated[int | None, typer.Option(help="How many seeds: 0, 1, ...")] = None,
+    only: Annotated[int | None, typer.Option(help="One seed of the study alone.")] = None,
 ) -> None:
-    """Write a scale file like this one with more seeds; its results go to the same folder.
+    """Write a scale file like this one with other seeds; its results go to the same folder.
 
     **Example:** `dpg config derive -c config/tiny.yaml --seeds 3 --out tiny-3-seeds.yaml`
     """
-    text = derived(config, seeds=seeds)
+    text = derived(config, seeds=seeds, only=only)
     if out.is_file() and out.read_text(encoding="utf-8") == text:
         return  # its age says nothing to Snakemake, and stays
     with atomic_path(out) as partial:

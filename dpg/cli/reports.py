@@ -33,7 +33,7 @@ def claims(config: Config, out: OptionalOut = None) -> None:
         typer.echo(f"{verdict.claim.name}: {verdict.line}")
     scale = results.study.scale.scale
     folder = out or results.layout.claims
-    paths = ledger.write(verdicts, folder, scale=scale, seeds=results.seeds)
+    paths = ledger.write(verdicts, folder, scale=scale, seeds=results.study.all_seeds)
     stamp(paths[-1], "claims")
 
 
@@ -161,13 +161,39 @@ def cards(
 def redraw(
     reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],
 ) -> None:
-    """Draw the figures of kept results again, from the tables that are kept with them.
+    """Draw the figures of kept results again and judge the claims, from the tables kept with them.
 
     **Example:** `dpg report redraw results/reference/tiny`
     """
-    from dpg.report import graphics
+    from dpg.claims.kept import VALIDATIONS
+    from dpg.report import graphics, merging
+    from dpg.report import reference as references
 
     for path in graphics.redraw(reference):
+        typer.echo(path)
+    if not (reference / VALIDATIONS).exists():
+        typer.echo(f"claims left as they are: {reference} has no {VALIDATIONS}", err=True)
+        return
+    for path in merging.judge(references.study_of(reference), reference):
+        typer.echo(path)
+
+
+@report_app.command()
+def merge(
+    config: Config,
+    kept: Annotated[list[Path], typer.Argument(help="Folders made by `dpg report keep`.")],
+    out: Out,
+) -> None:
+    """Make one reference of several kept studies, each of other seeds.
+
+    Figures are drawn and claims judged over all seeds. Each seed can be made on a machine of its
+    own: `dpg config derive --only` writes the scale file of one seed.
+
+    **Example:** `dpg report merge kept/seed0 kept/seed1 -c config/tiny.yaml --out kept/both`
+    """
+    from dpg.report import merging
+
+    for path in merging.merge(load(config), kept, out):
         typer.echo(path)
 
 

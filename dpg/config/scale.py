@@ -298,8 +298,8 @@ class ScaleFile(Settings):
         wanted, gpus = self.needs.processes, self.needs.gpus * self.needs.nodes
         if wanted is not None and (self.engine != "trl" or (gpus and wanted != gpus)):
             raise ValueError(
-                f"needs.processes = {wanted} with engine '{self.engine}' and {gpus} GPUs; "
-                "it is for the trl engine without GPUs, which else has one process per GPU: write "
-                "null"
+                f"needs.processes = {wanted} with engine '{self.engine}' and needs.gpus x "
+                f"needs.nodes = {gpus}; it is for the trl engine without GPUs, which else has one "
+                "process per GPU: write null"
             )
         return self

@@ -138,13 +138,20 @@ def load(
         files = files._replace(scale=files.scale.model_copy(update={"reading": reading}))
     resolver = Resolver(files)
     runs, sources, keys = _runs(resolver, resolver.variant_names)
-    extras, *of_extras = _runs(resolver, resolver.extra_names)
-    for known, more in zip((sources, keys), of_extras, strict=True):
-        known.update(more)
+    extras, extra_sources, extra_keys = _runs(resolver, resolver.extra_names)
     if not runs:
         raise ConfigError(f"{files.path}: `experiments` selects no run; name a variant in it")
     settings, origins = resolve_downstream(files)
-    return Study(files.path, files.scale, runs, sources, settings, origins, keys, extras)
+    return Study(
+        files.path,
+        files.scale,
+        runs,
+        sources | extra_sources,
+        settings,
+        origins,
+        keys | extra_keys,
+        extras,
+    )
 
 
 def _read(path: Path, experiments: Path | None) -> Files:
@@ -211,25 +218,61 @@ def _runs(
     return runs, sources, keys
 
 
-def derived(path: str | Path, *, seeds: int) -> str:
+def derived(path: str | Path, *, seeds: int | None = None, only: int | None = None) -> str:
     """The text of a scale file like this one, with other seeds, to be written anywhere.
 
     It keeps the scale's name, so its results go to the same folder. It names the experiments' file
-    that the original is read with, so it may lie in another folder. Variants with `seeds` of their
-    own keep them. Paths in it are relative to the working directory, as in every scale file.
+    that the original is read with, so it may lie in another folder. Paths in it are relative to
+    the working directory, as in every scale file.
 
     Args:
         path: a scale file.
-        seeds: how many seeds: 0, 1, ... seeds - 1.
+        seeds: how many seeds: 0, 1, ... seeds - 1. Variants with `seeds` of their own keep them.
+        only: instead of `seeds`, one seed: the runs that the study has of it, and none else. Table
+            1, which is of the first seed, is left out for another.
 
     Raises:
-        ConfigError: `seeds` is below 1, or the file cannot be used.
+        ConfigError: `seeds` is below 1, the study has no run of the seed `only`, or the file cannot
+            be used.
     """
-    if seeds < 1:
+    if (seeds is None) == (only is None):
+        raise ConfigError("expected one of --seeds and --only")
+    if seeds is not None and seeds < 1:
         raise ConfigError(f"expected at least 1 seed, got {seeds}")
     path = Path(path)
     tree = _scale_tree(path)
     experiments = _experiments_file(path, checked(ScaleFile, tree, path))
-    changed = {"seeds": list(range(seeds)), "experiments_file": str(experiments)}
-    note = f"# Made from {path}, with {seeds} seeds. Do not edit: change that file instead.\n"
-    return note + yaml.dump(tree | changed)
+    if seeds is not None:
+        words, changed = f"with {seeds} seeds", {"seeds": list(range(seeds))}
+    else:
+        assert only is not None
+        words, changed = f"with seed {only} alone", _of_seed(path, tree, only)
+    note = f"# Made from {path}, {words}. Do not edit: change that file instead.\n"
+    return note + yaml.dump(tree | changed | {"experiments_file": str(experiments)})
+
+
+def _of_seed(path: Path, tree: Tree, seed: int) -> Tree:
+    """What a scale file has to say so that a study has its runs of one seed alone."""
+    study = load(path)
+    if seed not in study.all_seeds:
+        raise ConfigError(
+            f"{path} has no run of seed {seed}; its seeds are "
+            f"{', '.join(map(str, study.all_seeds))}"
+        )
+    keys: dict[str, set[str]] = {}
+    for run in study.runs:
+        if run.seed == seed:
+            experiment, _, key = study.named(run).partition("/")
+            keys.setdefault(experiment, set()).add(key)
+    files = tree.get("experiments") or {}
+    experiments: Tree = {}
+    for name, variants in keys.items():
+        own: Tree = dict(files.get(name) or {})
+        there: Tree = own.get("variants") or {}
+        chosen = {key: (there.get(key) or {}) | {"seeds": None} for key in sorted(variants)}
+        in_order = [key for key in there if key in chosen] or list(chosen)
+        experiments[name] = own | {"variants": {key: chosen[key] for key in in_order}}
+    changed: Tree = {"seeds": [seed], "experiments": experiments}
+    if seed != study.all_seeds[0]:
+        changed["downstream"] = None
+    return changed

@@ -113,7 +113,8 @@ def lines(study: Study) -> Iterator[str]:
             else:
                 too_large.setdefault(reason(found), []).append((found.least_gb, run.path))
         if fits:
-            rollouts, examples = (_ends([one[place] for one in fits]) for place in (0, 1))
+            rollouts = _ends([one.rollouts for one in fits])
+            examples = _ends([one.examples for one in fits])
             yield (
                 f"{card} GB card: {len(fits)} of {len(study.runs)} runs fit; in an update "
                 f"{rollouts} rollouts at a time, in the target {examples} examples"

@@ -163,7 +163,9 @@ class _GridPoint(NamedTuple):
             if before["inputs"] == inputs:
                 return before["outcome"]
         done = self.train(target, rows, settings, seed)
-        found = _short(done) | {"validation": harness.measure(self.folder, [task])[task]}
+        scores = harness.measure(self.folder, [task])[task]
+        del scores["log_probabilities"]
+        found = _short(done) | {"validation": scores}
         artifacts.write_json(outcome, {"inputs": inputs, "outcome": found})
         return found
 
@@ -225,6 +227,9 @@ def measure(
 ) -> None:
     """Measure every model of one target, on the validation and the test split, in one process.
 
+    On the test split all of a passage is read. Where the settings name a number of tokens, its end
+    of that length is read too (`tail`), and that alone on the validation split.
+
     Args:
         target: directory of the target model itself, the row `before`.
         groups: `COMMON` and each language -> folder of its trained models.
@@ -264,12 +269,22 @@ def measure(
         for number, ((source, code), directory) in enumerate(models.items(), start=1):
             key = f"{source} {code} {of_weights(directory)}"
             if key not in done:
-                tasks = {split: task_name(code, split) for split in SPLITS}
-                scores = harness.measure(directory, list(tasks.values()))
-                done[key] = {split: scores[task] for split, task in tasks.items()}
+                done[key] = _scores(harness, directory, code)
                 artifacts.write_json(kept, {"config": config, "done": done})
             cells.append({"source": source, "language": code} | done[key])
             bar(number, f"{source} {code} {done[key]['test']['perplexity']:.4g}")
         record.entries |= {"cells": cells, "lm_eval": harness.record["lm_eval"]}
         record.entries["device"] = {"platform": harness.device}
     kept.unlink(missing_ok=True)
+
+
+def _scores(harness: Harness, directory: Path, code: str) -> dict[str, dict[str, Any]]:
+    """One model in one language: `validation`, `test` and, where a tail is read, `tail`."""
+    validation, test = (task_name(code, split) for split in SPLITS)
+    found = harness.measure(directory, [validation, test])
+    scores = {"validation": found[validation], "test": found[test]}
+    if harness.settings.context is not None:
+        whole = harness.measure(directory, [test], whole=True)
+        scores |= {"test": whole[test], "tail": found[test]}
+    del scores["validation"]["log_probabilities"]  # nobody compares models on it
+    return scores

@@ -126,17 +126,26 @@ class Harness:
             from lm_eval.tasks import TaskManager
         except ImportError as error:
             raise DpgError("perplexity needs lm-eval: pip install 'lm_eval[hf]'") from error
-        self.settings = settings
+        self.settings, self.include = settings, Path(include)
         with _quiet():
             self._manager = TaskManager(include_path=str(include), include_defaults=defaults)
         self._tasks: dict[str, Any] = {}
 
-    def measure(self, model: str | Path, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Return task -> `perplexity` (of a word), `acc` (share of words guessed), `passages`.
+    def measure(
+        self, model: str | Path, tasks: Sequence[str], *, whole: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        """Measure a model on tasks.
 
         Args:
             model: a Hugging Face directory with its tokenizer.
             tasks: names of tasks.
+            whole: read all of a passage, as far as the model's context holds, instead of
+                `settings.context` tokens.
+
+        Returns:
+            Task -> `perplexity` (of a word), `acc` (share of words guessed), `passages` (number)
+            and `log_probabilities`, [passages] floats in the task's order: the natural logarithm of
+            the last word's probability, to 7 digits.
 
         Raises:
             DpgError: no such task, a directory that is no model or has no tokenizer, a perplexity
@@ -153,7 +162,10 @@ class Harness:
             # Not `simple_evaluate`, which lists all installed packages for each model.
             try:
                 found = evaluate(
-                    self._model(model), {"tasks": loaded}, bootstrap_iters=0, log_samples=False
+                    self._model(model, None if whole else self.settings.context),
+                    {"tasks": loaded},
+                    bootstrap_iters=0,
+                    log_samples=True,
                 )
             except AssertionError as error:  # how lm-eval says that a word does not fit
                 raise DpgError(
@@ -168,7 +180,10 @@ class Harness:
                     f"{model}: the perplexity of {task} is {scores['perplexity']}: the model is "
                     "not usable; train it with a lower learning rate"
                 )
-            results[task] = scores | {"passages": int(found["n-samples"][task]["effective"])}
+            results[task] = scores | {
+                "passages": int(found["n-samples"][task]["effective"]),
+                "log_probabilities": _log_probabilities(found["samples"][task]),
+            }
         return results
 
     def require(self, tasks: Sequence[str]) -> None:
@@ -186,7 +201,7 @@ class Harness:
             self._tasks |= self._manager.load([name])["tasks"]
         return self._tasks[name]
 
-    def _model(self, directory: Path) -> Any:
+    def _model(self, directory: Path, context: int | None) -> Any:
         from lm_eval.models.huggingface import HFLM
 
         class Quiet(HFLM):
@@ -203,7 +218,7 @@ class Harness:
             dtype=self.settings.dtype,
             batch_size=self.settings.batch_size,
             add_bos_token=self.settings.add_bos,
-            max_length=self.settings.context,
+            max_length=context,
         )
 
     @property
@@ -217,6 +232,12 @@ class Harness:
     def record(self) -> dict[str, Any]:
         """What the numbers depend on: lm-eval's version and the settings."""
         return {"lm_eval": importlib.metadata.version("lm_eval")} | self.settings.model_dump()
+
+
+def _log_probabilities(samples: list[dict[str, Any]]) -> list[float]:
+    """Each passage's log-probability of its last word, in the order of the task's documents."""
+    in_order = sorted(samples, key=lambda sample: sample["doc_id"])
+    return [float(f"{sample['filtered_resps'][0][0]:.7g}") for sample in in_order]
 
 
 @contextlib.contextmanager

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from dpg import artifacts
 from dpg.errors import DpgError
+from dpg.evaluation import bootstrap
 from dpg.figures.generations import escape_latex
-from dpg.figures.style import save_csv, with_suffix
+from dpg.figures.style import save_csv, thousands, with_suffix
 from dpg.study.sources import BEFORE, REPLAY, SFT, SOURCES, UNTUNED
 from dpg.text.languages import TARGET_CODES
 
@@ -59,7 +61,14 @@ PAPER = {
 """The paper's Table 1: target -> source -> one perplexity per language of `TARGET_CODES`."""
 
 DASH = "\N{EN DASH}"
-_NOTE = "Perplexity of a passage's last word, by lm-eval; lower is better"
+
+TARGETS = {"llama-instruct": "Llama instruct", "llama-base": "Llama base"}
+"""Target model -> its name in the heads; another name stands as it is."""
+
+WINDOWS = {"": "test", "tail_": "tail"}
+"""Prefix of the columns -> a cell's entry: all of a passage is read, or its last tokens alone."""
+
+_MANY = 10_000.0
 
 
 def frame(paths: Sequence[str | Path]) -> pd.DataFrame:
@@ -70,8 +79,13 @@ def frame(paths: Sequence[str | Path]) -> pd.DataFrame:
             of the table's columns.
 
     Returns:
-        One row per cell, in the table's order: target, language, source, title, perplexity, acc and
-        passages of the test split, validation_perplexity and, at the paper's scale, paper.
+        One row per cell, in the table's order: target, language, source, title, perplexity (all of
+        a passage is read), acc and passages of the test split, validation_perplexity and, at the
+        paper's scale, paper. Where the end of a passage was measured too: tail (its tokens) and
+        tail_perplexity. For each of the two: bits (log2 of the perplexity) and best (whether it is
+        the column's lowest, or cannot be told apart from it). Where the passages' own numbers are
+        there: over_before, its bits minus those before training, and the ends `_low` and `_high` of
+        its 95 % interval (paired bootstrap over passages).
 
     Raises:
         DpgError: no file, a file of another kind, a target twice, or two scales.
@@ -107,32 +121,85 @@ def _cells(record: dict[str, Any]) -> pd.DataFrame:
         source, language = cell["source"], cell["language"]
         known = PAPER.get(record["target"], {}).get(source)
         place = TARGET_CODES.index(language) if language in TARGET_CODES else None
-        rows.append(
-            {
-                "target": record["target"],
-                "language": language,
-                "source": source,
-                "title": titles[source],
-                "perplexity": cell["test"]["perplexity"],
-                "acc": cell["test"]["acc"],
-                "passages": cell["test"]["passages"],
-                "validation_perplexity": cell["validation"]["perplexity"],
-                "paper": math.nan if known is None or place is None else known[place],
-            }
-        )
+        row = {
+            "target": record["target"],
+            "language": language,
+            "source": source,
+            "title": titles[source],
+            "perplexity": cell["test"]["perplexity"],
+            "acc": cell["test"]["acc"],
+            "passages": cell["test"]["passages"],
+            "validation_perplexity": cell["validation"]["perplexity"],
+        }
+        if "tail" in cell:
+            row["tail"] = record["config"]["harness"]["context"]
+            row["tail_perplexity"] = cell["tail"]["perplexity"]
+        rows.append(row | {"paper": math.nan if known is None or place is None else known[place]})
     table = pd.DataFrame(rows)
+    for prefix, window in WINDOWS.items():
+        if f"{prefix}perplexity" in table:
+            logs = {
+                (cell["language"], cell["source"]): cell[window]["log_probabilities"]
+                for cell in record["cells"]
+                if "log_probabilities" in cell.get(window, {})
+            }
+            table = _compared(table, prefix, logs)
     order = table.source.map(SOURCES.index)
     return table.assign(_order=order).sort_values(["_order", "language"]).drop(columns="_order")
 
 
-def best(table: pd.DataFrame) -> set[tuple[str, str, str]]:
+def _compared(
+    table: pd.DataFrame, prefix: str, logs: Mapping[tuple[str, str], Sequence[float]]
+) -> pd.DataFrame:
+    """One target's cells with bits, and what a paired bootstrap over passages says of them."""
+    table = table.assign(**{f"{prefix}bits": np.log2(table[f"{prefix}perplexity"])})
+    lowest = {cell[1:] for cell in best(table, prefix)}
+    told: list[bool] = []
+    intervals: list[tuple[float, float, float]] = []
+    winners = dict(lowest)
+    for language, source in zip(table.language, table.source, strict=True):
+        mine, first = logs.get((language, source)), logs.get((language, BEFORE))
+        least = logs.get((language, winners.get(language, "")))
+        won = (language, source) in lowest
+        if mine is not None and least is not None and not won and source != SFT:
+            won = difference(mine, least, language)[1] <= 0
+        told.append(won)
+        nothing = (math.nan, math.nan, math.nan)
+        intervals.append(difference(mine, first, language) if mine and first else nothing)
+    table = table.assign(**{f"{prefix}best": told})
+    if logs:
+        names = [f"{prefix}over_before{end}" for end in ("", "_low", "_high")]
+        table[names] = np.array(intervals)
+    return table
+
+
+def difference(
+    one: Sequence[float], other: Sequence[float], language: str
+) -> tuple[float, float, float]:
+    """By how many bits two models' perplexities of the same passages differ.
+
+    Args:
+        one, other: [passages] natural logarithms of the last words' probabilities.
+        language: names the random numbers: all models of a language are compared on the same
+            samples of its passages.
+
+    Returns:
+        log2 of the perplexity of `one` minus that of `other`, and the ends of the 95 % interval of
+        2,000 samples of the passages, drawn with replacement.
+    """
+    per_passage = (np.asarray(other, float) - np.asarray(one, float)) / math.log(2)
+    draws = bootstrap.of_mean(per_passage[:, None], "passages", language)
+    return (float(per_passage.mean()), *bootstrap.percentiles(draws[:, 0]))
+
+
+def best(table: pd.DataFrame, prefix: str = "") -> set[tuple[str, str, str]]:
     """The (target, language, source) of each column's lowest perplexity.
 
     Fine-tuning on the benchmark itself is there for comparison and does not compete.
     """
     rest = table[table.source != SFT]
-    lowest = rest.loc[rest.groupby(["target", "language"]).perplexity.idxmin()]
-    return {(cell.target, cell.language, cell.source) for cell in _cells_of(lowest)}
+    lowest = rest.loc[rest.groupby(["target", "language"])[f"{prefix}perplexity"].idxmin()]
+    return set(zip(lowest.target, lowest.language, lowest.source, strict=True))
 
 
 class _Cell(NamedTuple):
@@ -143,12 +210,16 @@ class _Cell(NamedTuple):
     source: str
     title: str
     perplexity: float
+    best: bool
     paper: float
 
 
-def _cells_of(table: pd.DataFrame) -> list[_Cell]:
-    """The rows of `frame`, typed."""
-    rows = table.reindex(columns=list(_Cell._fields))
+def _cells_of(table: pd.DataFrame, prefix: str) -> list[_Cell]:
+    """The rows of `frame` for one window, typed."""
+    names = {f"{prefix}perplexity": "perplexity", f"{prefix}best": "best"}
+    here = table[["target", "language", "source", "title", *names]].rename(columns=names)
+    paper = table["paper"] if "paper" in table and not prefix else math.nan
+    rows = here.assign(paper=paper)[list(_Cell._fields)]
     return [_Cell(*values) for values in rows.itertuples(index=False, name=None)]
 
 
@@ -156,29 +227,37 @@ def _grid(
     table: pd.DataFrame, bold: Callable[[str], str]
 ) -> tuple[list[tuple[str, str]], list[list[str]]]:
     """Columns (target, language) in order, and the rows of cells as text, titles first."""
-    cells = {(cell.target, cell.language, cell.source): cell for cell in _cells_of(table)}
-    targets = list(dict.fromkeys(target for target, _, _ in cells))
-    columns = list(dict.fromkeys((target, language) for target, language, _ in cells))
+    pairs = table[["target", "language"]].drop_duplicates().itertuples(index=False, name=None)
+    columns: list[tuple[str, str]] = list(pairs)
+    targets = list(dict.fromkeys(target for target, _ in columns))
     columns = sorted(columns, key=lambda column: (targets.index(column[0]), column[1]))
-    winners, rows = best(table), []
-    for source in SOURCES:
-        line = [cells.get((*column, source)) for column in columns]
-        titles = [cell.title for cell in line if cell is not None]
-        if titles:
-            shown = [_shown(cell, winners, bold) for cell in line]
-            rows.append([titles[0], *shown])
+    rows = []
+    for prefix in (prefix for prefix in WINDOWS if f"{prefix}perplexity" in table):
+        found = _cells_of(table, prefix)
+        cells = {(cell.target, cell.language, cell.source): cell for cell in found}
+        in_bits = max(cell.perplexity for cell in found) >= _MANY
+        where = f", last {table['tail'].iloc[0]:.0f} tokens" if prefix else ""
+        for source in SOURCES:
+            line = [cells.get((*column, source)) for column in columns]
+            titles = [cell.title for cell in line if cell is not None]
+            if titles:
+                shown = [_shown(cell, bold, in_bits=in_bits) for cell in line]
+                rows.append([f"{titles[0]}{where}", *shown])
     return columns, rows
 
 
-def _shown(
-    cell: _Cell | None, winners: set[tuple[str, str, str]], bold: Callable[[str], str]
-) -> str:
-    """A cell as text: bold where it is its column's best, the paper's number behind it."""
+def _shown(cell: _Cell | None, bold: Callable[[str], str], *, in_bits: bool) -> str:
+    """A cell as text: bold where it is among its column's best, the paper's number behind it.
+
+    Where perplexities have many digits, bits stand first and the perplexity in brackets.
+    """
     if cell is None:
         return DASH
-    text = number(cell.perplexity)
-    if (cell.target, cell.language, cell.source) in winners:
+    text = f"{math.log2(cell.perplexity):.2f}" if in_bits else number(cell.perplexity)
+    if cell.best:
         text = bold(text)
+    if in_bits:
+        return f"{text} ({thousands(cell.perplexity)})"
     return text if math.isnan(cell.paper) else f"{text} ({number(cell.paper)})"
 
 
@@ -190,7 +269,7 @@ def number(value: float) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """The table in Markdown, in the paper's layout."""
     columns, rows = _grid(table, lambda text: f"**{text}**")
-    heads = [f"{target} {language.upper()}" for target, language in columns]
+    heads = [f"{TARGETS.get(target, target)} {language.upper()}" for target, language in columns]
     lines = [f"**{_title(table)}**", "", f"| CPT Data Source | {' | '.join(heads)} |"]
     lines.append(f"| :--- |{' ---: |' * len(columns)}")
     lines += [f"| {' | '.join([title, *cells])} |" for title, *cells in rows]
@@ -202,7 +281,8 @@ def latex(table: pd.DataFrame) -> str:
     columns, rows = _grid(table, lambda text: rf"\textbf{{{text}}}")
     targets = list(dict.fromkeys(target for target, _ in columns))
     spans = [
-        rf"\multicolumn{{{sum(c[0] == target for c in columns)}}}{{c}}{{{escape_latex(target)}}}"
+        rf"\multicolumn{{{sum(c[0] == target for c in columns)}}}{{c}}"
+        rf"{{{escape_latex(TARGETS.get(target, target))}}}"
         for target in targets
     ]
     codes = [language.upper() for _, language in columns]
@@ -229,7 +309,12 @@ def latex(table: pd.DataFrame) -> str:
 
 
 def _title(table: pd.DataFrame) -> str:
-    return f"{_NOTE} (the paper's in brackets)" if "paper" in table else _NOTE
+    """What the numbers are, in the words of the table's own case."""
+    columns = [f"{prefix}perplexity" for prefix in WINDOWS if f"{prefix}perplexity" in table]
+    large = bool((table[columns] >= _MANY).any(axis=None))
+    first = "Bits, log2 of the perplexity (in brackets)," if large else "Perplexity"
+    title = f"{first} of a passage's last word, by lm-eval; lower is better"
+    return f"{title} (the paper's in brackets)" if "paper" in table else title
 
 
 def build(paths: Sequence[str | Path], out_stem: str | Path) -> list[Path]:

@@ -53,7 +53,7 @@ def of_metagradient(
     goal = programs.Function.take_apart(metric)
     theta, state, batch, w = _shapes((run.params, run.state, *run.at(0)))
     arrays, made = run.loss.arrays, run.programs
-    evaluate = programs.compile_metric(goal.static)
+    evaluate = programs.compile_metric(goal.static, initial=False)
     yield lambda: evaluate.lower(goal.arrays, theta, theta).compile()
     yield _gradient(run, theta, batch, w)
     yield lambda: made.apply.lower(theta, state, theta).compile()

@@ -132,6 +132,8 @@ class Bookmark:
     def after(self, number: int) -> None:
         """Write where the walk stands, if it is time, or the last action has been done."""
         last = number == self.actions - 1
+        if last:
+            self.kept.held.clear()  # the schedule does not drop the first state
         full = sum(self.kept.sizes.values()) > self.trees
         if last or full or time.monotonic() - self._written >= SHARE * self._took:
             began = time.monotonic()
@@ -223,7 +225,7 @@ def identity(back: Any, schedule: Schedule) -> dict[str, str]:
         "weights": data.weights,
         "index": data.index,
         "hyperparameters": sorted(run.values.items()),
-        "batches": [data.shapes, run.T, data.at(0), data.at(run.T - 1)],
+        "batches": [data.shapes, run.T, data.at(0)[0], data.at(run.T - 1)[0]],
         "schedule": [str(action) for action in schedule.actions],
         "wrt": [str(x) for x in back.wanted[1:]],
         "version of JAX": [jax.__version__, str(jax.devices()[0].platform)],

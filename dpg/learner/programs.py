@@ -329,14 +329,17 @@ def compile_together(programs: Programs) -> Programs:
     )
 
 
-@functools.lru_cache(maxsize=32)
-def compile_metric(metric: Static, *, initial: bool = False) -> Callable:
+def compile_metric(metric: Static, *, initial: bool = False) -> jax.stages.Wrapped:
     """(arrays, params, initial) -> (metric, its gradient with respect to params).
 
     With `initial` the gradient is a pair, the second with respect to the initial parameters. Of a
     metric [K] gradients are [K, ...].
     """
+    return _compile_metric(metric, initial)
 
+
+@functools.lru_cache(maxsize=32)
+def _compile_metric(metric: Static, initial: bool) -> jax.stages.Wrapped:
     def value(params: Tree, start: Tree, arrays: Arrays) -> jax.Array:
         return assemble(metric, arrays)(params, start)
 

@@ -57,8 +57,10 @@ class Cache(NamedTuple):
         if G > 1:
             own = jnp.zeros((U, K * G, R, d), before.keys.dtype)
             return cls(each, prompt, tuple((own, own) for _ in each), 0)
-        room = ((0, 0), (0, 0), (0, R), (0, 0))
-        return cls(each, None, tuple((jnp.pad(k, room), jnp.pad(v, room)) for k, v in prompt), P)
+        beside = ((0, 0), (0, 0), (0, R), (0, 0))
+        return cls(
+            each, None, tuple((jnp.pad(k, beside), jnp.pad(v, beside)) for k, v in prompt), P
+        )
 
     def read_on(
         self, block: Block, x: Array, rotary: Any, own: Any, token: Array, allowed: Array

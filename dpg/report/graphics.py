@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dpg import artifacts
 from dpg.errors import DpgError
 
 _UNWANTED = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.S)
@@ -42,9 +43,12 @@ def picture(name: str, folder: Path, words: str) -> str | None:
 def redraw(folder: Path) -> list[Path]:
     """Draw the figures of kept results again, each `<name>.png` from its `<name>.csv`.
 
+    Table 1 is written again from its table, too.
+
     Raises:
         DpgError: the folder has no picture beside its table.
     """
+    from dpg.figures import table_1
     from dpg.figures.style import save_picture
 
     kept = [image for image in sorted(folder.glob("*.png")) if image.with_suffix(".csv").exists()]
@@ -55,6 +59,11 @@ def redraw(folder: Path) -> list[Path]:
     for image in kept:
         module = importlib.import_module(f"dpg.figures.{image.stem}")
         save_picture(module.draw(pd.read_csv(image.with_suffix(".csv"))), image)
+    numbers, text = folder / "table_1.csv", folder / "table_1.md"
+    if numbers.exists():
+        with artifacts.atomic_path(text) as partial:
+            partial.write_text(table_1.markdown(pd.read_csv(numbers)), encoding="utf-8")
+        kept.append(text)
     return kept
 
 

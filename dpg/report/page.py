@@ -12,7 +12,7 @@ import pandas as pd
 
 from dpg import artifacts
 from dpg.claims.page import MARKS, summary
-from dpg.claims.verdicts import Condition
+from dpg.claims.verdicts import in_words
 from dpg.quantities import duration
 from dpg.report import captions, graphics, grids, headlines, pages
 from dpg.report.material import Material
@@ -124,9 +124,10 @@ def _claims(material: Material) -> Iterator[dict[str, Any]]:
 
 
 def _condition(record: dict[str, Any]) -> str:
-    limit = {key: record[key] for key in ("relation", "limit") if key in record}
-    words = Condition(record["what"], record["values"], **limit).words()
-    return f"{words}: {record['state']}" if limit else words
+    if "relation" not in record:
+        return in_words(record)
+    note = f" ({record['note']})" if "note" in record else ""
+    return f"{in_words(record)}: {record['state']}{note}"
 
 
 def _counts(material: Material) -> str:

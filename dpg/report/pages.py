@@ -246,11 +246,16 @@ def _blocks(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int, str]]]]
 
 def provenance_page(study: Study, runs: Sequence[Run], table: pd.DataFrame) -> str:
     """Code, versions, machine, seeds, configuration and the cost of every run, as an HTML page."""
+    return provenance_of(study, provenance(study, runs), table)
+
+
+def provenance_of(study: Study, known: dict[str, Any], table: pd.DataFrame) -> str:
+    """The same of what is known of the runs together (`provenance`)."""
     cells = table.drop(columns="config_sha256")
     return webpage.render(
         _PROVENANCE,
         title=f"Provenance of the results at scale {study.scale.scale}",
-        facts=facts(provenance(study, runs), table, len(study.runs)),
+        facts=facts(known, table, len(study.runs)),
         columns=list(cells),
         rows=[[cell(value) for value in row] for row in cells.itertuples(index=False)],
         config=settings_of(study),

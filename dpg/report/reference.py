@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import pydantic
 
 from dpg import artifacts
+from dpg.claims import kept
+from dpg.claims.evidence import is_the_papers
 from dpg.config import DownstreamSettings, RunConfig, ScaleFile, Study
 from dpg.config.recorded import in_present_settings
 from dpg.errors import DpgError
@@ -27,6 +29,8 @@ Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 STUDY = "study.json"
 """The reference's record: configuration, provenance, run times by figure."""
+
+PAPERS = "the paper's"
 
 _SCALE_PARTS = ("text", "prompt_style", "models", "pretraining", "judge")
 
@@ -61,24 +65,29 @@ def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> l
         with artifacts.atomic_path(out / source.name) as partial:
             shutil.copyfile(source, partial)
         written.append(out / source.name)
+    written += kept.write(study, layout, runs, out)
     record = {
         "provenance": pages.provenance(study, runs),
         "run_times": run_times(study, layout),
         "scale": study.scale.model_dump(mode="json", exclude={"experiments", "defaults"}),
         "downstream": study.downstream.model_dump(mode="json") if study.downstream else None,
         "runs": {run.name: run.config for run in runs},
+        "rates": _rates(study),
         "rollouts": {run.name: len(run.rollouts()) for run in runs},
     }
     artifacts.write_json(out / STUDY, record)
     return [*written, out / STUDY, *cards.write(out)]
 
 
+def _rates(study: Study) -> dict[str, str]:
+    """Whose each baseline's learning rate is, of the rates that the paper tunes."""
+    swept = [run for run in study.runs if run.rate_is_swept]
+    return {run.path: PAPERS if is_the_papers(study, run) else "the scale's" for run in swept}
+
+
 def _drawn() -> list[tuple[str, str]]:
-    figures = [
-        (name, kind)
-        for name in (*FIGURES, CURVES, "theorem_3_1", "sweep")
-        for kind in ("png", "csv")
-    ]
+    names = (*FIGURES, CURVES, "theorem_3_1", "sweep")
+    figures = [(name, kind) for name in names for kind in ("png", "csv")]
     return figures + [(name, kind) for name in TABLES for kind in ("md", "csv")]
 
 
@@ -101,17 +110,29 @@ def outdated(study: Study, folder: Path) -> list[str]:
         DpgError: the folder holds no reference.
     """
     record = read_record(folder)
-    kept = _read(ScaleFile, record["scale"])
-    parts = ((part, getattr(kept, part, None), getattr(study.scale, part)) for part in _SCALE_PARTS)
+    table_1 = record["downstream"]
+    downstream = None if table_1 is None else _read(DownstreamSettings, table_1)
+    lines = changed(study, record)
+    if table_1 is None:
+        lines += _differences("downstream", downstream, study.downstream)
+    return lines + _missing_seeds(study, record["runs"])
+
+
+def changed(study: Study, record: dict[str, Any]) -> list[str]:
+    """Say in what the settings of a record are others than the study's, seeds apart.
+
+    A record without Table 1 differs in nothing by that: it may be of a further seed.
+    """
+    then = _read(ScaleFile, record["scale"])
+    parts = ((part, getattr(then, part, None), getattr(study.scale, part)) for part in _SCALE_PARTS)
     lines = [
         f"{name}: {_short(then)} then, {_short(now)} now"
         for name, then, now in parts
         if then != now
     ]
-    table_1 = record["downstream"]
-    downstream = None if table_1 is None else _read(DownstreamSettings, table_1)
-    lines += _differences("downstream", downstream, study.downstream)
-    lines += _missing_seeds(study, record["runs"])
+    if record["downstream"] is not None:
+        downstream = _read(DownstreamSettings, record["downstream"])
+        lines += _differences("downstream", downstream, study.downstream)
     for name, config in record["runs"].items():
         present = _present(study, name)
         if present is None:
@@ -119,6 +140,37 @@ def outdated(study: Study, folder: Path) -> list[str]:
         else:
             lines += _differences(name, _read(RunConfig, in_present_settings(config)), present)
     return lines
+
+
+def study_of(folder: Path) -> Study:
+    """The study that a reference is of, as far as its record knows it.
+
+    Raises:
+        DpgError: the folder holds no reference, or one whose settings are no longer valid.
+    """
+    record = read_record(folder)
+    scale = _read(ScaleFile, record["scale"])
+    runs = {
+        name: _read(RunConfig, in_present_settings(config))
+        for name, config in record["runs"].items()
+    }
+    invalid = [name for name, run in {"scale": scale, **runs}.items() if run is None]
+    if scale is None or invalid:
+        raise DpgError(
+            f"{folder}: {', '.join(invalid[:3])} no longer valid settings; run the study and keep "
+            "it anew: dpg report keep"
+        )
+    table_1 = record["downstream"]
+    downstream = None if table_1 is None else _read(DownstreamSettings, table_1)
+    whole = {name: run for name, run in runs.items() if run is not None}
+    # Of an older record nobody knows whose rates are: none counts as the paper's own.
+    path = Path("config") / f"{scale.scale}.yaml"
+    known = record.get("rates", {})
+    sources = {
+        name: {"learner.learning_rate": PAPERS if known.get(name) == PAPERS else str(path)}
+        for name in whole
+    }
+    return Study(path, scale, whole, sources, downstream, {})
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -142,8 +142,10 @@ def _weights(
     from scipy.sparse import coo_matrix
 
     places = {word: place for place, word in enumerate(words)}
-    rows, columns, values = [], [], []
-    for document, count in zip(documents, counts, strict=True):
+    rows: list[int] = []
+    columns: list[int] = []
+    values: list[np.ndarray] = []
+    for document, count in zip(documents.tolist(), counts, strict=True):
         known = [places[word] for word in count if word in places]
         often = np.array([number for word, number in count.items() if word in places], float)
         weights = (1.0 + np.log(often)) * idf[known]

@@ -205,11 +205,20 @@ def _evidence(study: Study, layout: Layout) -> Iterator[Path]:
         yield folder.metrics
         if run.experiment.startswith("lambada-"):
             yield folder.judged
-    if any(run.experiment == "lambada-es" for run in study.runs):
+        if run.experiment == "uuid" or _is_read(run):
+            yield folder.rollouts
+    if any(_is_read(run) or run.experiment == "lambada-es" for run in study.runs):
         yield layout.articles
+    if any(run.experiment == "lambada-es" for run in study.runs):
         yield layout.passages
         if study.downstream is not None:
             yield layout.figures / f"{DOWNSTREAM}.csv"
+            yield from (layout.perplexity(target) for target in study.downstream.targets)
+
+
+def _is_read(run: RunConfig) -> bool:
+    """Whether the claims on coherence read the run's rollouts."""
+    return run.experiment in ("sixseven", "norm") and _method(run) == "adam"
 
 
 def _report(study: Study, layout: Layout) -> Output:

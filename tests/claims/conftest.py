@@ -27,7 +27,7 @@ FOREIGN = "el río estaba frío y viejo dijo que no iba a volver nunca".split()
 
 # Per variant: the last value of each measure, from the first on in a straight line.
 PIXELS = {"adam-T96": 1.0, "adam-T96-redo": 1.0, "adam-T96-nogroups": 41 / 42}
-PIXELS |= {"adam-T8": 40 / 42, "adam-T1": 36 / 42}
+PIXELS |= {"adam-T8": 40 / 42, "adam-T1": 34 / 42}
 PIXELS |= {f"{m}-T{T}": end for m, end in (("sgd", 0.6), ("naive", 0.55)) for T in (96, 8, 1)}
 NORM = {"adam-T96": -0.2, "adam-T8": -0.15, "adam-T1": -0.1}
 NORM |= {f"{m}-T{T}": end for m, end in (("sgd", -0.01), ("naive", 0.0)) for T in (96, 8, 1)}
@@ -43,9 +43,9 @@ CLAIMS = {claim.name: claim for claim in claims.CLAIMS}
 class World:
     """A results folder in which everything is as the paper says; tests spoil parts of it."""
 
-    def __init__(self, folder, seeds=(0,)):
+    def __init__(self, folder, seeds=(0,), **more):
         text = yaml.safe_load((CONFIG / "paper.yaml").read_text())
-        (folder / "mine.yaml").write_text(yaml.safe_dump({**text, "seeds": list(seeds)}))
+        (folder / "mine.yaml").write_text(yaml.safe_dump({**text, "seeds": list(seeds), **more}))
         self.study = config.load(folder / "mine.yaml", CONFIG / "experiments.yaml")
         self.place(folder)
 
@@ -67,7 +67,30 @@ class World:
         self.table_1()
         self.theorem()
         self.texts()
+        self.rollouts()
         return self
+
+    def rollouts(self, **coherent):
+        """Texts of the runs on the 67 and the norm; `coherent` says whether they stay so."""
+        rows = pd.read_parquet(self.layout.articles)["text"].tolist()
+        for run in self.study.runs:
+            if run.experiment == "uuid":
+                self.uuid_rollouts(run)
+            if run.experiment not in ("sixseven", "norm") or not run.variant.startswith("adam"):
+                continue
+            stays = coherent.get(run.experiment, run.experiment == "sixseven")
+            table = []
+            for step in (0, run.generator.grpo_steps):
+                for row in range(24):
+                    words = rows[row].split()[:20]
+                    if not stays and step > 0:  # every other word is none
+                        words[::2] = ["zib"] * 10
+                    table.append({"step": step, "row": row, "response": " ".join(words)})
+            table = pd.DataFrame(table).assign(article="a", prompt="p", tokens=[[1]] * len(table))
+            steps = np.round(COURSE * run.generator.grpo_steps).astype(int)
+            between = [table[table["step"] == 0].assign(step=step) for step in steps[1:-1]]
+            path = self.layout.run_of(run).path / "validation.parquet"
+            pd.concat([table, *between]).to_parquet(path)
 
     article = ARTICLE  # words of the generator's articles
 
@@ -81,7 +104,7 @@ class World:
         path = self.layout.run_of(run).path
         path.mkdir(parents=True)
         record = {"scale": "paper", "experiment": run.experiment, "variant": run.variant}
-        record |= {"seed": run.seed, "config": {}}
+        record |= {"seed": run.seed, "config": run.model_dump(mode="json")}
         (path / "run.json").write_text(json.dumps(record))
         steps = np.round(COURSE * run.generator.grpo_steps).astype(int)
         noise = 0.002 * np.random.default_rng(run.seed).standard_normal(len(COURSE))
@@ -97,7 +120,8 @@ class World:
         if run.experiment == "qr":
             return {"pixels_right": 0.5 + 0.49 * COURSE, "scans": (COURSE > 0.7) * 1.0}
         if run.experiment == "sixseven":
-            wobble = 0.0 if name == "adam-T96" else 0.06 * np.resize([-1, 1], len(COURSE))
+            size = {"adam-T96": 0.0, "adam-T1": 0.05}.get(name, 0.02)
+            wobble = size * np.resize([-1, 1], len(COURSE))
             end = np.where(COURSE < 1, 0, wobble)
             return {"pixels_right": 0.5 + (PIXELS[name] - 0.5) * COURSE + wobble - end}
         if run.experiment == "norm":
@@ -116,8 +140,8 @@ class World:
         rng = np.random.default_rng(run.seed)
         rows = []
         for course, step in zip(COURSE, steps, strict=True):
-            for row in range(24):
-                foreign = row < 24 * SKILL[run.variant] * max(0, 2 * course - 1)
+            for row in range(48):
+                foreign = row < 48 * SKILL[run.variant] * max(0, 2 * course - 1)
                 english = STORY if course >= 0.4 and run.variant == "adam" else ARTICLE
                 words = rng.choice(FOREIGN if foreign else english, 20)
                 collapsed = run.variant == "fasttext" and course > 0.5
@@ -134,16 +158,39 @@ class World:
                 )
         return pd.DataFrame(rows)
 
-    def table_1(self, **changed):
-        rows = [
-            {"target": target, "language": code, "source": source, "perplexity": value + place}
-            for target in ("llama-instruct", "llama-base")
-            for place, code in enumerate(TARGET_CODES)
-            for source, value in (TABLE | changed).items()
-        ]
+    def uuid_rollouts(self, run):
+        """Each has as much of the UUID as the log's `soft` says, give or take two characters."""
+        rows, rng = [], np.random.default_rng(3)
+        soft = self.measures(run)["soft"]
+        for share, course in zip(soft, COURSE, strict=True):
+            for row in range(24):
+                length = int(np.clip(36 * share + rng.integers(-2, 3), 1, 36))
+                response = run.metric.text[:length]
+                step = round(course * run.generator.grpo_steps)
+                rows.append({"step": step, "row": row, "response": response})
+        table = pd.DataFrame(rows).assign(article="a", prompt="p", tokens=[[1]] * len(rows))
+        table.to_parquet(self.layout.run_of(run).path / "validation.parquet")
+
+    def table_1(self, spread=0.0, **changed):
+        """The table and the passages' log-probabilities, which spread around each cell's mean."""
+        rng, rows = np.random.default_rng(2), []
+        for target in ("llama-instruct", "llama-base"):
+            cells = []
+            for place, code in enumerate(TARGET_CODES):
+                common = rng.normal(0.0, 2.0, 200)
+                for source, value in (TABLE | changed).items():
+                    own = common + rng.normal(0.0, spread, 200)
+                    logs = (own - own.mean() - np.log(value + place)).tolist()
+                    scores = {"perplexity": value + place, "log_probabilities": logs}
+                    cells.append({"source": source, "language": code, "test": scores})
+                    row = {"target": target, "language": code, "source": source}
+                    rows.append(row | {"perplexity": value + place})
+            path = self.layout.perplexity(target)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"target": target, "cells": cells}))
         pd.DataFrame(rows).to_csv(self.layout.figures / "table_1.csv", index=False)
 
-    def theorem(self, exponent=2.0):
+    def theorem(self, exponent=2.0, size=1.0):
         rows = []
         for optimizer in ("sgd", "adam", "adam-smooth"):
             for number in (1, 2, 4, 8, 16):
@@ -153,6 +200,7 @@ class World:
                     "T": (0.5, 1, number),
                 }.items():
                     error = 0.01 * eta**exponent / B * T**0.2
+                    error *= size
                     row = {"sweep": sweep, "optimizer": optimizer, "eta": eta, "B": B, "T": T}
                     row |= {"error": error, "ideal": eta * T, "cosine": 1 - error}
                     rows.append(row | {"bound": eta**0.25 * B**-0.5 + (eta * T) ** 0.5})

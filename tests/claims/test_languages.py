@@ -50,7 +50,7 @@ def test_too_few_rollouts_or_no_judge(world):
 
 
 def test_a_refused_rollout_says_nothing_about_the_language(world):
-    """Four of the 24 are refused at each validation: of the rest the share is the same."""
+    """Eight of the 48 are refused at each validation: of the rest the share is the same."""
     before = world.verdict("language-es")
 
     def refused(table):
@@ -64,7 +64,7 @@ def test_a_refused_rollout_says_nothing_about_the_language(world):
     world.judge_again("lambada-es/adam", lambda t: t.assign(judged=REFUSED))
     verdict = world.verdict("language-es")
     assert verdict.verdict == UNTESTED
-    assert "no answer for any of the 24 rollouts at step 0" in verdict.line
+    assert "no answer for any of the 48 rollouts at step 0" in verdict.line
 
 
 def test_a_style_that_comes_late_or_never(world):
@@ -78,7 +78,7 @@ def test_a_style_that_comes_late_or_never(world):
     world.judge_again("lambada-es/adam", late)
     verdict = world.verdict("style-first")
     assert verdict.verdict == FAILS
-    assert ": 0 (expected > 0)" in verdict.line
+    assert ": 0 [0, 0] (expected > 0)" in verdict.line
 
 
 def test_style_is_not_asked_of_texts_that_cannot_be_told_apart(world):

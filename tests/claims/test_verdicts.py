@@ -11,14 +11,13 @@ import yaml
 from dpg import claims, config
 from dpg.claims import verdicts
 from dpg.claims.evidence import Results, Untested
-from dpg.claims.verdicts import FAILS, HOLDS, UNTESTED, Condition, verdict_on
+from dpg.claims.verdicts import FAILS, HOLDS, UNDECIDED, UNTESTED, Condition, verdict_on
 from dpg.study.layout import Layout
 from dpg.study.outputs import Outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "config"
 BY_NAME = {claim.name: claim for claim in claims.CLAIMS}
-NEVER = {"coherent-rephrases"}  # no result can support it
 
 
 class TestStudies:
@@ -47,7 +46,9 @@ class TestStudies:
         for path in world.layout.root.rglob("*"):
             if path.is_file() and path not in kept:
                 path.unlink()
-        assert all(world.verdict(name).verdict == HOLDS for name in BY_NAME.keys() - NEVER)
+        found = {name: world.verdict(name).verdict for name in BY_NAME}
+        assert found.pop("more-steps-stable") == UNDECIDED  # for the moves of one seed
+        assert set(found.values()) == {HOLDS}
 
     def test_the_miniatures_inputs_are_all_below_its_folder(self):
         study = config.load(CONFIG / "smoke.yaml", CONFIG / "experiments.yaml")
@@ -65,7 +66,8 @@ class TestSeeds:
     def test_all_hold_with_an_interval(self, three):
         line = three.verdict("more-steps-help").line
         assert line == "holds (3 seeds, 95% bootstrap intervals)"
-        assert three.verdict("baselines-es").verdict == HOLDS
+        for name in ("baselines-es", "more-steps-stable", "uuid-only-adam", "style-first"):
+            assert three.verdict(name).verdict == HOLDS
 
     def test_one_lucky_seed_makes_no_verdict(self, three):
         for seed in (1, 2):
@@ -74,8 +76,8 @@ class TestSeeds:
             three.set_column("sixseven/adam-T96", "pixels_right", [0.5] * 5 + [0.98], seed)
         verdict = three.verdict("more-steps-help")
         assert verdict.conditions[0].mean > 0
-        assert verdict.verdict == FAILS
-        assert "undecided: the interval reaches over the limit" in verdict.line
+        assert verdict.verdict == UNDECIDED
+        assert "the interval reaches over the limit" in verdict.line
 
     def test_a_seed_that_is_missing_is_not_left_out(self, three):
         three.path("qr/adam-T96", seed=2).unlink()
@@ -108,7 +110,8 @@ class TestConditions:
             ([0.0], "not met"),
             ([1, 2], "met"),
             ([1, -0.5], "open"),
-            ([1, -2], "not met"),
+            ([1, -2], "open"),
+            ([-1, -2], "not met"),
         ],
     )
     def test_states(self, values, state):
@@ -145,6 +148,6 @@ def test_the_ledger_has_every_claim_in_three_forms(whole, tmp_path):
     for path in paths[1:]:
         text = path.read_text()
         assert all(claim.name in text for claim in claims.CLAIMS)
-        assert f"Hold: {len(BY_NAME) - 1}; do not hold: 0; not tested at this scale: 1." in text
-        assert "not a statistical statement" in text
+        assert f"Hold: {len(BY_NAME) - 1}; do not hold: 0; undecided: 1; not tested" in text
+        assert "say nothing about other seeds" in text
     assert "expected &gt;= 1" in paths[2].read_text()

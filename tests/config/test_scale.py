@@ -68,7 +68,9 @@ def test_only_trl_without_gpus_takes_several_processes(load):
         load(two)
     trl = ("scale: mine", "scale: mine\nengine: trl")
     assert load(two, trl).scale.needs.processes == 2
-    with pytest.raises(ConfigError, match=r"needs\.processes = 2 .* needs\.gpus = 4"):
+    with pytest.raises(
+        ConfigError, match=r"needs\.processes = 2 .* needs\.gpus x needs\.nodes = 4"
+    ):
         load((two[0], two[1].replace("processes: 2", "processes: 2, gpus: 4")), trl)
 
 

@@ -240,3 +240,16 @@ def test_an_unfinished_training_is_named(models, tmp_path, model_dir, harness):
     (copy / "it" / "cpt.json").unlink()
     with pytest.raises(DpgError, match=r"it/cpt\.json: no such file"):
         measure(copy, tmp_path / "x.json", model_dir, harness)
+
+
+def test_where_the_end_of_a_passage_is_read_all_of_it_is_read_too(harness, model_dir):
+    short = harness.settings.model_copy(update={"context": 5})
+    both = perplexity.Harness(harness.include, short)
+    scores = downstream._scores(both, model_dir, "es")
+    alone = downstream._scores(harness, model_dir, "es")
+    assert set(scores) == {"validation", "test", "tail"}
+    assert set(alone) == {"validation", "test"}
+    assert scores["test"] == alone["test"]
+    assert scores["tail"]["perplexity"] != scores["test"]["perplexity"]
+    assert len(scores["tail"]["log_probabilities"]) == scores["tail"]["passages"]
+    assert "log_probabilities" not in scores["validation"]

@@ -5,6 +5,7 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -50,7 +51,7 @@ def test_a_task_a_language_and_split(tasks, passages):
 def test_it_is_the_probability_of_the_last_word(tasks, passages, model_dir, words, add_bos, read):
     """Against the model's own log-probabilities, passage by passage, without lm-eval."""
     model = transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    total, right = 0.0, 0
+    total, right, each = 0.0, 0, []
     texts = passages[(passages.language == "es") & (passages.split == "test")].text
     for text in texts:
         context, word = words.encode(text.rpartition(" ")[0]), words.encode(text)
@@ -60,14 +61,25 @@ def test_it_is_the_probability_of_the_last_word(tasks, passages, model_dir, word
         with torch.no_grad():
             logits = model(torch.tensor([kept[:-1]])).logits[0].log_softmax(-1)
         scores = logits[-len(targets) :]
-        total += scores.gather(1, targets[:, None]).sum().item()
+        each.append(scores.gather(1, targets[:, None]).sum().item())
+        total += each[-1]
         right += int((scores.argmax(-1) == targets).all())
     settings = SETTINGS.model_copy(update={"add_bos": add_bos, "context": read})
     harness = perplexity.Harness(tasks, settings)
     found = harness.measure(model_dir, ["dpg_lambada_es_test"])["dpg_lambada_es_test"]
     assert found["perplexity"] == pytest.approx(math.exp(-total / len(texts)), rel=1e-5)
+    assert np.mean(found["log_probabilities"]) == pytest.approx(total / len(texts), rel=1e-5)
+    assert found["log_probabilities"] == pytest.approx(each, rel=1e-4, abs=1e-5)
     assert found["acc"] == right / len(texts)
     assert found["passages"] == len(texts) == 16
+
+
+def test_all_of_a_passage_is_read_where_that_is_asked(tasks, model_dir):
+    names = ["dpg_lambada_es_test"]
+    short = perplexity.Harness(tasks, SETTINGS.model_copy(update={"context": 5}))
+    whole = perplexity.Harness(tasks, SETTINGS).measure(model_dir, names)
+    assert short.measure(model_dir, names, whole=True) == whole
+    assert short.measure(model_dir, names) != whole
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])

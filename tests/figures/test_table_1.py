@@ -1,8 +1,10 @@
 """Table 1: the paper's layout, the best in bold, the paper's own numbers beside ours."""
 
 import json
+import math
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -22,7 +24,7 @@ def lines(paths):
 def test_rows_and_columns_stand_as_in_the_paper(perplexities):
     table = lines(perplexities())
     codes = ["DE", "ES", "FR", "IT"]
-    heads = [f"{target} {code}" for target in ("llama-instruct", "llama-base") for code in codes]
+    heads = [f"{target} {code}" for target in ("Llama instruct", "Llama base") for code in codes]
     assert table.pop("CPT Data Source") == heads
     table.pop(":---")
     assert list(table) == [
@@ -76,7 +78,7 @@ def test_latex_has_a_cell_a_column_and_spans_the_targets(perplexities):
     text = table_1.latex(table_1.frame(perplexities(leave_out=[("sgd", "es")])))
     rows = [line for line in text.splitlines() if line.endswith(r"\\") and "multi" not in line]
     assert {line.count("&") for line in rows} == {8}
-    assert r"\multicolumn{4}{c}{llama-instruct} & \multicolumn{4}{c}{llama-base}" in text
+    assert r"\multicolumn{4}{c}{Llama instruct} & \multicolumn{4}{c}{Llama base}" in text
     assert r"\textbf{60.25}" in text
     assert re.search(r"SGD Metagrad & 70\.00 & -- &", text)
 
@@ -104,3 +106,70 @@ def test_bad_input_is_named(perplexities, tmp_path):
     second.write_text(json.dumps(record))
     with pytest.raises(DpgError, match=r"llama-base\.json holds no perplexities.*'cells'"):
         table_1.frame([second])
+
+
+def with_passages(path, spread=1.0, tail=16, scale=1.0):
+    """Give a file's cells passages, and a measure of the passages' ends."""
+    rng = np.random.default_rng(0)
+    record = json.loads(path.read_text())
+    record["config"] = {"harness": {"context": tail}}
+    common = rng.normal(0.0, 2.0, 400)
+    for cell in record["cells"]:
+        for window, factor in (("test", scale), ("tail", 40_000.0)):
+            logs = common + rng.normal(0.0, spread, 400)
+            value = factor * cell["test"]["perplexity"] / (1.0 if window == "test" else scale)
+            logs = (logs - logs.mean() - np.log(value)).tolist()
+            scores = {"perplexity": value, "acc": 0.25, "passages": 400}
+            cell[window] = scores | {"log_probabilities": logs}
+    path.write_text(json.dumps(record))
+
+
+def test_the_whole_passage_and_its_end_are_both_shown(perplexities):
+    paths = perplexities()
+    for path in paths:
+        with_passages(path)
+    table = lines(paths)
+    assert len(table) == 2 + 2 * 6
+    assert table["Adam Metagrad"][0] == "**60.25**"
+    bits = f"{math.log2(40_000 * 300):.2f}"
+    assert table["Before CPT, last 16 tokens"][0] == f"{bits} (12M)"
+    frame = table_1.frame(paths)
+    cell = frame[(frame.source == "adam") & (frame.language == "de")].iloc[0]
+    assert cell.bits == pytest.approx(math.log2(60.25))
+    assert cell.tail_perplexity == pytest.approx(40_000 * 60.25)
+    text = table_1.markdown(frame)
+    assert "Bits, log2 of the perplexity (in brackets)," in text
+    assert "Adam Metagrad, last 16 tokens" in table_1.latex(frame)
+
+
+def test_differences_have_a_paired_interval(perplexities):
+    first, _ = perplexities()
+    with_passages(first, spread=0.3)
+    frame = table_1.frame([first]).set_index(["source", "language"])
+    cell = frame.loc["adam", "es"]
+    expected = math.log2(61.0 / 301.0)
+    assert cell.over_before == pytest.approx(expected)
+    # Two independent spreads of 0.3 nats over 400 passages; what all models share cancels.
+    half = 1.96 * 0.3 * math.sqrt(2 / 400) / math.log(2)
+    assert cell.over_before_low == pytest.approx(expected - half, abs=0.15 * half)
+    assert cell.over_before_high == pytest.approx(expected + half, abs=0.15 * half)
+    assert frame.loc["before", "es"].over_before == 0.0
+
+
+def test_what_cannot_be_told_from_the_lowest_is_bold_too(perplexities):
+    """Italian: 63 beside 73 and more. With passages that scatter widely 73 is no worse for sure."""
+    for spread, bold in ((0.1, ["adam"]), (3.0, ["adam", "sgd"])):
+        first, _ = perplexities()
+        with_passages(first, spread=spread)
+        frame = table_1.frame([first])
+        here = frame[(frame.language == "it") & frame.best]
+        assert here.source.tolist() == bold
+    assert not frame[frame.source == "sft"].best.any()
+
+
+def test_a_kept_table_is_written_again_from_its_csv(perplexities, tmp_path):
+    paths = perplexities()
+    for path in paths:
+        with_passages(path)
+    csv, text, _ = table_1.build(paths, tmp_path / "table_1")
+    assert table_1.markdown(pd.read_csv(csv)) == text.read_text()

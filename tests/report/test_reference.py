@@ -30,7 +30,7 @@ def changed(tmp_path, *change):
 
 def test_what_is_there_is_kept_and_nothing_large(kept):
     names = {path.name for path in kept.iterdir()}
-    pages = {"generations.html", "provenance.html", "runs.csv", "study.json"}
+    pages = {"generations.html", "provenance.html", "runs.csv", "study.json", "validations.csv"}
     assert names == pages | {"figure_5.png", "dataset_card.md", "model_card.md"}
     record = json.loads((kept / "study.json").read_text())
     assert record["run_times"]["figure_5"] == "0 min"

@@ -22,7 +22,7 @@ TEXTS = {
 
 
 def stop(folder, run, *, began=True):
-    """What a run of 20 steps leaves in its state when it is stopped in its ninth."""
+    """What a run leaves in its state when it is stopped in its ninth step."""
     state = folder.state
     artifacts.write_json(state.path / "settings.json", {"run": run.model_dump(mode="json")})
     with artifacts.JsonLines.resume(state.metrics, None) as log:
@@ -61,13 +61,14 @@ def test_a_stopped_run_is_kept_with_its_rollouts_and_marked_everywhere(study, la
     out = tmp_path / "kept"
     written = reference.keep(study, layout, out, stopped=True)
     assert all(path.exists() for path in written)
-    said = "stopped after 8 of 20 steps"
+    steps = study.run("lambada-es", "adam", 0).generator.grpo_steps
+    said = f"stopped after 8 of {steps} steps"
     record = reference.read_record(out)
     assert list(record["runs"]) == ["lambada-es/adam/seed0"]
     assert record["provenance"]["stopped"] == {"lambada-es/adam/seed0": f"{said}: its time limit"}
     assert record["provenance"]["devices"] == ["1 x A card"]
     table = pd.read_csv(out / "runs.csv")
-    assert table.loc[0, ["grpo_steps", "stopped_after"]].tolist() == [20, 8]
+    assert table.loc[0, ["grpo_steps", "stopped_after"]].tolist() == [steps, 8]
     curve = pd.read_csv(out / "figure_4.csv")
     assert curve["step"].tolist() == [0, 4]
     assert curve["fraction"].tolist() == [0.0, 0.25]

@@ -37,11 +37,11 @@ class CompilationTime:
         self._spans: dict[int, list[tuple[float, float]]] = {}
         self._seconds: dict[int, float] = {}
 
-    def listen(self, name: str, seconds: float, **_: Any) -> None:
+    def listen(self, event: str, duration_secs: float, **_: Any) -> None:
         """Take one of the events by which JAX tells what took how long."""
-        if name.startswith(_COMPILING):
+        if event.startswith(_COMPILING):
             now = time.monotonic()
-            self.add(now - seconds, now)
+            self.add(now - duration_secs, now)
 
     def add(self, start: float, end: float) -> None:
         """Count a stretch of this thread that has just ended; inner stretches end first."""

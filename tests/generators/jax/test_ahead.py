@@ -12,7 +12,18 @@ from dpg.run_folder import RunFolder
 
 pytestmark = pytest.mark.integration
 
-LARGE = ("_generate", "update", "gradient", "linearize", "slope", "curve", "pull", "apply")
+LARGE = (
+    "_generate",
+    "update",
+    "gradient",
+    "linearize",
+    "along",
+    "slope",
+    "curve",
+    "pull",
+    "apply",
+    "evaluate",
+)
 """The programs that take most of a large model's compilation."""
 
 

@@ -73,12 +73,10 @@ def changed(run, **values):
 class Given:
     """A folder for `trl_script.py`: a run with rewards, and where wanted rollouts, as given."""
 
-    def __init__(
-        self, world, run, folder, processes=1, *, rollouts=True, model="llama", dtype=np.float32
-    ):
-        self.run, self.folder, self.dtype = run, folder, dtype
-        inputs = dataclasses.replace(world.inputs(run), generator=world.root / model)
-        self.model, self.params, self.tokenizer = load(inputs.generator, dtype=dtype)
+    def __init__(self, world, run, folder, processes=1, *, rollouts=True):
+        self.run, self.folder = run, folder
+        inputs = world.inputs(run)
+        self.model, self.params, self.tokenizer = load(inputs.generator)
         self.prompts = prompts_of(run, inputs.articles, self.tokenizer, "train")
         unseen = prompts_of(run, inputs.articles, self.tokenizer, "validation")
         self.state = RunState(folder / "state")
@@ -102,8 +100,6 @@ class Given:
                 self.tokens[place, member, self.lengths[place, member] - 1] = self.tokenizer.eos_id
         self.rewards = 1e-9 * rng.normal(0, 1, (count, G))
         self.arrays = {"rewards": self.rewards}
-        if dtype == np.float64:
-            self.arrays["float64"] = np.ones(1)
         if rollouts:
             self.arrays |= {"tokens": self.tokens, "lengths": self.lengths}
 
@@ -165,7 +161,7 @@ class Given:
     def trained(self):
         """The last checkpoint, read as the engine reads it."""
         last = checkpoint_of(self.state.checkpoints, self.shape.steps * self.shape.updates)
-        return load(last, dtype=self.dtype)[1]
+        return load(last)[1]
 
 
 def largest_difference(one, other):
@@ -211,24 +207,6 @@ def test_loss_and_update_are_those_of_the_jax_engine(world, study, tmp_path, nam
     moved = largest_difference(params, given.params)
     assert moved > 0.02
     assert relative_difference(params, given.trained(), given.params) < 3e-5
-
-
-@needs_trl
-@pytest.mark.parametrize("name", SETTINGS)
-def test_in_float64_the_update_is_that_of_the_jax_engine(world, study, tmp_path, float64, name):
-    """The same algorithm to the last digits, with AdamW's usual epsilon.
-
-    The generator is a GPT-2: transformers' Llama has norms in float32, whatever its weights are.
-    """
-    values = SMOOTH | {"optimizer": {"clip_norm": None}} | SETTINGS[name]
-    run = changed(study.run("sixseven", "adam-T4", 0), **values)
-    given = Given(world, run, tmp_path, model="gpt2", dtype=np.float64)
-    _, theirs = given.train()
-    params, ours = given.by_jax()
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float64"}
-    compare(ours, theirs, 1e-10)
-    assert largest_difference(params, given.params) > 0.02
-    assert relative_difference(params, given.trained(), given.params) < 1e-9
 
 
 def compare(ours, theirs, tolerance):

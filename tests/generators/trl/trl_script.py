@@ -3,7 +3,7 @@
     python trl_script.py RUN_FILE GIVEN RESULT
 
 GIVEN has `rewards` float64 [steps x U, G], and where the completions are fixed `tokens` int32
-[steps x U, G, R] and `lengths` int64 [steps x U, G]. With `float64` all of it is computed in that.
+[steps x U, G, R] and `lengths` int64 [steps x U, G].
 RESULT gets the trained weights, and with fixed completions the log-probabilities that they were
 scored with are in the numbers of the steps.
 """
@@ -13,7 +13,6 @@ from collections import Counter
 
 import numpy as np
 import safetensors.numpy
-import torch
 
 from dpg.generators.trl import worker
 from dpg.generators.trl.rewards import Scorer
@@ -69,10 +68,6 @@ def trainer_with(given):
 def main(path, source, result):
     run = Run.read(path)
     given = safetensors.numpy.load_file(source)
-    if "float64" in given:
-        torch.set_default_dtype(torch.float64)
-        load_model = worker.load_model
-        worker.load_model = lambda *of: load_model(*of).double()
     client = Client(given["rewards"], run.shape, "tokens" in given)
     trainer = worker.build(run, kind=trainer_with(given), scorer=Scorer(run, client))
     last = last_checkpoint(run.files.checkpoints)[1]

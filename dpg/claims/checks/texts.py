@@ -1,0 +1,191 @@
+"""Claims on what generators write: languages, styles, the UUID, and whether it holds together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dpg.claims.checks import BASELINES
+from dpg.claims.checks.weights import norm_of, pixels_of, untuned
+from dpg.claims.estimates import Estimate, Untested, combine
+from dpg.claims.evidence import Curves, Results
+from dpg.claims.verdicts import Condition
+from dpg.text import languages
+from dpg.text.languages import TARGET_CODES
+
+LOST_BITS = 1.0
+"""Bits of bigram entropy below those before training: the text varies half as much (2^H)."""
+
+COHERENT = 0.75
+"""Of the untuned generator's share of known word pairs."""
+
+
+def learns_language(results: Results, code: str) -> list[Condition]:
+    """More than half of the rollouts are in the language at the end, fewer than a tenth before."""
+    fraction, _ = results.language(code, "adam")
+    words = f"rollouts in {languages.language(code).name} at the end"
+    return [
+        Condition(words, fraction.last, ">", 0.5),
+        Condition("the same before training", fraction.first, "<", 0.1),
+    ]
+
+
+def keeps_entropy(results: Results, code: str) -> list[Condition]:
+    """The language is learned, and the text varies at least half as much as before."""
+    _, entropy = results.language(code, "adam")
+    lost = entropy.first - entropy.last
+    return [
+        *learns_language(results, code),
+        Condition("bits of bigram entropy lost", lost, "<", LOST_BITS),
+        Condition("2^H at the end over that before", combine(np.exp2, -lost)),
+    ]
+
+
+def baselines_fail(results: Results, code: str) -> list[Condition]:
+    """Each baseline ends without the language, or collapsed; Adam ends with it."""
+    conditions = learns_language(results, code)
+    name = languages.language(code).name
+    for variant in BASELINES:
+        fraction, entropy = results.language(code, variant)
+        lost = entropy.first - entropy.last
+        failed = combine(_failed, fraction.last, lost)
+        why = results.untuned(f"lambada-{code}", variant)
+        conditions += [
+            Condition(f"{variant} fails or collapses", failed, ">=", 1, untuned=why),
+            Condition(f"rollouts in {name} at the end, {variant}", fraction.last),
+            Condition(f"bits of bigram entropy lost, {variant}", lost),
+        ]
+    return conditions
+
+
+def _failed(fraction: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    return ((fraction <= 0.5) | (lost >= LOST_BITS)).astype(float)
+
+
+def style_first(results: Results) -> list[Condition]:
+    """Half of the English rollouts read like stories before half of all are Spanish."""
+    from dpg.claims import style, words
+
+    fraction, _ = results.language("es", "adam")
+    stories = results.of_texts("lambada-es", "adam", words.STORIES)
+    english = [table["english"].to_numpy(float) for table in stories.tables.values()]
+    for course, table, number in zip(stories.values, fraction.values, english, strict=True):
+        if course[0] >= 0.5 and number[0] >= style.MIN_ENGLISH:
+            raise Untested("half of the rollouts read like stories before any training")
+        if table.max() < 0.5:
+            raise Untested("at no validation are half of the rollouts Spanish")
+    rows = zip(*english, strict=True)
+    counted = [Estimate(dict(zip(stories.tables, row, strict=True))) for row in rows]
+    places = range(len(stories.steps))
+    drawn = [of_stories(stories, index) for index in places]
+    count = len(places)
+
+    def lead(*parts: np.ndarray) -> np.ndarray:
+        told, said, spoken = (np.array(parts[k * count : (k + 1) * count]) for k in range(3))
+        columns = [
+            style.lead(stories.steps, told[:, k], said[:, k], spoken[:, k])
+            for k in range(told.shape[1])
+        ]
+        return np.array(columns, float)
+
+    found = combine(lead, *drawn, *counted, *[fraction.at(index) for index in places])
+    accuracy = [table["accuracy"].iloc[0] for table in stories.tables.values()]
+    return [
+        Condition("GRPO steps by which the style comes before the language", found, ">", 0),
+        Condition("accuracy in telling unseen stories from articles", accuracy, exact=True),
+    ]
+
+
+def of_stories(stories: Curves, index: int) -> Estimate:
+    """The share of stories at a validation, a fraction of its English rollouts."""
+    from dpg.evaluation import bootstrap
+
+    values = dict(zip(stories.tables, stories.values[:, index].tolist(), strict=True))
+    if len(values) > 1:
+        return Estimate(values)
+    (table,), (value,) = stories.tables.values(), values.values()
+    number = max(1, int(table["english"].iloc[index]))
+    rng = bootstrap.stream(stories.name, stories.column, index)
+    return Estimate(values, bootstrap.of_fraction(value, number, rng))
+
+
+def coherent(results: Results) -> list[Condition]:
+    """The text that encodes the 67 holds together nearly as well as the untuned generator's."""
+    kept = _coherence(results, "sixseven", results.horizon("adam", "long"))
+    gain = pixels_of(results, "adam", "long").gain
+    return [
+        Condition("known word pairs, over those of the untuned text", kept, ">=", COHERENT),
+        Condition("gain in pixels of the 67", gain, ">", 0),
+    ]
+
+
+def norm_incoherent(results: Results) -> list[Condition]:
+    """The text that lowers the norm holds together far less than the untuned generator's."""
+    kept = _coherence(results, "norm", results.horizon("adam", "long"))
+    progress = -norm_of(results, "adam", "long").gain
+    return [
+        Condition("known word pairs, over those of the untuned text", kept, "<", COHERENT),
+        Condition("progress on the norm", progress, ">", 0),
+    ]
+
+
+def _coherence(results: Results, experiment: str, variant: str) -> Estimate:
+    """Known word pairs at the end over those before, where the text held together before."""
+    from dpg.claims import words
+
+    pairs = results.of_texts(experiment, variant, words.KNOWN_PAIRS)
+    before = float(pairs.values[:, 0].mean())
+    if before < 0.5:
+        raise Untested(
+            f"the untuned generator's text does not hold together either: {before:.0%} of its "
+            "pairs of neighbouring words occur in the scale's articles, and half of them must. "
+            "A generator that writes coherent English is needed"
+        )
+    return pairs.last / pairs.first
+
+
+def uuid_learned(results: Results) -> list[Condition]:
+    """More than half of the rollouts contain the whole UUID at the end, none before."""
+    exact = results.curves("uuid", "adam", "exact")
+    soft = results.curves("uuid", "adam", "soft")
+    return [
+        Condition("rollouts with the whole UUID at the end", exact.last, ">", 0.5),
+        Condition("the same before training", exact.first, "<=", 0, every=True),
+        Condition("longest part of the UUID, end minus start", soft.gain, ">", 0),
+    ]
+
+
+def uuid_only_adam(results: Results) -> list[Condition]:
+    """With SGD and with naive rewards no part of the UUID ever becomes more frequent."""
+    conditions = uuid_learned(results)
+    for variant in ("sgd", "naive"):
+        soft, exact = (results.curves("uuid", variant, name) for name in ("soft", "exact"))
+        why = results.untuned("uuid", variant)
+        words = f"largest rise of the longest part of the UUID, {variant}"
+        conditions.append(Condition(words, soft.rise, "<", 0.1, untuned=why))
+        words = f"whole UUID, ever, {variant}"
+        conditions.append(Condition(words, exact.peak, "<=", 0, every=True, untuned=why))
+    return conditions
+
+
+def naive_fails(results: Results) -> list[Condition]:
+    """In each experiment, less than half of what Adam's metagradients gain."""
+    methods = ("adam", "naive")
+    pairs = {
+        "pixels of the 67": [pixels_of(results, method, "long").gain for method in methods],
+        "fall of the norm": [-norm_of(results, method, "long").gain for method in methods],
+        "longest part of the UUID": [
+            results.curves("uuid", method, "soft").gain for method in methods
+        ],
+    }
+    reasons = [untuned(results, name, "naive", "long") for name in ("sixseven", "norm")]
+    reasons.append(results.untuned("uuid", "naive"))
+    for code in TARGET_CODES:
+        gains = [results.language(code, method)[0].gain for method in methods]
+        pairs[f"rollouts in {languages.language(code).name}"] = gains
+        reasons.append(results.untuned(f"lambada-{code}", "naive"))
+    conditions = []
+    for (what, (adam, naive)), why in zip(pairs.items(), reasons, strict=True):
+        conditions.append(Condition(f"gain in {what}, Adam", adam, ">", 0))
+        words = f"gain in {what}, naive minus half of Adam's"
+        conditions.append(Condition(words, naive - adam / 2, "<", 0, untuned=why))
+    return conditions

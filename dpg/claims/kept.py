@@ -1,0 +1,115 @@
+"""Verdicts on a study that was kept: its runs' folders are gone, its tables are there.
+
+A kept study has `validations.csv` (every measure of every run at each validation), the figures'
+tables, and `passages.parquet` (Table 1 passage by passage).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from dpg import artifacts
+from dpg.claims import measures, words
+from dpg.claims.estimates import Untested
+from dpg.claims.evidence import Results, check, csv_of, require_whole, there
+from dpg.claims.passages import read as read_passages
+from dpg.config import RunConfig, Study
+from dpg.study.layout import Layout
+from dpg.study.runs import Run
+
+VALIDATIONS, PASSAGES, SWEEP = "validations.csv", "passages.parquet", "sweep.csv"
+
+
+class Kept(Results):
+    """The same as `Results`, from a kept study.
+
+    Args:
+        study: which runs there should be, of which seeds.
+        folder: the kept study.
+    """
+
+    def __init__(self, study: Study, folder: Path):
+        super().__init__(study)
+        self.folder = folder
+
+    @property
+    def figures(self) -> Path:
+        """The folder itself."""
+        return self.folder
+
+    @property
+    def sweeps(self) -> list[Path]:
+        """The kept table of learning rates, where there is one."""
+        return [self.folder / SWEEP]
+
+    def passages(self, target: str) -> pd.DataFrame | None:
+        """Each passage's log-probabilities; None where none were kept."""
+        path = self.folder / PASSAGES
+        return artifacts.read_table(path) if path.exists() else None
+
+    def _log(self, run: RunConfig, column: str) -> pd.DataFrame:
+        path = self.folder / VALIDATIONS
+        table = self._rows(run)
+        check(self._column(table, run, "metric")["metric"], f"{path}: metric of {run.path}")
+        require_whole(table, run, f"{path}: {run.path}")
+        return self._column(table, run, column)
+
+    def _judged(self, run: RunConfig, column: str) -> pd.DataFrame:
+        return self._column(self._rows(run), run, column)
+
+    def _words(self, run: RunConfig, column: str) -> pd.DataFrame:
+        return self._column(self._rows(run), run, column)
+
+    def _rows(self, run: RunConfig) -> pd.DataFrame:
+        path = self.folder / VALIDATIONS
+        table = csv_of(path, measures.NAMES, "keep the study again: dpg report keep")
+        here = table[
+            (table["experiment"] == run.experiment)
+            & (table["variant"] == run.variant)
+            & (table["seed"] == run.seed)
+        ]
+        if here.empty:
+            raise Untested(f"{path} has no {run.path}")
+        return here.reset_index(drop=True)
+
+    def _column(self, table: pd.DataFrame, run: RunConfig, column: str) -> pd.DataFrame:
+        if column not in table or table[column].isna().all():
+            raise Untested(f"{self.folder / VALIDATIONS} has no {column} of {run.path}")
+        return table
+
+
+def write(study: Study, layout: Layout, runs: Iterable[Run], out: Path) -> list[Path]:
+    """Write what `Kept` reads, but for the figures' tables.
+
+    Args:
+        study, layout: the study and where its results are.
+        runs: those to keep.
+        out: the folder.
+
+    Returns:
+        The files written.
+    """
+    tables = []
+    for run in runs:
+        table = measures.table_of(run)
+        found = words.of_run_if_there(run, layout)
+        tables.append(table.join(found, on="step") if len(found) else table)
+    text = pd.concat(tables, ignore_index=True).to_csv(index=False, lineterminator="\n")
+    written = [out / VALIDATIONS]
+    with artifacts.atomic_path(written[0]) as partial:
+        partial.write_text(text, encoding="utf-8")
+    targets = study.downstream.targets if study.downstream else []
+    paths = [layout.perplexity(target) for target in targets]
+    cells = [read_passages(path) for path in paths if path.exists()]
+    if any(len(table) for table in cells):
+        artifacts.write_table(out / PASSAGES, pd.concat(cells, ignore_index=True))
+        written.append(out / PASSAGES)
+    return written
+
+
+def require(folder: Path) -> None:
+    """Refuse a folder whose verdicts cannot be computed again."""
+    there(folder / VALIDATIONS, "keep the study again: dpg report keep")

@@ -1,0 +1,172 @@
+"""Studies that were kept one seed at a time, put together to one reference."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dpg import artifacts, claims
+from dpg.claims.kept import PASSAGES, SWEEP, VALIDATIONS, Kept
+from dpg.config import RunConfig, Study
+from dpg.errors import DpgError
+from dpg.report import cards, graphics, pages, reference
+from dpg.study.outputs import CURVES
+
+BY_SEED = ("figure_2", "figure_3", "figure_4", "figure_5", CURVES)
+"""Figures that show every seed; of the others the first folder that has one gives it."""
+
+_TABLES = (*(f"{name}.csv" for name in BY_SEED), VALIDATIONS, "runs.csv")
+
+
+def merge(study: Study, folders: Sequence[Path], out: Path) -> list[Path]:
+    """Make one kept study of several, each with other seeds.
+
+    Tables are joined, figures drawn anew and verdicts computed over all seeds. Figure 1, the tables
+    of texts, Table 1 and the theorem are taken from the first folder that has them.
+
+    Args:
+        study: the whole study, which says what runs of which seeds there must be.
+        folders: made by `dpg report keep`, the one with the first seed first.
+        out: the folder of the result; none of `folders`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DpgError: a run that the study has and no folder; a run that two folders have; a folder of
+            another configuration, or without `validations.csv`.
+    """
+    if out.resolve() in {folder.resolve() for folder in folders}:
+        raise DpgError(f"{out} is one of the folders to merge; expected another folder for --out")
+    records = [(folder, reference.read_record(folder)) for folder in folders]
+    _require_whole(study, records)
+    out.mkdir(parents=True, exist_ok=True)
+    written = [_joined(name, study, folders, out) for name in _TABLES]
+    written += _copied(folders, out)
+    drawn = [folder / f"{name}.png" for name in BY_SEED for folder in folders]
+    for image in (path for path in drawn if path.exists()):
+        shutil.copyfile(image, out / image.name)  # which `redraw` replaces
+    record = _record([one for _, one in records])
+    artifacts.write_json(out / reference.STUDY, record)
+    written += graphics.redraw(out)
+    written += judge(study, out)
+    page = out / "provenance.html"
+    with artifacts.atomic_path(page) as partial:
+        text = pages.provenance_of(study, record["provenance"], pd.read_csv(out / "runs.csv"))
+        partial.write_text(text, encoding="utf-8")
+    found = [path for path in written if path is not None]
+    return [*dict.fromkeys(found), out / reference.STUDY, page, *cards.write(out)]
+
+
+def judge(study: Study, folder: Path) -> list[Path]:
+    """Write the ledger of a kept study again, from its tables.
+
+    Raises:
+        DpgError: the folder has no `validations.csv`.
+    """
+    if not (folder / VALIDATIONS).exists():
+        raise DpgError(
+            f"{folder} has no {VALIDATIONS}, which verdicts are computed from; run the study and "
+            "keep it again: dpg report keep"
+        )
+    results = Kept(study, folder)
+    verdicts = [claims.verdict_on(claim, results) for claim in claims.CLAIMS]
+    return claims.write(verdicts, folder, scale=study.scale.scale, seeds=study.all_seeds)
+
+
+def _require_whole(study: Study, records: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+    """Every run of the study is in one folder and of its configuration."""
+    places: dict[str, Path] = {}
+    for folder, record in records:
+        for name in record["runs"]:
+            if name in places:
+                raise DpgError(f"{places[name]} and {folder} both have {name}; give one of them")
+            places[name] = folder
+    missing = [run for run in study.runs if run.path not in places]
+    if missing:
+        names = ", ".join(run.path for run in missing[:5])
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise DpgError(
+            f"no folder has {names}{more}; {study.path} has these seeds. Make and keep each: "
+            f"dpg config derive -c {study.path} --only {missing[0].seed} --out seed.yaml, "
+            "snakemake --configfile seed.yaml, dpg report keep -c seed.yaml"
+        )
+    lines = [
+        line
+        for folder, record in records
+        for line in (f"{folder}: {one}" for one in reference.changed(study, record))
+    ]
+    if lines:
+        raise DpgError("\n".join([*lines, f"expected kept studies of {study.path} as it is now"]))
+
+
+def _joined(name: str, study: Study, folders: Sequence[Path], out: Path) -> Path | None:
+    """The rows of one table from all folders, run by run in the study's order."""
+    there = [folder / name for folder in folders if (folder / name).exists()]
+    if not there:
+        return None
+    table = pd.concat([pd.read_csv(path) for path in there], ignore_index=True)
+    order = {_key(run): place for place, run in enumerate(study.runs)}
+    if {"experiment", "variant", "seed"} <= set(table):
+        keys = zip(table["experiment"], table["variant"], table["seed"], strict=True)
+        table = table.assign(_order=[order.get(key, len(order)) for key in keys])
+        table = table.sort_values("_order", kind="stable").drop(columns="_order")
+    with artifacts.atomic_path(out / name) as partial:
+        table.to_csv(partial, index=False, lineterminator="\n")
+    return out / name
+
+
+def _key(run: RunConfig) -> tuple[str, str, int]:
+    return run.experiment, run.variant, run.seed
+
+
+def _copied(folders: Sequence[Path], out: Path) -> list[Path]:
+    """What does not depend on further seeds, from the first folder that has it."""
+    written = []
+    made_here = {*_TABLES, *(f"{name}.png" for name in BY_SEED)}
+    made_here |= {reference.STUDY, "provenance.html", *(f"claims.{k}" for k in ("json", "md"))}
+    made_here |= {"claims.html", cards.DATASET_CARD, cards.MODEL_CARD, "README.md"}
+    kinds = {".png", ".csv", ".md", ".html"}
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            kept = path.suffix in kinds or path.name in (PASSAGES, SWEEP)
+            target = out / path.name
+            if kept and path.name not in made_here and target not in written:
+                with artifacts.atomic_path(target) as partial:
+                    shutil.copyfile(path, partial)
+                written.append(target)
+    return written
+
+
+def _record(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One record: the first one's configuration, everybody's runs and machines."""
+    first = records[0]
+    merged = dict(first)
+    for key in ("runs", "rollouts", "rates"):
+        merged[key] = {name: value for one in records for name, value in one.get(key, {}).items()}
+    merged["downstream"] = next((r["downstream"] for r in records if r["downstream"]), None)
+    merged["provenance"] = _provenance([record["provenance"] for record in records])
+    merged["run_times"] = {
+        name: "; ".join(dict.fromkeys(record["run_times"].get(name, "") for record in records))
+        for name in first["run_times"]
+    }
+    return merged
+
+
+def _provenance(known: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    merged = dict(known[0])
+    for key in ("commits", "dpg", "platforms", "devices", "cpus"):
+        merged[key] = list(dict.fromkeys(value for one in known for value in one[key]))
+    merged["seeds"] = sorted({seed for one in known for seed in one["seeds"]})
+    names = list(dict.fromkeys(name for one in known for name in one["versions"]))
+    merged["versions"] = {
+        name: list(dict.fromkeys(v for one in known for v in one["versions"].get(name, [])))
+        for name in names
+    }
+    times = [time for one in known for time in one["finished"]]
+    merged["finished"] = [min(times), max(times)] if times else []
+    return merged
