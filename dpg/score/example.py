@@ -1,4 +1,4 @@
-"""Texts and a tiny model to try `dpg score` on: real texts, ready in two minutes, kept in a cache.
+"""Texts and a tiny model to try `dpg score` on: real texts, made once, kept in a cache.
 
 The texts are Wikipedia's lead summaries (CC BY-SA 4.0) in a wheel on PyPI. The model is a Llama
 shape of 0.3 M parameters, pre-trained here on other English summaries and a few Spanish and French
