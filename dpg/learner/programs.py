@@ -329,7 +329,7 @@ def compile_together(programs: Programs) -> Programs:
     )
 
 
-def compile_metric(metric: Static, *, initial: bool = False) -> Callable:
+def compile_metric(metric: Static, *, initial: bool = False) -> jax.stages.Wrapped:
     """(arrays, params, initial) -> (metric, its gradient with respect to params).
 
     With `initial` the gradient is a pair, the second with respect to the initial parameters. Of a
@@ -339,7 +339,7 @@ def compile_metric(metric: Static, *, initial: bool = False) -> Callable:
 
 
 @functools.lru_cache(maxsize=32)
-def _compile_metric(metric: Static, initial: bool) -> Callable:
+def _compile_metric(metric: Static, initial: bool) -> jax.stages.Wrapped:
     def value(params: Tree, start: Tree, arrays: Arrays) -> jax.Array:
         return assemble(metric, arrays)(params, start)
 
@@ -348,7 +348,7 @@ def _compile_metric(metric: Static, initial: bool) -> Callable:
     def evaluate(arrays: Arrays, params: Tree, start: Tree) -> tuple[jax.Array, Tree]:
         if jax.eval_shape(value, params, start, arrays).ndim == 0:
             return jax.value_and_grad(value, by)(params, start, arrays)
-        here, back = jax.vjp(lambda *given: value(*given, arrays), params, start)
+        here, back = jax.vjp(lambda p, s: value(p, s, arrays), params, start)
         to_params, to_start = jax.vmap(back)(jnp.eye(here.size, dtype=here.dtype))
         return here, (to_params, to_start) if initial else to_params
 
