@@ -63,7 +63,8 @@ class OnDisk:
         """A tree, read from its file to the device."""
         likes, treedef = jax.tree.flatten(self.likes[what])
         found = load(self.folder / _file(what, t))
-        return treedef.unflatten([placed(found[str(i)], like) for i, like in enumerate(likes)])
+        leaves = [placed(found[str(i)], like) for i, like in enumerate(likes)]
+        return jax.tree.unflatten(treedef, leaves)
 
     def take(self, what: What, t: int) -> Tree:
         """A tree, read from its file to the device; it is kept no more."""
@@ -200,7 +201,7 @@ class Bookmark:
                 trees[name] = [jnp.asarray(x) for x in leaves]
             else:
                 flat, treedef = jax.tree.flatten(likes.get(name, state))
-                trees[name] = treedef.unflatten(map(placed, leaves, flat))
+                trees[name] = jax.tree.unflatten(treedef, list(map(placed, leaves, flat)))
         return trees
 
     def _row(self, found: Mapping[str, Array], name: str, t: int) -> Any:

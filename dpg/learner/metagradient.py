@@ -282,7 +282,8 @@ def _stacked(steps: list[dict[str, jax.Array]], lead: int) -> dict[str, jax.Arra
 def _like_data(arrays: Tree, by_data: Callable, steps: list[list]) -> Tree:
     leaves, treedef = jax.tree.flatten(arrays)
     found = (by_data(list(rows)) for rows in zip(*steps, strict=True))
-    return treedef.unflatten([next(found) if programs.is_float(x) else None for x in leaves])
+    like = [next(found) if programs.is_float(x) else None for x in leaves]
+    return jax.tree.unflatten(treedef, like)
 
 
 def _why_all_zero(run: Run, metric: programs.Function, result: MetagradientResult) -> str | None:

@@ -348,7 +348,7 @@ def _compile_metric(metric: Static, initial: bool) -> jax.stages.Wrapped:
     def evaluate(arrays: Arrays, params: Tree, start: Tree) -> tuple[jax.Array, Tree]:
         if jax.eval_shape(value, params, start, arrays).ndim == 0:
             return jax.value_and_grad(value, by)(params, start, arrays)
-        here, back = jax.vjp(lambda *given: value(*given, arrays), params, start)
+        here, back = jax.vjp(lambda p, s: value(p, s, arrays), params, start)
         to_params, to_start = jax.vmap(back)(jnp.eye(here.size, dtype=here.dtype))
         return here, (to_params, to_start) if initial else to_params
 

@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 
-from bench import RESULTS, engines, grpo_step, metrics_together
+from bench import RESULTS, engines, grpo_step
 from bench.metagradient.table import line, table
 
 
@@ -21,12 +21,6 @@ def test_metagradient():
 def test_grpo_step():
     rows = json.loads(kept("grpo_step.json"))["parts"]
     assert kept("grpo_step.md").startswith(grpo_step.table(rows) + "\n\n- cores: ")
-
-
-def test_metrics_together():
-    content = json.loads(kept("metrics_together.json"))
-    page = metrics_together.text(content["rows"], content["about"])
-    assert page == kept("metrics_together.md")
 
 
 def test_engines():

@@ -123,10 +123,9 @@ def check(result, expected, lead=0):
             for place in range(b.shape[-1]):
                 a = result.hyperparameters_grad[f"{name}[{place}]"]
                 assert relative_error(a, b[..., place]) < EXACT
-        elif np.abs(b).max() > 0:
-            assert relative_error(result.hyperparameters_grad[name], b) < EXACT
-        else:
-            assert not np.asarray(result.hyperparameters_grad[name]).any()
+        else:  # some are 0 but for rounding, as that by b1 after one step of Adam
+            gap = np.abs(np.asarray(result.hyperparameters_grad[name]) - np.asarray(b)).max()
+            assert gap < EXACT * np.abs(b).max() + 1e-14
 
 
 OPTIMIZERS = [
