@@ -29,8 +29,10 @@ def tokenizer(config: Config, corpus: Path, out: OptionalOut = None) -> None:
     study, layout = study_of(config)
     recipe = base.recipe_of(study.scale)
     table = read_table(corpus, ["id", "text", "stream"])
-    characters = recipe.tokenizer_characters
-    texts = table.text if characters is None else tokenizer_texts(table, characters)
+    texts = table.text
+    if recipe.tokenizer_characters is not None:
+        characters = {str(stream): n for stream, n in recipe.tokenizer_characters.items()}
+        texts = tokenizer_texts(table, characters)
     trained = tokenizers.train(texts, vocab_size=recipe.vocab_size)
     with atomic_path(out or layout.tokenizer) as folder:
         trained.save(folder)

@@ -91,6 +91,7 @@ def _row(text: Text, tokenizer: Tokenizer, end: bool) -> tuple[list[int], int]:
 
 
 def _conversation(text: Text, tokenizer: Tokenizer) -> tuple[list[int], int]:
+    assert not isinstance(text.prompt, str)
     said = [*text.prompt, {"role": "assistant", "content": text.answer}]
     try:
         before = tokenizer.render_chat(text.prompt)

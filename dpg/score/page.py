@@ -85,14 +85,14 @@ def _cards(used: pd.DataFrame, record: Mapping[str, Any]) -> Sequence[dict[str, 
 def _texts(part: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {
-            "rank": int(row.rank),
-            "score": f"{row.score:+.2e}",
-            "source": row.source,
-            "loss": f"{row.loss:.2f}",
-            "tokens": int(row.tokens),
-            "text": _cut(row.text),
+            "rank": row["rank"],
+            "score": f"{row['score']:+.2e}",
+            "source": row["source"],
+            "loss": f"{row['loss']:.2f}",
+            "tokens": row["tokens"],
+            "text": _cut(row["text"]),
         }
-        for row in part.itertuples(index=False)
+        for row in part.to_dict("records")
     ]
 
 

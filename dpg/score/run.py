@@ -204,12 +204,12 @@ def _scored(job: Job, index: np.ndarray, chosen: Portion, state: Path) -> Scored
                 progress=lambda seen: bar(round(100 * seen.fraction)),
                 folder=folder,
             )
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             name: np.asarray(value)
             for name, value in found._asdict().items()
             if name not in ("metric", "params")
         }
-        arrays["metric"] = np.float64(found.metric)
+        arrays["metric"] = np.asarray(found.metric, np.float64)
         arrays |= dict(zip(names, jax.tree.leaves(found.params), strict=True))
         artifacts.save_arrays(file, arrays)
     kept = artifacts.load_arrays(file)
