@@ -252,7 +252,10 @@ def test_the_ledger_of_a_study_without_results_tests_nothing(called, tmp_path):
     assert done.returncode == 0, done.err
     lines = done.out.splitlines()
     assert len(lines) > 30
-    assert all("not tested at this scale: " in line for line in lines)
+    # What is computed from the method alone needs no run.
+    assert "sgd-dot-product: holds (exact)" in lines
+    tested = [line for line in lines if "not tested at this scale: " not in line]
+    assert len(tested) == 1
     kinds = {path.suffix for path in (tmp_path / "results" / "smoke" / "claims").glob("claims.*")}
     assert kinds == {".json", ".md", ".html"}
 

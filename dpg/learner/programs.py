@@ -170,7 +170,7 @@ def compile_programs(
         # The last piece is filled up with copies of the last example at weight 0: they add exactly
         # nothing, and being real examples they are as finite as the rest.
         batch = jax.tree.map(lambda x: cut(x, lambda y, n: jnp.repeat(y, n, 0)), batch)
-        w = cut(w, lambda y, n: jnp.zeros(n, y.dtype))
+        w = cut(w, lambda y, n: jnp.zeros((n, *y.shape[1:]), y.dtype))
         shapes = jax.eval_shape(step, jax.tree.map(lambda x: x[0], batch), w[0])[0]
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 

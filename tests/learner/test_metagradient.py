@@ -390,8 +390,8 @@ def test_weights_of_the_wrong_shape():
 
 
 def test_metric_that_returns_a_vector():
-    bad(r"metric returns float64\[6\]; expected one floating-point number",
-        metric=lambda p, i: p[1][0])  # fmt: skip
+    bad(r"metric returns float64\[1, 6\]; expected ",
+        metric=lambda p, i: p[1][0][None])  # fmt: skip
     bad(r"metric returns int", metric=lambda p, i: jnp.int32(1))
     bad(r"metric returns NoneType", metric=lambda p, i: None)
 

@@ -84,7 +84,8 @@ def test_the_model_card_has_the_settings_and_the_last_validation(kept, finished)
             assert row["exact"] == ("0.5" if run.experiment == "uuid" else "")
     assert rows == {}
     assert front_of(text)["pipeline_tag"] == "text-generation"
-    assert "`llama-instruct`: llama shape, 2 layers of width 96" in text
+    assert "`llama-base`: llama shape, 2 layers of width 96" in text
+    assert "`llama-instruct`: the model `llama-base`, trained by the study for 250 more" in text
 
 
 @pytest.mark.parametrize("name", ["dataset_card.md", "model_card.md"])

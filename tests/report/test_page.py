@@ -154,7 +154,7 @@ def test_a_study_under_way_shows_what_is_there_and_names_the_rest(live, finished
     (shown,) = re.findall(r'<figure id="figure_5">(.*?)</figure>', text, re.S)
     assert 'src="data:image/png;base64,YSBwaWN0dXJl"' in shown
     assert set(missing) == {*FIGURES, *TABLES, THEOREM} - {"figure_5"}
-    assert f"9 of {len(finished.study.runs)} generator runs finished" in text
+    assert f"generator runs: 9 of {len(finished.study.runs)} finished" in text
     assert 'id="claims"' not in text
     assert "uuid" in text
     assert "Prompt &lt;0&gt;" in text

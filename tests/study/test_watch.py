@@ -49,7 +49,9 @@ def test_a_run_is_told_of_when_it_begins_and_when_it_ends_with_its_numbers(study
     assert eye.news(collect(study, layout)) == []
     run = study.run("sixseven", "adam-T8", 0)
     begin(layout, run, 3)
-    assert eye.news(collect(study, layout)) == ["sixseven/adam-T8: begins, 40 steps"]
+    assert eye.news(collect(study, layout)) == [
+        f"sixseven/adam-T8: begins, {run.generator.grpo_steps} steps"
+    ]
     assert eye.news(collect(study, layout)) == []
     finish(layout, run, 95.5, pixels_right=1.0)
     (line,) = eye.news(collect(study, layout))
