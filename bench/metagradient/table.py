@@ -23,9 +23,10 @@ def line(row: Mapping[str, Any]) -> str:
         return f"{head} {row['error']}"
     share = f"{row['share_of_peak']:.0%} of peak" if row.get("share_of_peak") else ""
     ratio = row["seconds"] / row["plain_seconds"]
+    memory = row.get("allocated_bytes", row["resident_bytes"])
     return (
         f"{head} {row['seconds']:8.2f} s  {ratio:5.2f}x plain, least {row['least_ratio']:5.2f}x  "
-        f"memory {reports.megabytes(row['allocated_bytes']):>11}  "
+        f"memory {reports.megabytes(memory):>11}  "
         f"resident {reports.megabytes(row['resident_bytes']):>11}  {share}"
     )
 
@@ -59,7 +60,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['seconds'] / row['plain_seconds']:.2f}x",
         f"{row['least_ratio']:.2f}x",
         f"{row['promised_ratio']:.2f}x" if "promised_ratio" in row else "",
-        reports.megabytes(row["allocated_bytes"]),
+        reports.megabytes(row["allocated_bytes"]) if "allocated_bytes" in row else "",
         reports.megabytes(row["temporary_bytes"]) if "temporary_bytes" in row else "",
         reports.megabytes(row["resident_bytes"]),
         f"{row['difference']:.0e}" if row.get("difference") else "",
