@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import venv
 import zipfile
@@ -24,8 +25,9 @@ LIGHT = {"jax", "numpy", "optax"}
 BUILD = """
 import sys
 from setuptools import build_meta
-print(build_meta.build_wheel(sys.argv[1]))
-print(build_meta.build_sdist(sys.argv[1]))
+out = sys.argv[1]  # the first build sets sys.argv anew
+print(build_meta.build_wheel(out))
+print(build_meta.build_sdist(out))
 """
 
 
@@ -95,13 +97,15 @@ class TestBuilt:
 
 
 BLOCKED = """
-import importlib.abc, runpy, sys
+import runpy, sys
+from importlib.machinery import PathFinder
 allowed = set(sys.argv[1].split(","))
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] not in allowed:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Absent())
+class Few:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        known = name.split(".")[0] in allowed
+        return PathFinder.find_spec(name, path, target) if known else None
+sys.meta_path[:] = [Few if finder is PathFinder else finder for finder in sys.meta_path]
 sys.argv = sys.argv[2:]
 if sys.argv[0] == "dpg":
     runpy.run_module("dpg", run_name="__main__")
@@ -114,7 +118,10 @@ def run_light(*arguments):
     """Run Python with the library's own dependencies alone, other packages hidden."""
     needed = {"dpg", "jaxlib", "jax_plugins", "ml_dtypes", "scipy", "opt_einsum", "absl", "toolz",
               "typing_extensions", "numpy", "jax", "optax"}  # fmt: skip
-    allowed = ",".join(sorted(needed | set(sys.stdlib_module_names) | {"_distutils_hack"}))
+    # What sysconfig reads of the platform is a module whose name differs from one to the next.
+    platforms = {sysconfig._get_sysconfigdata_name()}
+    own = {"_distutils_hack", *platforms, *sys.stdlib_module_names}
+    allowed = ",".join(sorted(needed | own))
     return subprocess.run(
         [sys.executable, "-c", BLOCKED, allowed, *arguments],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,

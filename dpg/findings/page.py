@@ -55,12 +55,13 @@ def _section(one: Made, links: str) -> str:
     runs = " and ".join(f"`{path}`" for path in one.entries["bases"])
     method = " ".join(one.method.split())
     sentence = " ".join(one.entries["sentence"].split())
+    numbers = f"It starts from {runs}. The numbers: [{one.name}.csv]({links}{one.name}.csv)."
     return (
         f"## {one.title}\n\n"
         f"{textwrap.fill(method, _WIDTH)}\n\n"
         f"![{one.title}]({links}{one.name}.png)\n\n"
         f"{textwrap.fill(f'**Result.** {sentence}', _WIDTH)}\n\n"
-        f"It starts from {runs}. The numbers: [{one.name}.csv]({links}{one.name}.csv).\n"
+        f"{textwrap.fill(numbers, _WIDTH, break_on_hyphens=False)}\n"
     )
 
 

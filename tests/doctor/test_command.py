@@ -31,7 +31,7 @@ def test_the_command_prints_what_is_missing_and_what_it_will_cost(tmp_path):
     assert done.returncode == 1
     assert re.search(r"missing\s+hub token", done.stdout)
     assert "OPENAI_API_KEY" in done.stdout
-    assert re.search(r"GPU-hours, estimated and not measured: [\d,]+ to [\d,]+", done.stdout)
+    assert re.search(r"GPU-hours on H200s, estimated: [\d,]+ to [\d,]+", done.stdout)
     assert re.search(r"judge \(openai\): 153,600 texts, \$\d", done.stdout)
     assert "Traceback" not in done.stderr
 

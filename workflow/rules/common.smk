@@ -226,14 +226,22 @@ def check_machine():
 
 
 def say_what_is_missing():
-    """In a dry run, which always works: what a real one would stop for."""
-    lacking = requirements.missing(study.scale, elsewhere=workflow.non_local_exec)
-    for line in lacking:
-        print(f"this machine cannot run scale '{study.scale.scale}': {line}", file=sys.stderr)
+    """In a dry run, which always works: what a real one would stop for.
+
+    A dry run does not tell whether a profile would send the jobs elsewhere.
+    """
+    for line in requirements.missing(study.scale):
+        print(
+            f"this machine cannot run scale '{study.scale.scale}': {line} (a machine that a profile"
+            " sends the jobs to may have it)",
+            file=sys.stderr,
+        )
 
 
-if workflow.dryrun:
+# Snakemake itself knows of it only after this file is read.
+if {"-n", "-np", "--dry-run", "--dryrun"} & set(sys.argv):
     say_what_is_missing()
+
 
 # On a cluster these stay where Snakemake runs: they take seconds, or need the network, which the
 # machines with the GPUs often lack. Figures and tables, too.

@@ -18,8 +18,8 @@ for figure in (*FIGURES, CURVES):
             numbers=str(layout.figures / f"{figure}.csv"),
         log:
             f"{LOGS}/{figure}.log",
-        localrule: True
         priority: 1  # drawn as soon as its runs are there, before the next run starts
+        localrule: True
         params:
             *revision("figures"),
             name=figure,
@@ -46,8 +46,8 @@ for table in TABLES:
             latex=str(layout.figures / f"{table}.tex"),
         log:
             f"{LOGS}/{table}.log",
-        localrule: True
         priority: 1  # drawn as soon as its runs are there, before the next run starts
+        localrule: True
         params:
             *revision("figures"),
             name=table,
