@@ -29,7 +29,7 @@ def tokenizer(config: Config, corpus: Path, out: OptionalOut = None) -> None:
     study, layout = study_of(config)
     recipe = base.recipe_of(study.scale)
     table = read_table(corpus, ["id", "text", "stream"])
-    texts = table.text
+    texts = list(table.text)
     if recipe.tokenizer_characters is not None:
         characters = {str(stream): n for stream, n in recipe.tokenizer_characters.items()}
         texts = tokenizer_texts(table, characters)
