@@ -26,6 +26,7 @@ PIECES = ("Snakefile", "workflow", "profiles", "config", "envs")
 # Records hold times; what is compared is what the study computed.
 RECORDS = {
     "run.json",
+    "clock.jsonl",
     "corpus.json",
     "cpt.json",
     "sft.json",
