@@ -66,12 +66,10 @@ def ours(task: Task, problem: Problem) -> tuple[Method, int, float]:
     """
     micro = task.microbatch or None
     run = Run.check(problem.loss, problem.params, problem.batches, problem.optimizer, None, micro)
+    kept = {"dpg": None, "kary": None, "dpg-tapes": math.inf}
+    schedule, sizes = run.plan(kept.get(task.method, task.budget or run.state_bytes))
     if task.method == "kary":
         schedule = schedules.kary(task.steps, 2)
-    else:
-        kept = {"dpg": None, "dpg-tapes": math.inf}
-        schedule = run.plan(kept.get(task.method, task.budget or run.state_bytes))
-    sizes = run.state_bytes, run.gradient_bytes, (run.tape_bytes or 0) if schedule.tapes else 0
     taped = schedule.taped > 0
 
     def method() -> jax.Array:
@@ -90,7 +88,7 @@ def largest_program(run: Run, params: Any, steps: int, *, taped: bool = False) -
     batch, w = run.at(0)
     compiled: Any = run.programs
     arrays = run.loss.arrays
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    shapes = programs.shapes(params)
     floats = jax.eval_shape(lambda state: programs.split(state)[0], run.state)
     lowered = [compiled.pull.lower(shapes, run.state, shapes, shapes, floats)]
     if run.one_tape:

@@ -31,7 +31,7 @@ def of_training(
 ) -> Iterator[Compile]:
     """The programs of `train` with these arguments; only the shapes of `batches` matter."""
     run = Run.check(per_example_loss, params, batches, optimizer, None, microbatch)
-    theta, state, batch, w = _shapes((run.params, run.state, *run.at(0)))
+    theta, state, batch, w = programs.shapes((run.params, run.state, *run.at(0)))
     yield _gradient(run, theta, batch, w)
     yield lambda: run.programs.apply_in_place.lower(theta, state, theta).compile()
 
@@ -51,7 +51,7 @@ def of_metagradient(
     """
     run = Run.check(per_example_loss, params, batches, optimizer, None, microbatch, derivative=True)
     goal = programs.Function.take_apart(metric)
-    theta, state, batch, w = _shapes((run.params, run.state, *run.at(0)))
+    theta, state, batch, w = programs.shapes((run.params, run.state, *run.at(0)))
     arrays, made = run.loss.arrays, run.programs
     evaluate = programs.compile_metric(goal.static, initial=False)
     yield lambda: evaluate.lower(goal.arrays, theta, theta).compile()
@@ -70,13 +70,9 @@ def of_metagradient(
 def _along(run: Run, theta: Tree, batch: Tree, w: Any) -> Any:
     """The derivative along the tape of the losses, whose form is known once they are traced."""
     traced = run.programs.linearize.lower(run.loss.arrays, theta, batch, w)
-    return run.programs.along.lower(_shapes(traced.out_info[2]), theta).compile()
+    return run.programs.along.lower(programs.shapes(traced.out_info[2]), theta).compile()
 
 
 def _gradient(run: Run, theta: Tree, batch: Tree, w: Any) -> Compile:
     program = run.programs.linearize if run.one_tape else run.programs.gradient
     return lambda: program.lower(run.loss.arrays, theta, batch, w).compile()
-
-
-def _shapes(tree: Tree) -> Tree:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)

@@ -153,7 +153,7 @@ def losses_of(
         B: examples of a step.
     """
     try:
-        out: Any = jax.eval_shape(per_example_loss, _shapes(params), batch)
+        out: Any = jax.eval_shape(per_example_loss, programs.shapes(params), batch)
     except Exception as error:  # of the loss's own operations, so of any type
         if advice := libraries.stacking(given):
             raise LearnerError(
@@ -176,7 +176,7 @@ def losses_of(
 
 def check_metric(metric: Callable[[Tree, Tree], jax.Array], params: Tree) -> int | None:
     """K of a metric [K], None of a metric []; a LearnerError for any other."""
-    out: Any = jax.eval_shape(metric, _shapes(params), _shapes(params))
+    out: Any = jax.eval_shape(metric, programs.shapes(params), programs.shapes(params))
     if not programs.is_float(out) or out.ndim > 1 or out.shape == (0,):
         raise LearnerError(
             f"metric returns {_described(out)}; expected one floating-point number, shape [], or K "
@@ -347,10 +347,6 @@ def _abstract(x: Any) -> jax.ShapeDtypeStruct:
     """What a program is compiled for: without it, tracing here would not serve the later call."""
     weak = bool(getattr(x, "weak_type", False))
     return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=weak)
-
-
-def _shapes(tree: Tree) -> Tree:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def _name(path: tuple[Any, ...]) -> str:

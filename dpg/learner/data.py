@@ -76,18 +76,12 @@ class Data:
 
     def at(self, t: int) -> tuple[Tree, Any]:
         """The batch of step t and the weights of its entries, times their factors."""
-        rows = None if self.index is None else self._rows(t)
-        batch = jax.tree.map(lambda x: _read(x, t if rows is None else rows), self.arrays)
-        weights = self.weights[t] if rows is None else self.weights[rows]
-        if self.plain:
-            return batch, weights
-        if t not in self._factors:
-            self._factors[t] = self._factor(t, batch)
-        return batch, weights * self._factors[t]
+        batch, weights = self._batch(t), self.weights[self._rows(t)]
+        return batch, weights if self.plain else weights * self._factor(t, batch)
 
     def by_weight(self, t: int, row: jax.Array) -> jax.Array:
         """The derivative by weights [..., *entries], of that by weights times factors."""
-        return row if self.plain else row * self._factors[t]
+        return row if self.plain else row * self._factor(t)
 
     def means(self, losses: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
         """The steps' weighted mean losses [T], and all losses [T, *entries], nan if not own."""
@@ -96,7 +90,7 @@ class Data:
         weights, axes = jnp.asarray(weights, stacked.dtype), tuple(range(1, stacked.ndim))
         if self.plain:
             return jnp.mean(weights * stacked, axes), stacked
-        factors = jnp.stack([jnp.asarray(self._factors[t]) for t in range(self.T)])
+        factors = jnp.stack([jnp.asarray(self._factor(t)) for t in range(self.T)])
         means = jnp.mean(weights * factors * stacked, axes)
         return means, jnp.where(factors > 0, stacked, jnp.nan)
 
@@ -121,17 +115,28 @@ class Data:
         rows = self.index[t][list(places)]
         return f" (of the dataset: {', '.join(map(str, rows[:8]))}{', ...' * (len(rows) > 8)})"
 
-    def _rows(self, t: int) -> np.ndarray:
-        """The rows of step t; an empty place is filled with an example of the step."""
-        assert self.index is not None
+    def _batch(self, t: int) -> Tree:
+        rows = self._rows(t)
+        return jax.tree.map(lambda x: _read(x, rows), self.arrays)
+
+    def _rows(self, t: int) -> Any:
+        """The rows of step t, the step itself of batches; an empty place has one of the others."""
+        if self.index is None:
+            return t
         row = self.index[t]
         return np.where(row < 0, row[row >= 0][-1], row)
 
-    def _factor(self, t: int, batch: Tree) -> Any:
+    def _factor(self, t: int, batch: Tree = None) -> Any:
+        """The factors of step t's weights, computed once; a walk that goes on skips steps."""
+        if t not in self._factors:
+            self._factors[t] = self._computed_factor(t, batch)
+        return self._factors[t]
+
+    def _computed_factor(self, t: int, batch: Tree) -> Any:
         here = np.ones(self.B, bool) if self.index is None else self.index[t] >= 0
         here = np.broadcast_to(here.reshape(-1, *[1] * (len(self.entries) - 1)), self.entries)
         if self._own is not None:
-            return self._own(batch, here)
+            return self._own(self._batch(t) if batch is None else batch, here)
         return (here * (here.size / here.sum())).astype(self.weights.dtype)
 
 

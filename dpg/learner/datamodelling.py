@@ -105,7 +105,7 @@ def datamodelling_score(
 def cost(run: Run, subsets: int, memory: float | None) -> str:
     """What a call will take, in a line: trainings, steps, and seconds after one step is timed."""
     steps = run.T * subsets
-    derivative = run.plan(memory).cost() / run.T
+    derivative = run.plan(memory).schedule.cost() / run.T
     seconds = _seconds_per_step(run) * run.T * (subsets + derivative)
     return (
         f"datamodelling score: {subsets} trainings of {run.T} steps ({steps} in all) and one "

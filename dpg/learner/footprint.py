@@ -32,7 +32,7 @@ def step_bytes(
     loss = programs.Function.take_apart(per_example_loss)
     key = (loss.static, programs.Static(optimizer), microbatch, programs.Static(None))
     compiled = programs.compile_programs(*key)
-    params, batch = (jax.tree.map(_shape, tree) for tree in (params, batch))
+    params, batch = programs.shapes((params, batch))
     only = functools.partial(programs.losses_of, per_example_loss)
     losses = jax.eval_shape(only, params, batch)
     here = (loss.arrays, params)
@@ -54,7 +54,3 @@ def program_bytes(compiled: jax.stages.Compiled) -> int:
     assert need is not None, "XLA tells what its programs need on every platform of ours"
     held = need.argument_size_in_bytes + need.output_size_in_bytes - need.alias_size_in_bytes
     return held + need.temp_size_in_bytes
-
-
-def _shape(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)

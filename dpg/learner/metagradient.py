@@ -181,7 +181,7 @@ def metagradient(
         warnings.warn(half, LearnerWarning, stacklevel=2)
 
     if schedule is None:
-        schedule = run.plan(memory, tapes=not wanted.batches and folder is None)
+        schedule = run.plan(memory, tapes=not wanted.batches and folder is None).schedule
     elif schedule.steps != run.T:
         raise LearnerError(f"the schedule is for {schedule.steps} steps; the batches hold {run.T}")
     if folder is not None and (host_memory or schedule.tapes):
@@ -194,7 +194,7 @@ def metagradient(
     kept = Kept(run.params, host_memory) if folder is None else OnDisk(Path(folder), run)
     back = Backward(run, wanted, kept)
     _walk(back, schedule, Watch(schedule, progress))
-    result = gather(back)
+    result = _gathered(back)
     if all_zero := _why_all_zero(run, goal, result):
         warnings.warn(all_zero, LearnerWarning, stacklevel=2)
     return result
@@ -230,9 +230,8 @@ def explain(
     Arguments and errors are those of `metagradient`.
     """
     run = Run.check(per_example_loss, params, batches, optimizer, None, None, index=index)
-    schedule = run.plan(memory)
-    tape_bytes = (run.tape_bytes or 0) if schedule.tapes else 0
-    return schedule.describe(run.state_bytes, run.gradient_bytes, tape_bytes)
+    schedule, sizes = run.plan(memory)
+    return schedule.describe(*sizes)
 
 
 def _chosen(wrt: str | Collection[str], run: Run) -> dict[str, bool]:
@@ -252,26 +251,29 @@ def _chosen(wrt: str | Collection[str], run: Run) -> dict[str, bool]:
     return {name: name in names for name in known[1:]}
 
 
-def gather(back: Backward) -> MetagradientResult:
+def _gathered(back: Backward) -> MetagradientResult:
     """The result of a walk that has come to its end."""
     run, wanted, data = back.run, back.wanted, back.run.data
     lead = 0 if wanted.several is None else 1
 
-    def by_data(rows: list[Any]) -> jax.Array:
-        places = jnp.stack(rows, axis=lead)
+    def by_data(places: jax.Array) -> jax.Array:
         return places if data.index is None else jnp.asarray(data.by_example(places, lead))
 
+    def stacked(rows: list[Any]) -> jax.Array:
+        return by_data(jnp.stack(rows, axis=lead))
+
+    places = jnp.stack(back.rows, axis=lead)
     losses, example_losses = run.summary(back.losses)
     return MetagradientResult(
         back.value,
-        by_data(back.rows),
+        by_data(places),
         back.trained,
         losses,
         example_losses,
-        places_grad=None if data.index is None else jnp.stack(back.rows, axis=lead),
+        places_grad=None if data.index is None else places,
         params_grad=back.by_params() if wanted.params else None,
         hyperparameters_grad=_stacked(back.hyper, lead) if wanted.hyperparameters else None,
-        batches_grad=_like_data(data.arrays, by_data, back.inputs) if wanted.batches else None,
+        batches_grad=_like_data(data.arrays, stacked, back.inputs) if wanted.batches else None,
     )
 
 

@@ -98,6 +98,16 @@ def losses_of(per_example_loss: Callable, params: Tree, batch: Tree) -> jax.Arra
     return out[0] if isinstance(out, tuple) else out
 
 
+def shapes(tree: Tree) -> Tree:
+    """The shapes and dtypes of a tree's arrays: all that a program is compiled for."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def tree_bytes(tree: Tree) -> int:
+    """The bytes of a tree's arrays, or of their shapes."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def split(tree: Tree) -> tuple[list, Callable[[list], Tree]]:
     """The floating-point leaves of a tree, and the function that puts others in their place.
 

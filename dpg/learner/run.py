@@ -20,6 +20,13 @@ Tree = Any  # any tree of arrays
 Loss = Callable[[Tree, Tree], Any]  # (params, batch) -> [B] or [B, L], or a pair with own entries
 
 
+class Plan(NamedTuple):
+    """A schedule, and the bytes of one state, one gradient and one tape (0 if none was asked)."""
+
+    schedule: Schedule
+    sizes: tuple[int, int, int]
+
+
 class Run(NamedTuple):
     """One call's checked input and the programs compiled for it."""
 
@@ -95,12 +102,12 @@ class Run(NamedTuple):
     @property
     def gradient_bytes(self) -> int:
         """Bytes of a gradient, which has the shape of the parameters."""
-        return sum(x.nbytes for x in jax.tree.leaves(self.params))
+        return programs.tree_bytes(self.params)
 
     @property
     def state_bytes(self) -> int:
         """Bytes of the parameters and of the optimizer's state."""
-        return self.gradient_bytes + sum(x.nbytes for x in jax.tree.leaves(self.state))
+        return self.gradient_bytes + programs.tree_bytes(self.state)
 
     @property
     def tape_bytes(self) -> int | None:
@@ -119,12 +126,13 @@ class Run(NamedTuple):
                 stacklevel=4,
             )
             return None
-        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tape))
+        return programs.tree_bytes(tape)
 
-    def plan(self, memory: float | None, *, tapes: bool = True) -> Schedule:
+    def plan(self, memory: float | None, *, tapes: bool = True) -> Plan:
         """The cheapest schedule within a budget in bytes, as `metagradient` takes it."""
-        tape_bytes = self.tape_bytes if tapes and memory is not None else None
-        return plan(self.T, memory, self.state_bytes, self.gradient_bytes, tape_bytes=tape_bytes)
+        tape = self.tape_bytes if tapes and memory is not None else None
+        schedule = plan(self.T, memory, self.state_bytes, self.gradient_bytes, tape_bytes=tape)
+        return Plan(schedule, (self.state_bytes, self.gradient_bytes, tape or 0))
 
     def check_losses(self, losses: Sequence[jax.Array], t: int) -> None:
         """Looks at step t, which is one behind the step in flight: the device never waits."""

@@ -17,6 +17,7 @@ import optax
 from dpg.learner.checks import check_single
 from dpg.learner.errors import LearnerError
 from dpg.learner.metagradient import metagradient, train
+from dpg.learner.run import Run
 
 Tree = Any
 
@@ -89,7 +90,8 @@ def metasmoothness(
     direction = np.asarray(direction, result.weights_grad.dtype)
     if direction.shape != shape:
         raise LearnerError(f"direction has shape {direction.shape}; expected {list(shape)}")
-    start = np.ones(shape, direction.dtype) if weights is None else np.asarray(weights)
+    run = Run.check(per_example_loss, params, batches, optimizer, weights, microbatch, index=index)
+    start = np.asarray(run.data.weights)
 
     def trained(h: float) -> Tree:
         moved = start + h * direction

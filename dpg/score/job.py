@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 
 from dpg.errors import DpgError
 from dpg.metrics import language_metric
@@ -156,8 +155,3 @@ def shared_texts(train: Sequence[Text], others: Sequence[Text]) -> list[str]:
     """Where training texts are that are validation texts, too."""
     answers = {(str(one.prompt), one.answer.strip()) for one in others}
     return [one.where for one in train if (str(one.prompt), one.answer.strip()) in answers]
-
-
-def bytes_of(tree: Any) -> int:
-    """The bytes of a tree's arrays, or of their shapes."""
-    return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 
 from dpg.learner.footprint import step_bytes
+from dpg.learner.programs import tree_bytes
 from dpg.quantities import in_bytes
-from dpg.score.job import Job, bytes_of
+from dpg.score.job import Job
 from dpg.targets import memory
 
 # On a CPU what a gradient keeps of more texts no longer fits the caches.
@@ -45,10 +45,10 @@ def chosen(job: Job, optimizer: optax.GradientTransformation, steps: int, batch:
         DeviceMemoryError: the device cannot hold a training step of one text; says what would fit.
     """
     settings = job.settings
-    room = memory.device_bytes()
-    kept = _kept(job, optimizer, steps, room)
     if settings.microbatch != "auto" and settings.memory != "auto":
         return Portion(settings.microbatch, settings.memory)
+    room = memory.device_bytes()
+    kept = _kept(job, optimizer, steps, room)
 
     def need(microbatch: int) -> int:
         return step_bytes(
@@ -75,7 +75,7 @@ def chosen(job: Job, optimizer: optax.GradientTransformation, steps: int, batch:
 
 def _sizes(batch: int) -> list[int]:
     most = min(batch, _MOST_ON_CPU) if jax.default_backend() == "cpu" else batch
-    return [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
+    return memory.portions(most)
 
 
 def _longest(job: Job) -> int:
@@ -86,8 +86,8 @@ def _longest(job: Job) -> int:
 
 def _shapes(job: Job, batch: int) -> dict[str, Any]:
     shape = batch, _longest(job)
-    kinds = {"tokens": np.int32, "mask": np.bool_, "weights": np.float32}
-    return {name: jax.ShapeDtypeStruct(shape, kind) for name, kind in kinds.items()}
+    arrays = job.examples.arrays
+    return {name: jax.ShapeDtypeStruct(shape, x.dtype) for name, x in arrays.items()}
 
 
 def _kept(job: Job, optimizer: optax.GradientTransformation, steps: int, room: int) -> int:
@@ -102,4 +102,4 @@ def _kept(job: Job, optimizer: optax.GradientTransformation, steps: int, room: i
 def _one_state(job: Job, optimizer: optax.GradientTransformation) -> int:
     """Parameters, the optimizer's state and a gradient."""
     state = jax.eval_shape(optimizer.init, job.params)
-    return 2 * bytes_of(job.params) + bytes_of(state)
+    return 2 * tree_bytes(job.params) + tree_bytes(state)

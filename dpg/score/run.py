@@ -13,12 +13,13 @@ import numpy as np
 from dpg import artifacts
 from dpg.digests import of_path, of_text
 from dpg.errors import DpgError
+from dpg.learner.programs import tree_bytes
 from dpg.progress import Progress
 from dpg.provenance import RunRecord
 from dpg.quantities import in_bytes
 from dpg.score import checkpoint, derivative, halves, page, portion, table, texts
 from dpg.score.derivative import Scored
-from dpg.score.job import Implementation, Job, build, bytes_of, load, shared_texts
+from dpg.score.job import Implementation, Job, build, load, shared_texts
 from dpg.score.portion import Portion
 from dpg.score.settings import ScoreSettings, build_optimizer
 from dpg.state import beside, open_state
@@ -168,7 +169,7 @@ def _require_disk(out: Path, job: Job) -> None:
     place = out.absolute()
     while not place.exists():
         place = place.parent
-    need = 2 * (bytes_of(job.loaded.params) + bytes_of(job.params))
+    need = 2 * (tree_bytes(job.loaded.params) + tree_bytes(job.params))
     free = shutil.disk_usage(place).free
     if free < need:
         raise DpgError(

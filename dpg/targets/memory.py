@@ -40,6 +40,11 @@ def device_bytes() -> int:
     return int(_SHARE * limit)
 
 
+def portions(most: int) -> list[int]:
+    """How many at a time are worth a try: the powers of two below `most`, and `most`."""
+    return [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
+
+
 def largest(
     sizes: Sequence[int],
     bytes_of: Callable[[int], int],

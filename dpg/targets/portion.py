@@ -66,7 +66,7 @@ def chosen_microbatch(
 
     kept = _kept_bytes(settings, params)
     return memory.largest(
-        [2**k for k in range(examples.bit_length()) if 2**k < examples] + [examples],
+        memory.portions(examples),
         bytes_of,
         max(memory.device_bytes() - kept, 0),
         what=f"a training step of the target with 1 example at a time of {length:,} tokens, beside "

@@ -13,7 +13,7 @@ import optax
 
 from dpg import metrics
 from dpg.config import LearnerSettings, Metric, NormMetric, PatternMetric
-from dpg.learner import MetagradientResult, TrainResult, ahead, metagradient, train
+from dpg.learner import MetagradientResult, TrainResult, ahead, metagradient, programs, train
 from dpg.metrics import qr_reader
 from dpg.models import Tokenizer
 from dpg.targets.metric import patch_of, payload_of
@@ -70,7 +70,7 @@ class Target:
 
     def train_ahead(self, batches: Batches) -> Iterator[ahead.Compile]:
         """The programs of a validation, `train` and `value`, to be compiled before it."""
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.params)
+        shapes = programs.shapes(self.params)
         yield lambda: self._compiled_metric.lower(shapes, shapes).compile()
         yield from ahead.of_training(
             self.per_example_loss,

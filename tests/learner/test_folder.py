@@ -204,3 +204,20 @@ def test_a_transformer_goes_on(tmp_path):
                      progress=stopping(6))  # fmt: skip
     again = metagradient(*task, optimizer, wrt=("params", "hyperparameters"), folder=tmp_path)
     same(again, free)
+
+
+def test_a_dataset_with_empty_places_goes_on_from_anywhere(tmp_path, at_every_action):
+    task = regression(T=4)
+    data = jax.tree.map(lambda x: np.concatenate(np.asarray(x)), task.batches)
+    index = np.arange(16).reshape(4, 4)
+    index[1, 3] = index[2, 2] = -1
+    given, options = (*task[:3], data, optimizer_of()), {"index": index}
+    free = metagradient(*given, **options)
+    actions = schedule.keep_all(4).actions
+    steps = sum(kind in ("advance", "record", "reverse") for kind, _ in actions)
+    for after in range(1, steps + 1):
+        here = tmp_path / str(after)
+        with pytest.raises(StoppedError):
+            metagradient(*given, folder=here, progress=stopping(after), **options)
+        same(metagradient(*given, folder=here, **options), free)
+    same(metagradient(*given, folder=here, **options), free)

@@ -28,6 +28,7 @@ from dpg.generators.jax import update as updates
 from dpg.generators.jax.portions import chosen_microbatch, chosen_prompts
 from dpg.learner import devices
 from dpg.learner.ahead import Compile
+from dpg.learner.programs import shapes
 from dpg.models import LanguageModel
 from dpg.models.decode import Ends, Rollouts, compiled, generate, prompts_at_once
 
@@ -105,7 +106,7 @@ class JaxGenerator:
         """The program of `rollout` for prompts of this mask, to be compiled before it is needed."""
         _, mask = self._shortened(mask, mask)
         batch = self._rollout_batch(len(mask), mask.shape[1], group_size)
-        params = _shapes(self.params)
+        params = shapes(self.params)
         if updates.is_half(self.settings):
             params = jax.eval_shape(updates.to_half, params)
         yield functools.partial(
@@ -130,7 +131,7 @@ class JaxGenerator:
             numbers[:, 0],
         )  # fmt: skip
         size = self.settings.mini_batch_prompts * self.settings.group_size
-        given = _shapes((self.params, self.state, updates.cut(batch, rollouts // size)))
+        given = shapes((self.params, self.state, updates.cut(batch, rollouts // size)))
         rate = jax.ShapeDtypeStruct((), np.float32)
         options = self.model, self.settings, self.optimizer
         yield lambda: updates.update.lower(*options, *given, rate).compile()
@@ -221,10 +222,6 @@ class JaxGenerator:
 
     def _tree(self) -> tuple[Any, Any]:
         return self.params, self.state
-
-
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:

@@ -13,6 +13,7 @@ import optax
 from dpg.config import GeneratorSettings
 from dpg.generators.jax.update import Batch, is_half, to_half, update
 from dpg.learner.footprint import program_bytes
+from dpg.learner.programs import shapes
 from dpg.models import LanguageModel, decode
 from dpg.quantities import in_bytes
 from dpg.targets import memory
@@ -30,9 +31,9 @@ def chosen_microbatch(
 
     def bytes_of(micro: int, **changes: Any) -> int:
         changed = settings.model_copy(update={"update_microbatch": micro, **changes})
-        shapes = _shapes_of((params, state, _batch_shapes(changed)))
+        given = shapes((params, state, _batch_shapes(changed)))
         rate = jax.ShapeDtypeStruct((), np.float32)
-        lowered = update.lower(model, changed, optimizer, *shapes, rate)
+        lowered = update.lower(model, changed, optimizer, *given, rate)
         return program_bytes(lowered.compile())
 
     # Whole groups first: a piece that cuts a group reads its prompt once per rollout.
@@ -60,10 +61,10 @@ def chosen_prompts(
     def bytes_of(count: int, **changes: Any) -> int:
         changed = settings.model_copy(update=changes)
         half = is_half(changed)
-        shapes = jax.eval_shape(to_half, params) if half else _shapes_of(params)
+        theta = jax.eval_shape(to_half, params) if half else shapes(params)
         program = decode.compiled(
             model,
-            shapes,
+            theta,
             prompts=count,
             prompt_tokens=min(length, changed.prompt_tokens),
             response_tokens=changed.response_tokens,
@@ -71,7 +72,7 @@ def chosen_prompts(
         )
         return program_bytes(program)
 
-    sizes = [2**k for k in range(prompts.bit_length()) if 2**k < prompts] + [prompts]
+    sizes = memory.portions(prompts)
     # The policy in float32 and its optimizer's two moments stay on the device meanwhile.
     resident = 3 * sum(x.nbytes for x in jax.tree.leaves(params)) // (settings.devices or 1)
     return memory.largest(
@@ -112,7 +113,3 @@ def _batch_shapes(settings: GeneratorSettings) -> Batch:
         old_logprobs=jax.ShapeDtypeStruct((1, N, R), np.float32),
         advantages=jax.ShapeDtypeStruct((1, N), np.float32),
     )
-
-
-def _shapes_of(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
