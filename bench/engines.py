@@ -112,7 +112,7 @@ def main() -> None:
     frame = pd.concat(tables, ignore_index=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     style.save(draw(frame), frame, arguments.out / "engines")
-    reports.write_text(arguments.out / "engines.md", summary(frame))
+    artifacts.write_text(arguments.out / "engines.md", summary(frame))
     print(summary(frame))
 
 

@@ -12,13 +12,7 @@ from dpg import artifacts
 def write(folder: Path, name: str, content: Mapping[str, Any], text: str) -> None:
     """Write `<name>.json` and `<name>.md`, each whole or not at all."""
     artifacts.write_json(folder / f"{name}.json", content)
-    write_text(folder / f"{name}.md", text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with artifacts.atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    artifacts.write_text(folder / f"{name}.md", text)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -89,8 +89,7 @@ def lock(name: str, uv: str, *, upgrade: bool = False, folder: Path = LOCKS) -> 
     kept = {} if upgrade or not before else read_lock(path)
     versions = resolved(wanted, [pin.requirement for pin in kept.values() if not pin.alone], uv)
     files = hashes(wanted, versions, uv)
-    with artifacts.atomic_path(path) as partial:
-        partial.write_text(head_of(before) + body(wanted, versions, files), encoding="utf-8")
+    artifacts.write_text(path, head_of(before) + body(wanted, versions, files))
     return path
 
 

@@ -21,7 +21,7 @@ from dpg.artifacts.arrays import load_arrays, save_arrays
 from dpg.artifacts.json_files import naming, plain, read_json, write_json
 from dpg.artifacts.json_lines import JsonLines, read_lines
 from dpg.artifacts.tables import read_table, write_table
-from dpg.artifacts.whole import DISK_FAULTS, ArtifactError, atomic_path, naming_fault
+from dpg.artifacts.whole import DISK_FAULTS, ArtifactError, atomic_path, naming_fault, write_text
 
 __all__ = [
     "DISK_FAULTS",
@@ -38,4 +38,5 @@ __all__ = [
     "save_arrays",
     "write_json",
     "write_table",
+    "write_text",
 ]

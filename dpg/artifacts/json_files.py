@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dpg.artifacts.whole import ArtifactError, atomic_path
+from dpg.artifacts.whole import ArtifactError, write_text
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -30,8 +30,7 @@ def write_json(path: str | Path, value: Any) -> None:
         text = json.dumps(
             plain(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False
         )
-    with atomic_path(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 def read_json(path: str | Path) -> Any:

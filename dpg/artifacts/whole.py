@@ -202,3 +202,9 @@ def _sync_tree(path: Path) -> None:
         if not child.is_symlink():
             _sync_tree(child)
     _sync_folder(path)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -10,27 +10,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from dpg import artifacts
-from dpg.claims import measures
+from dpg.claims import measures, passages, words
 from dpg.claims.estimates import Estimate, Untested, combine
-from dpg.claims.passages import Perplexities
+from dpg.claims.passages import WINDOWS, Perplexities
 from dpg.config import RunConfig, Study
 from dpg.evaluation import bootstrap
 from dpg.run_folder import RunFolder
+from dpg.study import sweeps
 from dpg.study.layout import Layout
 from dpg.study.runs import Run
 from dpg.study.sources import SOURCES
 from dpg.text.languages import TARGET_CODES
+
+T = TypeVar("T")
 
 MIN_VALIDATIONS = 4
 """A curve of fewer says nothing about its course."""
 
 MIN_ROLLOUTS = 20
 """A fraction of fewer rollouts is too coarse: its standard error can exceed 0.1."""
+
+SIZES = {"fraction": "rollouts", "stories": "english"}
+"""Shares, and the column that counts what they are shares of."""
 
 EVENTS = ("scans",)
 """Measures that are seen to happen or not: nothing is drawn within a seed."""
@@ -65,10 +72,11 @@ class Curves:
         if len(values) > 1 or self.column in EVENTS:
             return Estimate(values)
         (table,), (value,) = self.tables.values(), values.values()
-        rng = bootstrap.stream(self.name, self.column, index % len(self.steps))
+        rng = bootstrap.stream(self.name, self.column, index)
         row = table.iloc[index]
-        if self.column == "fraction":
-            return Estimate(values, bootstrap.of_fraction(value, row["rollouts"], rng))
+        if self.column in SIZES:
+            number = max(1, int(row[SIZES[self.column]]))
+            return Estimate(values, bootstrap.of_fraction(value, number, rng))
         if self.column == "exact":
             return Estimate(values, bootstrap.of_fraction(value, self.size, rng))
         error = row.get(f"{self.column}_se", np.nan)
@@ -117,7 +125,7 @@ def _rise(*values: np.ndarray) -> np.ndarray:
 
 
 class Results:
-    """The results of one study.
+    """The results of one study. What has been read is kept, so that files are read once.
 
     Args:
         study: which runs there should be, of which seeds.
@@ -127,6 +135,7 @@ class Results:
     def __init__(self, study: Study, layout: Layout | None = None):
         self.study = study
         self.layout = layout or Layout(study.scale.scale)
+        self._tables: dict[tuple[str, ...], Any] = {}
 
     @property
     def figures(self) -> Path:
@@ -145,15 +154,17 @@ class Results:
         Raises:
             Untested: the study has no such run.
         """
-        names = (experiment, variant)
-        runs = [run for run in self.study.runs if (run.experiment, run.variant) == names]
+        runs = self._named(experiment, variant)
         if not runs:
             raise Untested(f"{experiment}/{variant} is not part of it")
         return runs
 
     def has(self, experiment: str, variant: str) -> bool:
         """Whether the study has such a run."""
-        return any((r.experiment, r.variant) == (experiment, variant) for r in self.study.runs)
+        return bool(self._named(experiment, variant))
+
+    def _named(self, *names: str) -> list[RunConfig]:
+        return [run for run in self.study.runs if (run.experiment, run.variant) == names]
 
     def horizon(self, method: str, horizon: str, extra: str = "") -> str:
         """A variant's name: ("adam", "long", "redo") is adam-T96-redo at the paper's scale."""
@@ -170,20 +181,16 @@ class Results:
         run = self.runs(experiment, variant)[0]
         if not run.rate_is_swept or is_the_papers(self.study, run):
             return ""
-        alike = [c for c in TARGET_CODES if experiment.startswith("lambada-")]
-        names = [f"lambada-{code}" for code in alike] or [experiment]
-        method = variant.split("-")[0]
-        for table in self._sweep_tables():
-            here = table[table["experiment"].isin(names) & table["chosen"].astype(bool)]
-            here = here[here["variant"].str.split("-").str[0] == method]
-            if np.isclose(here["learning_rate"], run.learner.learning_rate, rtol=1e-6).any():
-                return ""
+        if any(sweeps.has_chosen(table, run) for table in self._sweep_tables()):
+            return ""
         return f"the learning rate of {experiment}/{variant} was not chosen by a sweep"
 
     def _sweep_tables(self) -> list[pd.DataFrame]:
         columns = ["experiment", "variant", "learning_rate", "chosen"]
         there = [path for path in self.sweeps if path.exists()]
-        return [csv_of(path, columns, "run `snakemake sweeps`") for path in there]
+        return self._once(
+            ("sweeps",), lambda: [csv_of(path, columns, "run `snakemake sweeps`") for path in there]
+        )
 
     def curves(self, experiment: str, variant: str, column: str) -> Curves:
         """A measure over the whole run, for every seed that the study has of it.
@@ -224,6 +231,12 @@ class Results:
         self.curves(experiment, variant, "metric")
         return self._curves(experiment, variant, column, self._words)
 
+    def _once(self, key: tuple[str, ...], read: Callable[[], T]) -> T:
+        """What many claims ask for is read and computed once."""
+        if key not in self._tables:
+            self._tables[key] = read()
+        return self._tables[key]
+
     def _curves(
         self,
         experiment: str,
@@ -257,17 +270,19 @@ class Results:
     def _judged(self, run: RunConfig, column: str) -> pd.DataFrame:
         folder = self._finished(run)
         there(folder.judged, "the judge has not read this run; run `dpg judge`")
-        return measures.of_judged(Run.open(folder.path)).reset_index()
+        opened = Run.open(folder.path)
+        return self._once(("judged", run.path), lambda: measures.of_judged(opened).reset_index())
 
     def _words(self, run: RunConfig, column: str) -> pd.DataFrame:
-        from dpg.claims import words
-
         folder = self._finished(run)
         if column == words.STORIES:
             there(folder.judged, "the judge has not read this run; run `dpg judge`")
         else:
             there(folder.rollouts, "the run left no rollouts")
-        return words.of_run(Run.open(folder.path), self.layout, column).reset_index()
+        opened = Run.open(folder.path)
+        return self._once(
+            (column, run.path), lambda: words.of_run(opened, self.layout, column).reset_index()
+        )
 
     def table_1(self, target: str) -> Perplexities:
         """Perplexities of one target model, every cell finite, and each passage's own.
@@ -276,13 +291,16 @@ class Results:
             Untested: the study has no Table 1, or the table lacks the model, a source or a
                 language, or holds a number that is no perplexity.
         """
+        return self._once(("table_1", target), lambda: self._table_1(target))
+
+    def _table_1(self, target: str) -> Perplexities:
         if self.study.downstream is None:
             raise Untested("Table 1 is not part of it")
         path = self.figures / "table_1.csv"
         table = csv_of(path, ["target", "language", "source"], "run `snakemake table_1`")
-        window = next((c for c in Perplexities.COLUMNS if c in table), None)
+        window = next((name for name in WINDOWS if name in table), None)
         if window is None:
-            raise Untested(f"{path} has no column {', '.join(Perplexities.COLUMNS)}")
+            raise Untested(f"{path} has no column {', '.join(WINDOWS)}")
         here = table[table["target"] == target]
         if here.empty:
             raise Untested(f"{path} has no target model {target}")
@@ -308,8 +326,6 @@ class Results:
 
     def passages(self, target: str) -> pd.DataFrame | None:
         """Each passage's log-probabilities under one target's models; None where none were kept."""
-        from dpg.claims import passages
-
         path = self.layout.perplexity(target)
         return passages.read(path) if path.exists() else None
 

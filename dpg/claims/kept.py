@@ -14,9 +14,10 @@ import pandas as pd
 from dpg import artifacts
 from dpg.claims import measures, words
 from dpg.claims.estimates import Untested
-from dpg.claims.evidence import Results, check, csv_of, require_whole, there
+from dpg.claims.evidence import Results, check, csv_of, require_whole
 from dpg.claims.passages import read as read_passages
 from dpg.config import RunConfig, Study
+from dpg.figures.style import save_csv
 from dpg.study.layout import Layout
 from dpg.study.runs import Run
 
@@ -65,7 +66,10 @@ class Kept(Results):
 
     def _rows(self, run: RunConfig) -> pd.DataFrame:
         path = self.folder / VALIDATIONS
-        table = csv_of(path, measures.NAMES, "keep the study again: dpg report keep")
+        table = self._once(
+            (VALIDATIONS,),
+            lambda: csv_of(path, measures.NAMES, "keep the study again: dpg report keep"),
+        )
         here = table[
             (table["experiment"] == run.experiment)
             & (table["variant"] == run.variant)
@@ -97,10 +101,7 @@ def write(study: Study, layout: Layout, runs: Iterable[Run], out: Path) -> list[
         table = measures.table_of(run)
         found = words.of_run_if_there(run, layout)
         tables.append(table.join(found, on="step") if len(found) else table)
-    text = pd.concat(tables, ignore_index=True).to_csv(index=False, lineterminator="\n")
-    written = [out / VALIDATIONS]
-    with artifacts.atomic_path(written[0]) as partial:
-        partial.write_text(text, encoding="utf-8")
+    written = [save_csv(pd.concat(tables, ignore_index=True), (out / VALIDATIONS).with_suffix(""))]
     targets = study.downstream.targets if study.downstream else []
     paths = [layout.perplexity(target) for target in targets]
     cells = [read_passages(path) for path in paths if path.exists()]
@@ -108,8 +109,3 @@ def write(study: Study, layout: Layout, runs: Iterable[Run], out: Path) -> list[
         artifacts.write_table(out / PASSAGES, pd.concat(cells, ignore_index=True))
         written.append(out / PASSAGES)
     return written
-
-
-def require(folder: Path) -> None:
-    """Refuse a folder whose verdicts cannot be computed again."""
-    there(folder / VALIDATIONS, "keep the study again: dpg report keep")

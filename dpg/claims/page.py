@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpg import artifacts, webpage
-from dpg.claims.verdicts import FAILS, HOLDS, UNDECIDED, UNTESTED, Verdict
+from dpg.claims.verdicts import FAILS, HOLDS, UNDECIDED, UNTESTED, Verdict, in_full
 
 _MARKDOWN = """\
 # The paper's claims at scale {{ scale }}
@@ -29,8 +29,7 @@ _MARKDOWN = """\
 
 {{ v.claim.method }}
 {% for c in v.conditions %}
-- {{ c.words() }}{% if c.relation %}: {{ c.state }}{% endif -%}
-{% if c.note %} ({{ c.note }}){% endif %}
+- {{ in_full(c.record()) }}
 {%- endfor %}
 {% endfor -%}
 """
@@ -44,8 +43,7 @@ _HTML = """\
 <tr id="{{ v.claim.name }}"><td>{{ v.claim.words }}<td>{{ v.claim.place }}
 <td><span class="verdict {{ marks[v.verdict] }}">{{ v.verdict }}</span>
 <details><summary>{{ v.line }}</summary><small>{{ v.claim.method }}</small>
-<ul>{% for c in v.conditions %}<li>{{ c.words() }}{% if c.relation %}: {{ c.state }}{% endif %}\
-{% if c.note %} ({{ c.note }}){% endif %}{% endfor %}</ul></details></tr>
+<ul>{% for c in v.conditions %}<li>{{ in_full(c.record()) }}{% endfor %}</ul></details></tr>
 {% endfor -%}
 </table>
 """
@@ -71,6 +69,7 @@ def write(
         "scale": scale,
         "summary": summary([one.verdict for one in verdicts], seeds),
         "verdicts": verdicts,
+        "in_full": in_full,
     }
     out = Path(out_dir)
     record: dict[str, Any] = {
@@ -80,8 +79,10 @@ def write(
     }
     artifacts.write_json(out / "claims.json", record)
     title = f"The paper's claims at scale {scale}"
-    _write(out / "claims.html", webpage.render(_HTML, title=title, marks=MARKS, **known))
-    _write(out / "claims.md", _markdown(**known))
+    artifacts.write_text(
+        out / "claims.html", webpage.render(_HTML, title=title, marks=MARKS, **known)
+    )
+    artifacts.write_text(out / "claims.md", _markdown(**known))
     return [out / f"claims.{kind}" for kind in ("json", "md", "html")]
 
 
@@ -90,11 +91,6 @@ def _markdown(**values: Any) -> str:
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     return environment.from_string(_MARKDOWN).render(**values)
-
-
-def _write(path: Path, text: str) -> None:
-    with artifacts.atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def summary(verdicts: Sequence[str], seeds: Sequence[int]) -> str:

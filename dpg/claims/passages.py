@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -58,8 +57,6 @@ class Perplexities:
         window: in words, what of a passage was read.
         seed: of the generators.
     """
-
-    COLUMNS: ClassVar[tuple[str, ...]] = tuple(WINDOWS)
 
     cells: pd.DataFrame
     draws: dict[tuple[str, str], np.ndarray]

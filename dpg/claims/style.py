@@ -96,7 +96,7 @@ def lead(
     Args:
         steps: [V], of the validations.
         stories: [V, ...], share of the English rollouts that read like stories.
-        english: [V], number of English rollouts; fewer than `MIN_ENGLISH` say nothing of a style.
+        english: [V, ...], number of English rollouts; fewer than `MIN_ENGLISH` tell no style.
         fraction: [V, ...], share of all rollouts in the language.
 
     Returns:
@@ -104,7 +104,7 @@ def lead(
         stories and the first at which half of all are in the language. 0 where the style never
         came first; where the language never came, the last step counts as the first with it.
     """
-    told = (stories >= 0.5) & (english >= MIN_ENGLISH).reshape(-1, *[1] * (stories.ndim - 1))
+    told = (stories >= 0.5) & (english >= MIN_ENGLISH)
     places = np.asarray(steps)
     style, language = (_first(places, one) for one in (told, fraction >= 0.5))
     return np.maximum(0, language - style)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,7 @@ class Condition:
     exact: bool = False
     every: bool = False
     untuned: str = ""
+    _estimate: Estimate = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         estimate = self.values
@@ -65,15 +67,14 @@ class Condition:
     @property
     def mean(self) -> float:
         """The mean over seeds."""
-        return float(np.mean(self.values))
+        return self._estimate.mean
 
-    @property
+    @functools.cached_property
     def interval(self) -> tuple[float, float] | None:
         """Bootstrap interval of the mean; None for what is exact, or where nothing was drawn."""
         if self.exact or self.every:
             return None
-        estimate: Estimate = getattr(self, "_estimate")  # noqa: B009 - set in __post_init__
-        return estimate.interval
+        return self._estimate.interval
 
     @property
     def state(self) -> str:
@@ -118,6 +119,13 @@ def in_words(record: Mapping[str, Any]) -> str:
     if "relation" not in record:
         return text
     return text + f" (expected {record['relation']} {_number(record['limit'])})"
+
+
+def in_full(record: Mapping[str, Any]) -> str:
+    """The same with its state, where something was asked of it, and why it is open."""
+    state = f": {record['state']}" if "relation" in record else ""
+    note = f" ({record['note']})" if "note" in record else ""
+    return f"{in_words(record)}{state}{note}"
 
 
 @dataclass(frozen=True)

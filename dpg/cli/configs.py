@@ -8,7 +8,7 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from dpg.artifacts import atomic_path
+from dpg.artifacts import write_text
 from dpg.cli.options import Config, Out, group, one_of
 from dpg.config import ReadingName, Settings, derived, leaves, load
 from dpg.config.diff import Comparison, compare
@@ -139,8 +139,7 @@ def derive(
     text = derived(config, seeds=seeds, only=only)
     if out.is_file() and out.read_text(encoding="utf-8") == text:
         return  # its age says nothing to Snakemake, and stays
-    with atomic_path(out) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(out, text)
 
 
 def _show_values(settings: Settings, origins: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dpg import environments
+from dpg import environments, hardware
 from dpg.config import RunConfig, Study
 from dpg.digests import of_text
 from dpg.errors import DpgError
@@ -72,9 +72,7 @@ def _threads() -> int:
     given = os.environ.get("NPROC", "")
     if given.isdigit() and int(given) > 0:
         return int(given)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return hardware.usable_cores()
 
 
 def enter_targets_environment(study: Study, run: RunConfig) -> None:

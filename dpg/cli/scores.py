@@ -88,7 +88,6 @@ def score(
     from dpg.score import run
     from dpg.score.options import inputs_of, settings_of
 
-    inputs = inputs_of(model, train, validation, held_out, example=example)
     settings = settings_of(
         example=example,
         optimizer=optimizer,
@@ -110,6 +109,7 @@ def score(
         on_disk=on_disk,
         remat=remat,
     )
+    inputs = inputs_of(model, train, validation, held_out, example=example)
     record = run.score(
         inputs,
         out,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dpg.config import HubModel, Model, RunConfig, Study, TrainedModel
+from dpg.doctor.forecast import KNOWN_PARAMETERS, SMOLLM2_PARAMETERS
 from dpg.learner.schedule import plan
 from dpg.models.layers import LOGITS_AT_ONCE
 
@@ -35,11 +36,12 @@ class Shape(NamedTuple):
     cached: int
 
 
-SMOLLM2 = Shape(134_515_008, 30, 576, 49_152, 192)
+SMOLLM2 = Shape(SMOLLM2_PARAMETERS, 30, 576, 49_152, 192)
+LLAMA = Shape(KNOWN_PARAMETERS["meta-llama/Llama-3.2-1B"], 16, 2048, 128_256, 512)
 _PUBLISHED = {
-    "openai-community/gpt2": Shape(124_439_808, 12, 768, 50_257, 768),
-    "meta-llama/Llama-3.2-1B": Shape(1_235_814_400, 16, 2048, 128_256, 512),
-    "meta-llama/Llama-3.2-1B-Instruct": Shape(1_235_814_400, 16, 2048, 128_256, 512),
+    "openai-community/gpt2": Shape(KNOWN_PARAMETERS["openai-community/gpt2"], 12, 768, 50_257, 768),
+    "meta-llama/Llama-3.2-1B": LLAMA,
+    "meta-llama/Llama-3.2-1B-Instruct": LLAMA,
 }
 
 
@@ -98,7 +100,9 @@ def fit(run: RunConfig, generator: Shape, target: Shape, card_gb: float, *, part
 def lines(study: Study) -> Iterator[str]:
     """For each card: how much of the runs that fit goes through at a time, and which do not fit."""
     scale = study.scale
-    shapes = {name: shape_of(study, model) for name, model in scale.models.items()}
+    shapes = {
+        name: shape_of(study, scale.shape(name) or model) for name, model in scale.models.items()
+    }
     parts = scale.needs.gpus if scale.engine != "jax" else 1
     for card in CARDS_GB:
         fits: list[Fit] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dpg.config import Study
-from dpg.doctor import cards, rates
+from dpg.doctor import rates
 from dpg.doctor.checks import MISSING, NOTE, OK, Finding
 from dpg.doctor.forecast import Estimate
 from dpg.quantities import duration
@@ -42,6 +42,9 @@ def costs(study: Study, wanted: Estimate) -> list[str]:
     if wanted.gpu_hours is None:
         lines += ["GPU-hours: none, the scale asks for no GPU", cpu_time(study)]
     else:
+        # Loads JAX, which the workflow needs not, and it reads this package at every start.
+        from dpg.doctor import cards
+
         lines += [
             f"GPU-hours on H200s, estimated: {wanted.gpu_hours}",
             f"  generators {wanted.generator_hours}, targets {wanted.target_hours}, "

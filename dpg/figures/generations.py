@@ -104,8 +104,7 @@ def build(name: str, run_dirs: Sequence[str | Path], out_stem: str | Path) -> li
     paths = [save_csv(data, out_stem)]
     for kind, text in {"md": markdown(data, title), "tex": latex(data, title, name)}.items():
         path = with_suffix(out_stem, kind)
-        with artifacts.atomic_path(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+        artifacts.write_text(path, text)
         paths.append(path)
     return paths
 

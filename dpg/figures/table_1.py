@@ -327,7 +327,6 @@ def build(paths: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
     written = [save_csv(table, out_stem)]
     for kind, text in {"md": markdown(table), "tex": latex(table)}.items():
         path = with_suffix(out_stem, kind)
-        with artifacts.atomic_path(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+        artifacts.write_text(path, text)
         written.append(path)
     return written

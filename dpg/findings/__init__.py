@@ -29,7 +29,7 @@ BASES: dict[str, Callable[[Study], Pair]] = {
 
 FINDINGS = tuple(BASES)
 
-READS_RUNS = ("authors_update", "eps_root", "last_word", "collapse")
+READS_RUNS = tuple(name for name, base in BASES.items() if base is language_pair)
 """The findings that read these two runs when they are finished."""
 
 

@@ -36,6 +36,7 @@ SIZES = (2, 4, 8, 16)
 
 _PART = 16
 LAST = "last rollouts of SGD"
+_MEASURED = ("ordinary", "short", "repeated")
 _KINDS = ("ordinary", "passages", "repeated", "short", LAST)
 
 
@@ -59,26 +60,28 @@ def frame(lab: Lab) -> pd.DataFrame:
             f"{adam.path}: found {len(late)} rollouts kept per validation, expected at least "
             f"{_PART}; raise validation.kept"
         )
-    probes = dict(_probes(lab, adam, sgd, count))
+    by_adam = lab.scorer(adam)
+    probes = dict(_probes(lab, adam, sgd, by_adam, count))
     rows = []
-    for run in (adam, sgd):
-        scorer = lab.scorer(run)
+    for run, scorer in ((adam, by_adam), (sgd, lab.scorer(sgd))):
         for (text, size), texts in probes.items():
             value = standing(scorer, late[count:], texts, length)
             rows.append(
                 {"kind": "reward", "method": run.learner.optimizer, "text": text, "size": size,
                  "value": value}
             )  # fmt: skip
-    scorer = lab.scorer(adam)
-    for (text, size), texts in probes.items():
-        if text in ("ordinary", "short", "repeated"):
-            value = float(gradient_lengths(scorer, texts, length).mean())
-            rows.append({"kind": "length", "text": text, "size": size, "value": value})
+    measured = {at: texts for at, texts in probes.items() if at[0] in _MEASURED}
+    every = [text for texts in measured.values() for text in texts]
+    lengths = gradient_lengths(by_adam, every, length).reshape(len(measured), -1)
+    rows += [
+        {"kind": "length", "text": text, "size": size, "value": float(own.mean())}
+        for (text, size), own in zip(measured, lengths, strict=True)
+    ]
     return pd.DataFrame(rows)
 
 
 def _probes(
-    lab: Lab, adam: RunConfig, sgd: RunConfig, count: int
+    lab: Lab, adam: RunConfig, sgd: RunConfig, by_adam: Scorer, count: int
 ) -> Iterator[tuple[tuple[str, int], list[list[int]]]]:
     """(kind, k) -> texts, `count` of each."""
     length = adam.generator.response_tokens
@@ -87,7 +90,7 @@ def _probes(
     yield ("ordinary", length), ordinary
     assert isinstance(adam.metric, LanguageMetric)
     passages = train_passages(lab.passages(adam), adam.metric.language)[:count]
-    encode = lab.scorer(adam).examples.generator.encode
+    encode = by_adam.examples.generator.encode
     yield ("passages", length), [encode(text)[:length] for text in passages]
     for size in (size for size in SIZES if size < length):
         yield ("repeated", size), [repeated(text, size, length) for text in ordinary]

@@ -19,9 +19,10 @@ from dpg.evaluation.judge import LANGUAGES, Judge, answered, judge_table
 from dpg.generators.engine import RunInputs
 from dpg.generators.finished import is_done
 from dpg.generators.jax.engine import run_generator
-from dpg.generators.scorer import Scorer, build_scorer, load_model
+from dpg.generators.scorer import Scorer, build_scorer
 from dpg.generators.started_from import from_files
 from dpg.generators.sweep import DIVERGED
+from dpg.models import Tokenizer
 from dpg.progress import StepBar
 from dpg.rewards.protocol import RolloutBatch
 from dpg.run_folder import RunFolder
@@ -76,8 +77,7 @@ class Lab:
     def scorer(self, run: RunConfig) -> Scorer:
         """The target of a run, and how rollouts become its examples."""
         inputs = self.inputs(run)
-        _, _, tokenizer = load_model(inputs.generator)
-        return build_scorer(run, tokenizer, inputs)
+        return build_scorer(run, Tokenizer.load(inputs.generator), inputs)
 
     def passages(self, run: RunConfig) -> pd.DataFrame:
         """The benchmark's table.

@@ -68,8 +68,7 @@ def _section(one: Made, links: str) -> str:
 def write(folder: Path) -> Path:
     """Write `findings.md` beside the findings themselves."""
     path = folder / "findings.md"
-    with artifacts.atomic_path(path) as partial:
-        partial.write_text(text(folder), encoding="utf-8")
+    artifacts.write_text(path, text(folder))
     return path
 
 
@@ -87,6 +86,5 @@ def publish(folder: Path, docs: Path) -> Path:
         for kind in ("png", "csv", "json"):
             with artifacts.atomic_path(kept / f"{one.name}.{kind}") as partial:
                 shutil.copyfile(folder / f"{one.name}.{kind}", partial)
-    with artifacts.atomic_path(docs / "findings.md") as partial:
-        partial.write_text(page, encoding="utf-8")
+    artifacts.write_text(docs / "findings.md", page)
     return docs / "findings.md"

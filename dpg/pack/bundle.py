@@ -14,7 +14,7 @@ from typing import Any
 from dpg import artifacts
 from dpg.config import EXPERIMENTS_FILE, RunConfig, Study
 from dpg.digests import of_file
-from dpg.environments import locked_versions
+from dpg.environments import locked_versions, plain_name
 from dpg.errors import DpgError
 from dpg.models.smollm2 import WHEEL_FILENAME
 from dpg.pack import far_side
@@ -88,7 +88,7 @@ def make(
                 (folder / f"{name}.tar").unlink()
         if wheels:
             locked = locked_versions(root / "envs" / "core.txt")
-            wanted = [f"{name}=={locked[name.lower().replace('_', '-')]}" for name in wheels]
+            wanted = [f"{name}=={locked[plain_name(name)]}" for name in wheels]
             (folder / "wheels").mkdir()
             (download or _pip)(wanted, python, folder / "wheels")
         shutil.copyfile(far_side.__file__, folder / "run.py")

@@ -178,8 +178,7 @@ def write(folder: Path) -> list[Path]:
     table = pd.read_csv(folder / "runs.csv")
     cards = {DATASET_CARD: dataset_card(record, table), MODEL_CARD: model_card(record, table)}
     for name, text in cards.items():
-        with artifacts.atomic_path(folder / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+        artifacts.write_text(folder / name, text)
     return [folder / name for name in cards]
 
 

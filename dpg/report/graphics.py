@@ -61,8 +61,7 @@ def redraw(folder: Path) -> list[Path]:
         save_picture(module.draw(pd.read_csv(image.with_suffix(".csv"))), image)
     numbers, text = folder / "table_1.csv", folder / "table_1.md"
     if numbers.exists():
-        with artifacts.atomic_path(text) as partial:
-            partial.write_text(table_1.markdown(pd.read_csv(numbers)), encoding="utf-8")
+        artifacts.write_text(text, table_1.markdown(pd.read_csv(numbers)))
         kept.append(text)
     return kept
 

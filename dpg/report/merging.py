@@ -55,9 +55,8 @@ def merge(study: Study, folders: Sequence[Path], out: Path) -> list[Path]:
     written += graphics.redraw(out)
     written += judge(study, out)
     page = out / "provenance.html"
-    with artifacts.atomic_path(page) as partial:
-        text = pages.provenance_of(study, record["provenance"], pd.read_csv(out / "runs.csv"))
-        partial.write_text(text, encoding="utf-8")
+    text = pages.provenance_of(study, record["provenance"], pd.read_csv(out / "runs.csv"))
+    artifacts.write_text(page, text)
     found = [path for path in written if path is not None]
     return [*dict.fromkeys(found), out / reference.STUDY, page, *cards.write(out)]
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from dpg import artifacts
 from dpg.claims.page import MARKS, summary
-from dpg.claims.verdicts import in_words
+from dpg.claims.verdicts import in_full
 from dpg.quantities import duration
 from dpg.report import captions, graphics, grids, headlines, pages
 from dpg.report.material import Material
@@ -43,8 +43,7 @@ def write(material: Material, out: Path, *, appendix: Path | None = None) -> lis
         The figures and tables that the study has and that are not drawn yet.
     """
     text, missing = render(material, appendix=_link(appendix, out))
-    with artifacts.atomic_path(out) as partial:
-        partial.write_text(text, encoding="utf-8")
+    artifacts.write_text(out, text)
     return missing
 
 
@@ -117,17 +116,10 @@ def _tables(material: Material) -> Iterator[dict[str, Any]]:
 
 def _claims(material: Material) -> Iterator[dict[str, Any]]:
     for claim in (material.claims or {"claims": []})["claims"]:
-        conditions = [_condition(one) for one in claim["conditions"]]
+        conditions = [in_full(one) for one in claim["conditions"]]
         basis = claim["line"].removeprefix(claim["verdict"]).strip(" :")
         more = {"mark": MARKS[claim["verdict"]], "conditions": conditions, "basis": basis}
         yield claim | more
-
-
-def _condition(record: dict[str, Any]) -> str:
-    if "relation" not in record:
-        return in_words(record)
-    note = f" ({record['note']})" if "note" in record else ""
-    return f"{in_words(record)}: {record['state']}{note}"
 
 
 def _counts(material: Material) -> str:

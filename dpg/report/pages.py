@@ -208,8 +208,7 @@ def build(study: Study, layout: Layout, out: Path, runs: Sequence[Run] | None = 
         "runs.csv": table.to_csv(index=False, lineterminator="\n"),
     }
     for name, text in pages.items():
-        with artifacts.atomic_path(out / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+        artifacts.write_text(out / name, text)
     return [out / name for name in pages]
 
 

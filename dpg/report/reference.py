@@ -110,11 +110,9 @@ def outdated(study: Study, folder: Path) -> list[str]:
         DpgError: the folder holds no reference.
     """
     record = read_record(folder)
-    table_1 = record["downstream"]
-    downstream = None if table_1 is None else _read(DownstreamSettings, table_1)
     lines = changed(study, record)
-    if table_1 is None:
-        lines += _differences("downstream", downstream, study.downstream)
+    if record["downstream"] is None:
+        lines += _differences("downstream", None, study.downstream)
     return lines + _missing_seeds(study, record["runs"])
 
 

@@ -39,6 +39,6 @@ def write(folder: Path, job: Job, trained: Any) -> None:
 def _named(tree: Any) -> dict[str, np.ndarray]:
     """The arrays of a tree by their places in it, such as "query.a"."""
     return {
-        ".".join(str(getattr(key, "key", key)) for key in path): np.asarray(leaf)
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dpg.artifacts import atomic_path
+from dpg.artifacts import write_text
 from dpg.models import LanguageModel, save
 from dpg.models import tokenizer as tokenizers
 from dpg.models.llama import LlamaConfig
@@ -107,8 +107,7 @@ def _write(path: Path, rows: list[tuple[str, str]]) -> None:
     lines = [
         json.dumps({"text": text, "language": code}, ensure_ascii=False) for code, text in rows
     ]
-    with atomic_path(path) as partial:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _pretrain(texts: dict[str, list[str]], out: Path, steps: int) -> None:

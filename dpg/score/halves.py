@@ -7,9 +7,9 @@ trained in orders of the same seed, for the same number of steps.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,11 +32,21 @@ class Interval(NamedTuple):
 
 
 def compare(
-    job: Job, portion: Portion, seeds: Sequence[int], say: Callable[[str], object] = print
+    job: Job,
+    portion: Portion,
+    seeds: Sequence[int],
+    say: Callable[[str], object] = print,
+    known: Mapping[int, np.ndarray] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Train on the better and on a random half of the texts, for each seed.
 
     A seed gives the order of training, from which the scores come, and the random half.
+
+    Args:
+        job, portion: what is trained, and how much at a time.
+        seeds: of the comparisons.
+        say: told a line per seed.
+        known: scores of all texts by seed, where they are there already.
 
     Returns:
         For each seed `seed`, and by half (`better`, `random`) the losses that `measured` names.
@@ -50,7 +60,7 @@ def compare(
     rows = []
     for seed in seeds:
         index = _order(job, np.arange(count), seed)
-        scores = scored(job, index, portion).scores
+        scores = known[seed] if seed in known else scored(job, index, portion).scores
         half = count // 2
         better = np.sort(np.argsort(-scores, kind="stable")[: count - half])
         drawn = np.random.default_rng([seed, 1]).permutation(count)[: count - half]
@@ -85,25 +95,9 @@ def interval(values: Sequence[float]) -> Interval:
 
 def quantile(degrees: int, level: float = LEVEL) -> float:
     """t such that Student's t lies within -t and t with this probability."""
-    low, high = 0.0, 1e6
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, degrees) < level else (low, middle)
-    return (low + high) / 2
+    from scipy.special import stdtrit  # JAX needs scipy, too
 
-
-def _within(t: float, degrees: int) -> float:
-    """The probability that Student's t lies within -t and t (Abramowitz and Stegun 26.7.3, 4)."""
-    angle = math.atan(t / math.sqrt(degrees))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    term = total = cosine if odd else 1.0
-    if degrees == 1:
-        return 2 * angle / math.pi
-    for k in range(2 + odd, degrees - 1, 2):
-        term *= cosine**2 * (k - 1) / k
-        total += term
-    return 2 * (angle + sine * total) / math.pi if odd else sine * total
+    return float(stdtrit(degrees, (1 + level) / 2))
 
 
 def _order(job: Job, kept: np.ndarray, seed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dpg.artifacts import atomic_path
+from dpg.artifacts import write_text
 from dpg.webpage import STYLE
 
 _TEMPLATE = Path(__file__).resolve().parent / "page.html"
@@ -29,8 +29,7 @@ def write(path: Path, rows: pd.DataFrame, record: Mapping[str, Any], model: str)
         model: the model's name.
     """
     text = render(rows, record, model)
-    with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def render(rows: pd.DataFrame, record: Mapping[str, Any], model: str) -> str:

@@ -92,7 +92,7 @@ def score(
         found = _scored(job, index, chosen, state)
         after = derivative.measured(job, found.params, chosen)
         say(f"validation loss after training: {after['validation_loss']:.4f}")
-        compared = _compared(job, chosen, compared_seeds, state, say)
+        compared = _compared(job, chosen, compared_seeds, state, say, found.scores)
         record.entries |= {
             "metric": found.metric,
             "before": before,
@@ -158,8 +158,8 @@ def _plan(job: Job, index: np.ndarray, chosen: Portion, seeds: int) -> list[str]
     ]
     if seeds:
         lines.append(
-            f"comparison of halves: {seeds} times a metagradient and two trainings of half the "
-            f"texts, so {seeds + 1} times the time of the scores and a little more"
+            f"comparison of halves: for each of {seeds} seeds two trainings of half the texts, and "
+            "a metagradient, which the scores' own seed has already"
         )
     return lines
 
@@ -219,16 +219,19 @@ def _scored(job: Job, index: np.ndarray, chosen: Portion, state: Path) -> Scored
 
 
 def _compared(
-    job: Job, chosen: Portion, seeds: int, state: Path, say: Callable
+    job: Job, chosen: Portion, seeds: int, state: Path, say: Callable, scores: np.ndarray
 ) -> dict[str, Any] | None:
-    """The comparison of halves, each seed kept in the state when it is done."""
+    """The comparison of halves, each seed kept in the state when it is done.
+
+    The scores that are there already are those of the settings' own seed.
+    """
     if not seeds:
         return None
-    rows = []
+    rows, known = [], {job.settings.seed: scores}
     for seed in range(seeds):
         file = state / f"halves-{seed}.json"
         if not file.exists():
-            artifacts.write_json(file, halves.compare(job, chosen, [seed], say)[0])
+            artifacts.write_json(file, halves.compare(job, chosen, [seed], say, known)[0])
         rows.append(artifacts.read_json(file))
     found: dict[str, Any] = {"rows": rows}
     for what in ("validation_loss", "held_out_loss"):

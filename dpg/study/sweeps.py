@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from dpg.config import LanguageMetric, RunConfig, Study
 from dpg.errors import DpgError
+from dpg.text.languages import TARGET_CODES
 
 LANGUAGE = "lambada-es"
 """The experiment in which the rates of all languages are looked for."""
@@ -49,6 +51,20 @@ def _shares_its_rate(run: RunConfig, other: RunConfig) -> bool:
         and run.learner.optimizer == other.learner.optimizer
         and run.reward.kind == other.reward.kind
     )
+
+
+def has_chosen(table: pd.DataFrame, run: RunConfig) -> bool:
+    """Whether a table of sweeps has a run's rate as the one chosen for its method.
+
+    Args:
+        table: with experiment, variant, learning_rate and chosen.
+        run: of a swept method; the languages share the sweep of one.
+    """
+    shared = isinstance(run.metric, LanguageMetric)
+    names = [f"lambada-{code}" for code in TARGET_CODES] if shared else [run.experiment]
+    here = table[table["experiment"].isin(names) & table["chosen"].astype(bool)]
+    here = here[here["variant"].str.split("-").str[0] == run.variant.split("-")[0]]
+    return bool(np.isclose(here["learning_rate"], run.learner.learning_rate, rtol=_EQUAL).any())
 
 
 def differences(study: Study, table: pd.DataFrame) -> list[str]:

@@ -51,7 +51,6 @@ class World:
 
     def place(self, folder):
         self.layout = Layout("paper", folder / "results")
-        self.results = Results(self.study, self.layout)
 
     def copy(self, folder):
         """The same in another folder."""
@@ -96,6 +95,11 @@ class World:
 
     def verdict(self, name):
         return verdict_on(CLAIMS[name], self.results)
+
+    @property
+    def results(self):
+        """Read anew: what `Results` has read it keeps, and tests change the files."""
+        return Results(self.study, self.layout)
 
     def path(self, name, file="metrics.jsonl", seed=0):
         return self.layout.run(*name.split("/"), seed).path / file

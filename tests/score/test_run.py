@@ -182,10 +182,10 @@ def test_a_killed_call_goes_on_from_what_was_finished(done, inputs, tmp_path, mo
     _, whole = done
     compare, scored = halves.compare, derivative.scored
 
-    def killed(job, chosen, seeds, say):
+    def killed(job, chosen, seeds, say, known):
         if seeds == [1]:
             raise KeyboardInterrupt
-        return compare(job, chosen, seeds, say)
+        return compare(job, chosen, seeds, say, known)
 
     monkeypatch.setattr(halves, "compare", killed)
     with pytest.raises(KeyboardInterrupt):

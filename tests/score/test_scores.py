@@ -15,12 +15,7 @@ from dpg.score.settings import ScoreSettings, build_optimizer
 
 ALL = portion.Portion(microbatch=4, memory=10**9)
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def in_64_bits(job):

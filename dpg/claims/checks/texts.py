@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from dpg.claims import style, words
 from dpg.claims.checks import BASELINES
 from dpg.claims.checks.weights import norm_of, pixels_of, untuned
 from dpg.claims.estimates import Estimate, Untested, combine
-from dpg.claims.evidence import Curves, Results
+from dpg.claims.evidence import Results
 from dpg.claims.verdicts import Condition
 from dpg.text import languages
 from dpg.text.languages import TARGET_CODES
@@ -63,8 +64,6 @@ def _failed(fraction: np.ndarray, lost: np.ndarray) -> np.ndarray:
 
 def style_first(results: Results) -> list[Condition]:
     """Half of the English rollouts read like stories before half of all are Spanish."""
-    from dpg.claims import style, words
-
     fraction, _ = results.language("es", "adam")
     stories = results.of_texts("lambada-es", "adam", words.STORIES)
     english = [table["english"].to_numpy(float) for table in stories.tables.values()]
@@ -76,16 +75,11 @@ def style_first(results: Results) -> list[Condition]:
     rows = zip(*english, strict=True)
     counted = [Estimate(dict(zip(stories.tables, row, strict=True))) for row in rows]
     places = range(len(stories.steps))
-    drawn = [of_stories(stories, index) for index in places]
-    count = len(places)
+    drawn = [stories.at(index) for index in places]
 
     def lead(*parts: np.ndarray) -> np.ndarray:
-        told, said, spoken = (np.array(parts[k * count : (k + 1) * count]) for k in range(3))
-        columns = [
-            style.lead(stories.steps, told[:, k], said[:, k], spoken[:, k])
-            for k in range(told.shape[1])
-        ]
-        return np.array(columns, float)
+        told, said, spoken = np.split(np.array(parts), 3)
+        return style.lead(stories.steps, told, said, spoken).astype(float)
 
     found = combine(lead, *drawn, *counted, *[fraction.at(index) for index in places])
     accuracy = [table["accuracy"].iloc[0] for table in stories.tables.values()]
@@ -93,19 +87,6 @@ def style_first(results: Results) -> list[Condition]:
         Condition("GRPO steps by which the style comes before the language", found, ">", 0),
         Condition("accuracy in telling unseen stories from articles", accuracy, exact=True),
     ]
-
-
-def of_stories(stories: Curves, index: int) -> Estimate:
-    """The share of stories at a validation, a fraction of its English rollouts."""
-    from dpg.evaluation import bootstrap
-
-    values = dict(zip(stories.tables, stories.values[:, index].tolist(), strict=True))
-    if len(values) > 1:
-        return Estimate(values)
-    (table,), (value,) = stories.tables.values(), values.values()
-    number = max(1, int(table["english"].iloc[index]))
-    rng = bootstrap.stream(stories.name, stories.column, index)
-    return Estimate(values, bootstrap.of_fraction(value, number, rng))
 
 
 def coherent(results: Results) -> list[Condition]:
@@ -130,8 +111,6 @@ def norm_incoherent(results: Results) -> list[Condition]:
 
 def _coherence(results: Results, experiment: str, variant: str) -> Estimate:
     """Known word pairs at the end over those before, where the text held together before."""
-    from dpg.claims import words
-
     pairs = results.of_texts(experiment, variant, words.KNOWN_PAIRS)
     before = float(pairs.values[:, 0].mean())
     if before < 0.5:

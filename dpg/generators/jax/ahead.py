@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 
 import numpy as np
 
@@ -72,7 +71,6 @@ def _needed(
 ) -> Iterator[Compile]:
     """The programs of the next step, those that take longest first."""
     validated = step % run.validation.every == 0 or step == run.generator.grpo_steps
-    parts: list[Iterable[Compile]] = []
     if step < run.generator.grpo_steps:
         index = sampling.prompt_indices(
             len(prompts.articles), run.prompts_per_step, step,
@@ -80,15 +78,12 @@ def _needed(
         )  # fmt: skip
         mask = prompts.take(index).mask
         settings = generator.settings
-        parts += [
-            generator.update_ahead(mask, len(index) * settings.group_size),
-            generator.rollout_ahead(mask, settings.temperature, settings.group_size),
-        ]
+        yield from generator.update_ahead(mask, len(index) * settings.group_size)
+        yield from generator.rollout_ahead(mask, settings.temperature, settings.group_size)
     if validated:
         temperature = run.validation.temperature
-        parts.append(generator.rollout_ahead(validation_prompts.mask, temperature, 1))
-    parts.append(_of_target(run, step, scorer, validated=validated))
-    return chain.from_iterable(parts)
+        yield from generator.rollout_ahead(validation_prompts.mask, temperature, 1)
+    yield from _of_target(run, step, scorer, validated=validated)
 
 
 def _of_target(run: RunConfig, step: int, scorer: Scorer, *, validated: bool) -> Iterator[Compile]:

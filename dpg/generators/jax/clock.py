@@ -20,9 +20,6 @@ import jax
 
 from dpg import artifacts
 
-PARTS = ("rollout", "reward", "update", "validation")
-"""The parts of a step. Their seconds are without those of compilation."""
-
 _COMPILING = "/jax/core/compile/"  # of the events by which JAX tells of tracing and compiling
 
 
@@ -85,7 +82,7 @@ class Clock:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Measure one of `PARTS`, in a `with` block."""
+        """Measure a part (rollout, reward, update, validation), without its compilation."""
         start, waited = time.monotonic(), self._compiling.waited
         yield
         spent = time.monotonic() - start - (self._compiling.waited - waited)

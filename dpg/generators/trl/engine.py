@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from dpg import environments
-from dpg.config import RunConfig
+from dpg.config import Requirements, RunConfig
 from dpg.errors import DpgError
 from dpg.generators import remote
 from dpg.generators.engine import OnStep, RunInputs, ignore
@@ -68,7 +68,8 @@ def run_generator(
     """
     deadline = remote.deadline_of(seconds)
     python = environments.existing_python(environments.for_gpus("trl", gpus), environment)
-    shape = settings.shape_of(run, processes or max(gpus, 1) * nodes, nodes)
+    needs = Requirements(gpus=gpus, nodes=nodes, processes=processes)
+    shape = settings.shape_of(run, settings.processes_of(needs), nodes)
     folder = RunFolder(folder.path.absolute())
     with locked(folder.state.path) as lock:
         beginning = remote.begin(run, inputs, folder, trainer_of(shape))
