@@ -35,7 +35,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help tiny gpu smoke findings report site test test-integration engines test-slow faults lint format lock clean clean-results
+.PHONY: help tiny gpu smoke findings report site test test-integration smoke-trl engines test-slow faults lint format lock clean clean-results
 # A recipe that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -94,6 +94,11 @@ test: .venv/.ready ## the unit tests
 
 test-integration: .venv/.ready ## the tests of several parts together: runs, servers, the workflow
 	@$(PYTEST) -m "$(QUICK) and integration" $(IN_PARALLEL) $(ARGS)
+
+# The quickest of the other engines.
+smoke-trl: .venv/.ready ## the smoke scale's generators with TRL, in its own environment
+	@$(BIN)/dpg environment trl
+	@$(PYTEST) -m slow tests/workflow/test_smoke_trl.py $(ARGS)
 
 # In CI a thousand bodies and the judge; whole: make faults KILLS=50 BODIES=10000.
 KILLS ?= 5

@@ -67,7 +67,10 @@ class TestCi:
         assert "pytest left no report" in result.stdout
         assert result.stdout.splitlines()[-1] == "1 passed, 0 failed"
 
-    PARTS = ("lint", "test", "smoke", "test-integration", "faults", "engines", "test-slow")
+    PARTS = (
+        *("lint", "test", "smoke", "test-integration", "smoke-trl"),
+        *("faults", "engines", "test-slow"),
+    )
 
     def run(
         self, tmp_path: Path, *parts: str, broken: str = "", limit: str | None = None
@@ -85,9 +88,10 @@ class TestCi:
         (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
         report = "<testsuite><testcase/></testsuite>"
         (tmp_path / "Makefile").write_text(
-            ".PHONY: .venv lint test smoke test-integration faults engines test-slow\n"
-            ".venv lint smoke test test-integration faults engines test-slow:\n"
+            f".PHONY: .venv {' '.join(self.PARTS)}\n"
+            f".venv {' '.join(self.PARTS)}:\n"
             "\t@echo ran $@ >> diary\n"
+            '\t@echo "$(ARGS)" >> words\n'
             "\t@for word in $(ARGS); do case $$word in --junitxml=*)"
             f" echo '{report}' > $${{word#--junitxml=}};; esac; done\n"
             f"\t@test $@ != '{broken}'\n"
@@ -110,7 +114,7 @@ class TestCi:
         result, made = self.run(tmp_path, broken=broken)
         assert made == [".venv", *self.PARTS]
         assert (result.returncode != 0) == bool(broken), result.stderr
-        assert result.stdout.splitlines()[-1] == "4 passed, 0 failed"
+        assert result.stdout.splitlines()[-1] == "5 passed, 0 failed"
         failed = re.findall(r"^(\S+) +\d+ s +FAILED$", result.stdout, flags=re.MULTILINE)
         assert failed == ([broken] if broken else [])
 
@@ -133,11 +137,16 @@ class TestCi:
 
     def test_slow_parts_do_not_start_after_the_limit(self, tmp_path):
         result, made = self.run(tmp_path, limit="0")
-        assert made == [".venv", *self.PARTS[:4]]
+        assert made == [".venv", *self.PARTS[:5]]
         assert result.returncode == 0, result.stderr
         left = re.findall(r"^(\S+) +no time left$", result.stdout, flags=re.MULTILINE)
         assert left == ["faults", "engines", "test-slow"]
-        assert result.stdout.splitlines()[-1] == "2 passed, 0 failed"
+        assert result.stdout.splitlines()[-1] == "3 passed, 0 failed"
+
+    def test_the_study_with_trl_is_run_once(self, tmp_path):
+        self.run(tmp_path, "smoke-trl", "test-slow")
+        *_, slow = (tmp_path / "words").read_text().splitlines()
+        assert "--deselect tests/workflow/test_smoke_trl.py" in slow
 
     LINTS = (
         "Lints for rule a (line 4, a.smk):\n"

@@ -15,6 +15,7 @@ from bench.gpu.shapes import shape_of
 from bench.products import Product
 from dpg import rewards, targets
 from dpg.config import RunConfig
+from dpg.generators.jax.lengths import lengths_of
 from dpg.generators.jax.policy import JaxGenerator
 from dpg.models.decode import Rollouts
 from dpg.rewards.protocol import Reward, RolloutBatch
@@ -69,12 +70,16 @@ class Case:
         """The matrix products that a part cannot avoid."""
         if part == "reward":
             return products.of_reward(self.run, self.target)
-        return products.of_generator(self.padded, self.model)[part]
+        tokens = self.sampled_tokens if part == "rollout" else self.mean_tokens
+        settings = self.run.generator.model_copy(update={"prompt_tokens": tokens})
+        run = self.run.model_copy(update={"generator": settings})
+        return products.of_generator(run, self.model)[part]
 
     def generator(self) -> JaxGenerator:
         """The policy, as a run makes it."""
-        params = self.model.init(jax.random.key(0))
-        return JaxGenerator(self.model, params, self.run.generator, self.tokenizer.eos_ids)
+        params, settings = self.model.init(jax.random.key(0)), self.run.generator
+        lengths = self.prompts()[1].sum(1)
+        return JaxGenerator(self.model, params, settings, self.tokenizer.eos_ids, lengths)
 
     def prompts(self) -> tuple[np.ndarray, np.ndarray]:
         """A step's prompts, a quarter to three quarters of P long, padded on the left.
@@ -90,14 +95,14 @@ class Case:
         return ids, np.arange(P) >= P - lengths[:, None]
 
     @property
-    def padded(self) -> RunConfig:
-        """The run with `prompt_tokens` as short as the engine makes these prompts."""
-        settings = self.run.generator
-        P, multiple = settings.prompt_tokens, settings.prompt_multiple
-        if multiple is not None:
-            P = min(-(-(3 * P // 4) // multiple) * multiple, P)
-        settings = settings.model_copy(update={"prompt_tokens": P})
-        return self.run.model_copy(update={"generator": settings})
+    def sampled_tokens(self) -> int:
+        """Tokens that sampling pads these prompts to."""
+        return lengths_of(self.run.generator, self.prompts()[1].sum(1))[-1]
+
+    @property
+    def mean_tokens(self) -> int:
+        """Tokens of these prompts on average, padding left out."""
+        return math.ceil(self.prompts()[1].sum(1).mean())
 
     def rollouts(self) -> Rollouts:
         """A step's rollouts as sampling would give them, without the sampling."""

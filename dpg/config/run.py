@@ -170,8 +170,8 @@ class GeneratorSettings(Settings):
     )
     prompt_multiple: PositiveInt | None = Field(
         default=None,
-        description="pad the prompts of a step to the longest of them, rounded up to a multiple of"
-        " this number of tokens; null = pad to prompt_tokens",
+        description="pad prompts to one of at most three lengths, multiples of this number of"
+        " tokens, chosen from the run's prompts; null = pad to prompt_tokens",
     )
     remat: bool | None = Field(default=None, description=REMAT)
     devices: PositiveInt | None = Field(

@@ -53,7 +53,7 @@ def measure(
     check_prompting(run.generator, run.prompt_style, inputs.generator, model, tokenizer)
     prompts = prompts_of(run, inputs.articles, tokenizer, "validation")
     scorer = build_scorer(run, tokenizer, inputs)
-    generator = JaxGenerator(model, params, run.generator, tokenizer.eos_ids)
+    generator = JaxGenerator(model, params, run.generator, tokenizer.eos_ids, prompts.mask.sum(1))
     found = []
     for number in range(1, samples + 1):
         done = run.generator.grpo_steps

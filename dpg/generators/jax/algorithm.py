@@ -78,7 +78,8 @@ def train_generator(
         DpgError: a reward, loss or update that is not finite, an empty rollout; names the step.
         OutOfTimeError: the deadline passed; everything done so far is kept.
     """
-    generator = JaxGenerator(model, params, run.generator, tokenizer.eos_ids)
+    lengths = np.concatenate([prompts.mask.sum(1), validation_prompts.mask.sum(1)])
+    generator = JaxGenerator(model, params, run.generator, tokenizer.eos_ids, lengths)
     under_way = _UnderWay.open(run, inputs, folder.state, generator)
     limit, zeros = _Limit(deadline), ZeroRewards()
     with under_way.log as log, under_way.clock as clock:

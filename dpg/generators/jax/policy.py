@@ -4,8 +4,8 @@ On several devices (`generator.devices`) the parameters and the optimizer's mome
 each device samples, and takes the gradient of, its own share of the rollouts.
 
 A `JaxGenerator` knows neither rewards nor metrics. Both of its methods are one compiled program
-each, found again at every step: shapes are those of the run's settings, and change only where
-`generator.prompt_multiple` lets prompts be shorter, to one of a few lengths.
+each, found again at every step: shapes are those of the run's settings and of its prompts
+(`dpg.generators.jax.lengths`).
 
 Rollouts may be sampled in half precision. The policy stays float32: the old log-probabilities are
 then recomputed in float32, as in any engine whose sampler and trainer are different programs.
@@ -14,7 +14,7 @@ then recomputed in float32, as in any engine whose sampler and trainer are diffe
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from dpg.config import GeneratorSettings
 from dpg.errors import DpgError
 from dpg.generators.engine import MIN_TOKENS
 from dpg.generators.jax import update as updates
+from dpg.generators.jax.lengths import lengths_of
 from dpg.generators.jax.portions import chosen_microbatch, chosen_prompts
 from dpg.learner import devices
 from dpg.learner.ahead import Compile
@@ -42,9 +43,13 @@ class JaxGenerator:
         settings: sizes and hyperparameters.
         eos_id: the token that ends a response, or several of them; None to always write full
             length.
+        prompts: int [N], tokens of each prompt that it may be given: with
+            `settings.prompt_multiple` they decide what prompts are padded to. Empty where that is
+            not known: all are padded to `settings.prompt_tokens`.
 
     Attributes:
         params, state: the parameters and the optimizer's state, replaced at every update.
+        lengths: what prompts are padded to, ascending: sampling takes the last, updates all.
         settings: as given, an `update_microbatch` of "auto" replaced by the number chosen.
 
     Raises:
@@ -52,9 +57,15 @@ class JaxGenerator:
     """
 
     def __init__(
-        self, model: LanguageModel, params: Any, settings: GeneratorSettings, eos_id: Ends
+        self,
+        model: LanguageModel,
+        params: Any,
+        settings: GeneratorSettings,
+        eos_id: Ends,
+        prompts: Sequence[int] | np.ndarray = (),
     ):
         self.model, self.eos_id = model, eos_id
+        self.lengths = lengths_of(settings, prompts)
         self.optimizer = updates.build_optimizer(settings)
         self.params = updates.in_parts(settings, params)
         self.state = updates.in_parts(settings, self.optimizer.init(self.params))
@@ -63,7 +74,9 @@ class JaxGenerator:
             settings = settings.model_copy(update={"update_microbatch": chosen})
         self.settings = settings
         self._rollout_batches: dict[tuple[int, ...], int | None] = {}
-        self._update = functools.partial(updates.update, model, settings, self.optimizer)
+        self._update = functools.partial(
+            updates.update, model, settings, self.optimizer, self.lengths
+        )
 
     def rollout(
         self,
@@ -133,17 +146,18 @@ class JaxGenerator:
         size = self.settings.mini_batch_prompts * self.settings.group_size
         given = shapes((self.params, self.state, updates.cut(batch, rollouts // size)))
         rate = jax.ShapeDtypeStruct((), np.float32)
-        options = self.model, self.settings, self.optimizer
+        options = self.model, self.settings, self.optimizer, self.lengths
         yield lambda: updates.update.lower(*options, *given, rate).compile()
 
     def _shortened(self, prompts: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Without the padding that no prompt needs, down to one of a few lengths."""
-        multiple, P = self.settings.prompt_multiple, prompts.shape[1]
-        if multiple is None:
-            return prompts, mask
-        longest = int(mask.sum(1).max())
-        length = min(-(-longest // multiple) * multiple, P)
-        return prompts[:, P - length :], mask[:, P - length :]
+        """Without the padding that no prompt of the run needs."""
+        start = max(prompts.shape[1] - self.lengths[-1], 0)
+        if mask[:, :start].any():
+            raise ValueError(
+                f"found a prompt of {int(mask.sum(1).max()):,} tokens, expected at most "
+                f"{self.lengths[-1]:,}: give `prompts` the lengths of all prompts"
+            )
+        return prompts[:, start:], mask[:, start:]
 
     def _rollout_batch(self, prompts: int, length: int, group_size: int) -> int | None:
         """Rows sampled at a time, chosen once for each shape where the settings say "auto"."""

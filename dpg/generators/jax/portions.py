@@ -33,7 +33,7 @@ def chosen_microbatch(
         changed = settings.model_copy(update={"update_microbatch": micro, **changes})
         given = shapes((params, state, _batch_shapes(changed)))
         rate = jax.ShapeDtypeStruct((), np.float32)
-        lowered = update.lower(model, changed, optimizer, *given, rate)
+        lowered = update.lower(model, changed, optimizer, (changed.prompt_tokens,), *given, rate)
         return program_bytes(lowered.compile())
 
     # Whole groups first: a piece that cuts a group reads its prompt once per rollout.

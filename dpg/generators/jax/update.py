@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from dpg.learner import devices
 from dpg.models import LanguageModel, prefix
 from dpg.models.layers import target_nll, wide
 from dpg.models.model import head
+
+Result = TypeVar("Result")
 
 Number = float | jax.Array
 """A float32 scalar inside the compiled program, a number for the log."""
@@ -58,6 +61,42 @@ class Batch(NamedTuple):
     weights: Any = None  # float32 [N] of each token's loss, where tokens do not weigh alike
 
 
+def by_length(batch: Batch) -> tuple[Batch, jax.Array]:
+    """A batch with its prompts by their length, and where each of its N rollouts was before [N]."""
+    group = len(batch.tokens) // len(batch.prompts)
+    order = jnp.argsort(batch.prompt_mask.sum(1))  # stable
+    rows = (order[:, None] * group + jnp.arange(group)).reshape(-1)
+    prompts = {"prompts": batch.prompts, "prompt_mask": batch.prompt_mask}
+    answers = {k: v for k, v in batch._asdict().items() if k not in prompts and v is not None}
+    sort = {k: v[order] for k, v in prompts.items()} | {k: v[rows] for k, v in answers.items()}
+    return batch._replace(**sort), rows
+
+
+def at_length(
+    lengths: tuple[int, ...], function: Callable[[Batch], Result], batch: Batch
+) -> Result:
+    """A function of the batch without the padding that none of its prompts needs.
+
+    Args:
+        lengths: what prompts may be padded to, ascending; the last is the batch's own P.
+        function: is compiled once for each length.
+        batch: N rollouts.
+    """
+
+    def shortened(length: int, batch: Batch) -> Result:
+        return function(
+            batch._replace(
+                prompts=batch.prompts[:, -length:], prompt_mask=batch.prompt_mask[:, -length:]
+            )
+        )
+
+    if len(lengths) == 1:
+        return function(batch)
+    longest = batch.prompt_mask.sum(1).max()
+    which = jnp.searchsorted(jnp.array(lengths), longest)
+    return jax.lax.switch(which, [functools.partial(shortened, n) for n in lengths], batch)
+
+
 def cut(batch: Batch, pieces: int) -> Batch:
     """The batch in `pieces` equal pieces [pieces, ...], each with the prompts of its rollouts."""
     if len(batch.prompts) % pieces:  # a piece cuts a group: every rollout has its own prompt
@@ -84,24 +123,30 @@ def build_optimizer(settings: GeneratorSettings) -> optax.GradientTransformation
     return optax.chain(optax.clip_by_global_norm(settings.optimizer.clip_norm), adamw)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def update(
     model: LanguageModel,
     settings: GeneratorSettings,
     optimizer: optax.GradientTransformation,
+    lengths: tuple[int, ...],
     params: Any,
     state: Any,
     batches: Batch,
     rate: jax.Array,
 ) -> tuple[Any, Any, UpdateLog | SampledUpdateLog]:
-    """All epochs over all mini-batches [n, size, ...] in one program."""
+    """All epochs over all mini-batches [n, size, ...] in one program.
+
+    With several `lengths` (`dpg.generators.jax.lengths`) a mini-batch's prompts are sorted by their
+    length, and each microbatch is padded to the shortest that holds it. The mini-batches are the
+    same; sums inside them are in another order.
+    """
     gap = None
     if is_half(settings):
-        batches, gap = _rescored(model, settings, params, batches)
+        batches, gap = _rescored(model, settings, lengths, params, batches)
 
     def mini_batch(carry: tuple[Any, Any], batch: Batch) -> tuple[tuple[Any, Any], UpdateLog]:
         params, state = carry
-        gradient, loss = _gradient(model, settings, params, batch)
+        gradient, loss = _gradient(model, settings, lengths, params, batch)
         updates, state = optimizer.update(gradient, state, params)
         # An update of AdamW, its weight decay too, is proportional to the learning rate.
         updates = jax.tree.map(lambda update: rate * update, updates)
@@ -126,7 +171,11 @@ def update(
 
 
 def _rescored(
-    model: LanguageModel, settings: GeneratorSettings, params: Any, batches: Batch
+    model: LanguageModel,
+    settings: GeneratorSettings,
+    lengths: tuple[int, ...],
+    params: Any,
+    batches: Batch,
 ) -> tuple[Batch, jax.Array]:
     """The mini-batches with the float32 policy's own log-probabilities, and how far off they were.
 
@@ -135,9 +184,14 @@ def _rescored(
     size = batches.tokens.shape[1]
 
     def mini_batch(batch: Batch) -> jax.Array:
+        rows = None
+        if len(lengths) > 1:
+            batch, rows = by_length(batch)
         parts = cut(batch, size // _microbatch(settings, size))
         score = functools.partial(_logprobs, model, settings, params)
-        return jax.lax.map(score, parts).reshape(batch.tokens.shape)
+        found = jax.lax.map(functools.partial(at_length, lengths, score), parts)
+        found = found.reshape(batch.tokens.shape)
+        return found if rows is None else jnp.zeros_like(found).at[rows].set(found)
 
     logprobs = jnp.where(batches.mask, jax.lax.map(mini_batch, batches), 0)
     gap = jnp.abs(logprobs - batches.old_logprobs).sum() / batches.mask.sum()
@@ -158,12 +212,18 @@ def _microbatch(settings: GeneratorSettings, size: int) -> int:
 
 
 def _gradient(
-    model: LanguageModel, settings: GeneratorSettings, params: Any, batch: Batch
+    model: LanguageModel,
+    settings: GeneratorSettings,
+    lengths: tuple[int, ...],
+    params: Any,
+    batch: Batch,
 ) -> tuple[Any, PolicyLoss]:
     """The gradient of one mini-batch's loss, in microbatches that add up to the same numbers."""
     tokens = batch.mask.sum()
     weights = token_weights(batch.mask, settings.loss_mean, settings.loss_rollouts)
     batch = batch._replace(weights=weights)
+    if len(lengths) > 1:
+        batch, _ = by_length(batch)
     if settings.remat:
         model = replace(model, remat=True)
 
@@ -181,14 +241,18 @@ def _gradient(
         )
         return value.loss, value
 
+    def gradient(part: Batch) -> tuple[Any, PolicyLoss]:
+        # The choice of a length is outside: inside, all lengths' intermediates would be kept.
+        return at_length(lengths, functools.partial(jax.grad(loss, has_aux=True), params), part)
+
     size = len(batch.tokens)
     micro = _microbatch(settings, size)
     if micro == size:
-        return jax.grad(loss, has_aux=True)(params, batch)
+        return gradient(batch)
     parts = cut(batch, size // micro)
 
     def add(total: Any, part: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, jax.grad(loss, has_aux=True)(params, part)), None
+        return jax.tree.map(jnp.add, total, gradient(part)), None
 
     zero = jax.tree.map(jnp.zeros_like, params), PolicyLoss(*jnp.zeros(3))
     return jax.lax.scan(add, zero, parts)[0]

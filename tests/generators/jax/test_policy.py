@@ -212,38 +212,81 @@ def test_half_precision_samples_and_float32_learns(case):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-@pytest.mark.integration
-def test_shorter_prompts_are_read_without_the_padding_that_none_needs(case):
-    params, prompts, mask, _, advantages = case
-    wide = np.pad(prompts, ((0, 0), (5, 0))), np.pad(mask, ((0, 0), (5, 0)))
-    shapes = []
-
-    def after(multiple):
-        settings = SETTINGS.model_copy(update={"prompt_multiple": multiple, "prompt_tokens": 9})
-        generator = JaxGenerator(MODEL, params, settings, eos_id=1)
-        shapes.append(generator._shortened(*wide)[0].shape)
-        rollouts = generator.rollout(*wide, jax.random.key(1), SETTINGS.temperature)
-        generator.update(*wide, rollouts, advantages)
-        return rollouts, generator.params
-
-    (padded, before), *shorter = after(None), after(3), after(1)
-    assert shapes == [(8, 9), (8, 6), (8, 4)]
-    for rollouts, moved in shorter:
-        np.testing.assert_array_equal(rollouts.tokens, padded.tokens)
-        for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(before), strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-5)
+LENGTHS = np.array([1, 4, 2, 8, 3, 1, 5, 7])
+"""Tokens of eight prompts."""
 
 
-def test_prompts_of_mixed_length_compile_a_few_programs(case):
-    params, prompts, _, _, _ = case
-    settings = SETTINGS.model_copy(update={"prompt_multiple": 4, "prompt_tokens": 8})
+@pytest.fixture(scope="module")
+def mixed():
+    """Eight prompts of mixed lengths, padded to 12, and two responses to each."""
+    params, rng = MODEL.init(jax.random.key(0)), np.random.default_rng(1)
+    prompts = rng.integers(0, 50, (8, 12)).astype(np.int32)
+    mask = np.arange(12) >= 12 - LENGTHS[:, None]
+    settings = SETTINGS.model_copy(update={"prompt_tokens": 12})
     generator = JaxGenerator(MODEL, params, settings, eos_id=1)
-    prompts = np.pad(prompts, ((0, 0), (4, 0)))
+    rollouts = generator.rollout(prompts, mask, jax.random.key(1), 0.7, group_size=2)
+    return params, prompts, mask, rollouts, rng.normal(size=16)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("changes", [
+    {}, {"update_microbatch": 2}, {"update_microbatch": 4}, {"update_microbatch": 1},
+    {"update_microbatch": 4, "loss_rollouts": 4}, {"update_microbatch": 4, "epochs": 2},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("multiple", [4, 1])
+def test_prompts_sorted_into_lengths_give_the_update_of_padded_ones(mixed, multiple, changes):
+    params, prompts, mask, rollouts, advantages = mixed
+    wide = SETTINGS.model_copy(update={"prompt_tokens": 12, **changes})
+    few = wide.model_copy(update={"prompt_multiple": multiple})
+    padded = JaxGenerator(MODEL, params, wide, eos_id=1)
+    sorted_ = JaxGenerator(MODEL, params, few, eos_id=1, prompts=LENGTHS)
+    assert len(sorted_.lengths) == (2 if multiple == 4 else 3)
+    expected = padded.update(prompts, mask, rollouts, advantages)
+    assert sorted_.update(prompts, mask, rollouts, advantages) == pytest.approx(expected, abs=1e-6)
+    for a, b in zip(jax.tree.leaves(sorted_.params), jax.tree.leaves(padded.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.integration
+def test_sampling_without_the_padding_that_none_needs_gives_the_same_tokens(mixed):
+    params, prompts, mask, rollouts, _ = mixed
+    settings = SETTINGS.model_copy(update={"prompt_multiple": 4, "prompt_tokens": 12})
+    generator = JaxGenerator(MODEL, params, settings, eos_id=1, prompts=LENGTHS)
+    found = generator.rollout(prompts, mask, jax.random.key(1), 0.7, group_size=2)
+    np.testing.assert_array_equal(found.tokens, rollouts.tokens)
+
+
+@pytest.mark.integration
+def test_half_precision_is_scored_anew_in_the_order_of_the_rollouts(mixed):
+    params, prompts, mask, _, advantages = mixed
+    half = {"rollout_dtype": "bfloat16", "prompt_tokens": 12, "update_microbatch": 2}
+    wide = SETTINGS.model_copy(update=half)
+    padded = JaxGenerator(MODEL, params, wide, eos_id=1)
+    few = wide.model_copy(update={"prompt_multiple": 1})
+    sorted_ = JaxGenerator(MODEL, params, few, eos_id=1, prompts=LENGTHS)
+    rollouts = padded.rollout(prompts, mask, jax.random.key(1), 0.7, group_size=2)
+    expected = padded.update(prompts, mask, rollouts, advantages)
+    assert expected.sampling_gap > 1e-5
+    assert sorted_.update(prompts, mask, rollouts, advantages) == pytest.approx(expected, abs=1e-6)
+
+
+def test_prompts_of_mixed_length_take_one_program_to_sample(mixed):
+    params, prompts, *_ = mixed
+    settings = SETTINGS.model_copy(update={"prompt_multiple": 4, "prompt_tokens": 12})
+    generator = JaxGenerator(MODEL, params, settings, eos_id=1, prompts=LENGTHS)
     before = _generate._cache_size()
     for longest in range(1, 9):
-        mask = np.arange(8)[::-1] < np.minimum(longest, np.arange(1, 9))[:, None]
+        mask = np.arange(12) >= 12 - np.minimum(longest, LENGTHS)[:, None]
         generator.rollout(prompts, mask, jax.random.key(longest), 0.5)
-    assert _generate._cache_size() - before <= 2  # of 4 tokens, and of 8
+    assert _generate._cache_size() - before == 1
+
+
+def test_a_prompt_longer_than_those_of_the_run_is_refused(mixed):
+    params, prompts, mask, *_ = mixed
+    settings = SETTINGS.model_copy(update={"prompt_multiple": 4, "prompt_tokens": 12})
+    generator = JaxGenerator(MODEL, params, settings, eos_id=1, prompts=[1, 3])
+    with pytest.raises(ValueError, match="found a prompt of 8 tokens, expected at most 4"):
+        generator.rollout(prompts, mask, jax.random.key(0), 0.5)
 
 
 AUTO = {"update_microbatch": "auto", "rollout_batch": "auto"}
