@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from dpg.learner import checks, programs
 from dpg.learner.data import Data
 from dpg.learner.errors import LearnerWarning
 from dpg.learner.hyperparameters import Places, with_values
-from dpg.learner.schedule import Schedule, plan
+from dpg.learner.schedule import ONE_TAPE, Costs, Schedule, plan
 
 Tree = Any  # any tree of arrays
 Loss = Callable[[Tree, Tree], Any]  # (params, batch) -> [B] or [B, L], or a pair with own entries
@@ -131,7 +132,11 @@ class Run(NamedTuple):
     def plan(self, memory: float | None, *, tapes: bool = True) -> Plan:
         """The cheapest schedule within a budget in bytes, as `metagradient` takes it."""
         tape = self.tape_bytes if tapes and memory is not None else None
-        schedule = plan(self.T, memory, self.state_bytes, self.gradient_bytes, tape_bytes=tape)
+        costs = ONE_TAPE if self.one_tape else Costs()
+        schedule = plan(
+            self.T, memory, self.state_bytes, self.gradient_bytes, costs, tape_bytes=tape
+        )
+        schedule = replace(schedule, costs=costs)
         return Plan(schedule, (self.state_bytes, self.gradient_bytes, tape or 0))
 
     def check_losses(self, losses: Sequence[jax.Array], t: int) -> None:

@@ -67,7 +67,8 @@ class Costs:
     The defaults are counts of matrix products: a step is 3 (forward, and two backward), the
     forward-over-reverse pass of an adjoint 8, forward mode of the losses 3; the update is small
     once a batch has many more tokens than one. With the tape of a step at hand its adjoint is 6:
-    one forward and one backward product fewer per weight matrix.
+    one forward and one backward product fewer per weight matrix. Forward mode of the losses is 2
+    after the only step of a training (`ONE_TAPE`), whose gradient has left a tape of the losses.
     """
 
     step: float = 1.0
@@ -75,6 +76,10 @@ class Costs:
     adjoint: float = 8 / 3
     taped_adjoint: float = 6 / 3
     first_adjoint: float = 1.0
+
+
+ONE_TAPE = Costs(first_adjoint=2 / 3)
+"""The costs of a training of one step in one piece."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class Schedule:
         tapes: how many tapes are kept at most.
         taped: how many steps are reversed with their tape.
         peaks: every (states, gradients, tapes) held at once that no other exceeds in all three.
+        costs: what its predicted time is made of.
     """
 
     name: str
@@ -104,6 +110,7 @@ class Schedule:
     tapes: int
     taped: int
     peaks: tuple[tuple[int, int, int], ...]
+    costs: Costs = Costs()
 
     @classmethod
     def of(cls, name: str, steps: int, walk: Iterator[Action]) -> "Schedule":
@@ -158,8 +165,13 @@ class Schedule:
         """The most that kept states, gradients and tapes take together."""
         return max(s * state_bytes + g * gradient_bytes + t * tape_bytes for s, g, t in self.peaks)
 
-    def cost(self, costs: Costs = Costs()) -> float:
-        """Predicted time, in steps of plain training; divide by `steps` for the ratio."""
+    def cost(self, costs: Costs | None = None) -> float:
+        """Predicted time, in steps of plain training; divide by `steps` for the ratio.
+
+        Args:
+            costs: of each action; the schedule's own by default.
+        """
+        costs = costs or self.costs
         return (
             self.trained * costs.step
             + self.replayed * costs.update

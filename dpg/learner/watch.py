@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dpg.learner.schedule import Costs, Schedule
+from dpg.learner.schedule import Schedule
 
 
 class Progress(NamedTuple):
@@ -33,7 +33,7 @@ class Watch:
     def __init__(self, schedule: Schedule, callback: Callback | None):
         self.schedule = schedule
         self.callback = callback
-        self.costs = Costs()
+        self.costs = schedule.costs
         self.trained = self.reversed = 0
         self.spent = 0.0
         self._gradients: set[int] = set()
