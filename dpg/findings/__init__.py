@@ -23,6 +23,7 @@ BASES: dict[str, Callable[[Study], Pair]] = {
     "authors_update": language_pair,
     "eps_root": language_pair,
     "last_word": language_pair,
+    "example_mean": language_pair,
     "collapse": language_pair,
 }
 """Finding -> Adam's and SGD's run of the study that it starts from; in the order of the page."""

@@ -60,7 +60,14 @@ def _curve(lab: Lab, run: Any, method: str, arm: str) -> pd.DataFrame:
 
 
 def draw_language(axes: Axes, table: pd.DataFrame, column: str, arms: Sequence[str]) -> None:
-    """Draw one line per arm against the GRPO steps; `share` as per cent, `entropy` in bits."""
+    """Draw one line per arm against the GRPO steps.
+
+    Args:
+        axes: where to.
+        table: rows of `arms`, of one method.
+        column: "share" (drawn as per cent), "entropy" (bits) or "length" (tokens).
+        arms: those to draw, in order.
+    """
     scale = 100 if column == "share" else 1
     for index, arm in enumerate(arms):
         rows = table[(table["arm"] == arm)].dropna(subset=column).sort_values("step")
@@ -70,7 +77,11 @@ def draw_language(axes: Axes, table: pd.DataFrame, column: str, arms: Sequence[s
             rows["step"], scale * rows[column], label=arm, color=COLORS[index % len(COLORS)],
             marker=_MARKERS[index % len(_MARKERS)], markersize=3, linewidth=1.2,
         )  # fmt: skip
-    labels = {"share": "Target language (%)", "entropy": "Bigram entropy (bits)"}
+    labels = {
+        "share": "Target language (%)",
+        "entropy": "Bigram entropy (bits)",
+        "length": "Tokens per response",
+    }
     axes.set(xlabel="GRPO steps", ylabel=labels[column])
     if column == "share":
         axes.set_ylim(-3, 103)
