@@ -56,7 +56,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         *first,
         f"{row['plain_seconds']:.2f} s",
-        f"{row['seconds']:.2f} s",
+        _seconds(row),
         f"{row['seconds'] / row['plain_seconds']:.2f}x",
         f"{row['least_ratio']:.2f}x",
         f"{row['promised_ratio']:.2f}x" if "promised_ratio" in row else "",
@@ -65,6 +65,12 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         reports.megabytes(row["resident_bytes"]),
         f"{row['difference']:.0e}" if row.get("difference") else "",
     ]
+
+
+def _seconds(row: Mapping[str, Any]) -> str:
+    if row["repeats"] == 1 or "fastest_seconds" not in row:
+        return f"{row['seconds']:.2f} s"
+    return f"{row['seconds']:.2f} s ({row['fastest_seconds']:.2f} to {row['slowest_seconds']:.2f})"
 
 
 def _method(row: Mapping[str, Any]) -> str:

@@ -34,6 +34,8 @@ def compare(
     return {
         "plain_seconds": statistics.median(plain_times),
         "seconds": statistics.median(method_times),
+        "fastest_seconds": min(method_times),
+        "slowest_seconds": max(method_times),
         "least_ratio": min(method_times) / min(plain_times),
         "allocated_bytes": max(0, peak.allocated - allocated),
         "resident_bytes": max(0, peak.resident - resident),

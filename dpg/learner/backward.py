@@ -141,6 +141,7 @@ class Backward:
     def _row(self, t: int, params: Tree, direction: Tree) -> jax.Array:
         """The derivative by step t's weights; carries the parameters' adjoint on where needed."""
         compiled, arrays = self.programs, self.run.loss.arrays
+        programs.settle(direction)
         batch, w = self.run.at(t)
         if self.one_tape is not None:
             row = compiled.along(self.one_tape, direction)

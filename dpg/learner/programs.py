@@ -103,6 +103,18 @@ def shapes(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
+def settle(tree: Tree) -> None:
+    """On a CPU, wait until the arrays are there; other devices are not held up.
+
+    A CPU gives a program its temporary memory when it is called, not when it begins. Without the
+    wait two of a step's programs, the second of which needs the first one's result anyway, would
+    hold theirs at once. A GPU gives memory in the order of its work.
+    """
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    if arrays and all(device.platform == "cpu" for device in arrays[0].devices()):
+        jax.block_until_ready(arrays)
+
+
 def tree_bytes(tree: Tree) -> int:
     """The bytes of a tree's arrays, or of their shapes."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

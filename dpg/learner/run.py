@@ -93,6 +93,7 @@ class Run(NamedTuple):
 
         The tape is that of the losses where a run has one step, else, if asked, of the gradient.
         """
+        programs.settle(theta)
         arrays, batch, w = self.loss.arrays, *self.at(t)
         if self.one_tape:
             return self.programs.linearize(arrays, theta, batch, w)
