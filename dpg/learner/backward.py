@@ -99,6 +99,7 @@ class Backward:
 
     def tape(self, t: int) -> None:
         """Compute step t's gradient and keep it and its tape; training stands where it stood."""
+        programs.settle(self.adjoint)
         g, losses, tape = self.run.gradient(self.params, t, taped=True)
         self._keep_losses(losses, t)
         self.kept.put("gradient", t, g)
@@ -110,6 +111,7 @@ class Backward:
         self._step(self.kept.get("gradient", t), t)
 
     def _gradient(self, t: int) -> Tree:
+        programs.settle(self.adjoint)  # a kept state is there at once, the pass before may not be
         g, losses, self.one_tape = self.run.gradient(self.params, t)
         self._keep_losses(losses, t)
         return g
