@@ -50,15 +50,20 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         lambda run: run.experiment.startswith("lambada-"),
         need="a run of lambada-de, -es, -fr or -it",
     )
-    return pd.concat([_measures(run) for run in runs], ignore_index=True)
+    return pd.concat([measures(run, run.judged()) for run in runs], ignore_index=True)
 
 
-def _measures(run: Run) -> pd.DataFrame:
+def measures(run: Run, judged: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `frame` of one run, from its judged rollouts.
+
+    Raises:
+        DpgError: as `frame`.
+    """
     code = run.experiment.removeprefix("lambada-")
     if code not in LANGUAGES:
         raise DpgError(f"{run.folder.path}: the judge knows {', '.join(LANGUAGES)}, not {code!r}")
     rows = []
-    for step, table in by_step(run.judged()):
+    for step, table in by_step(judged):
         known = answered(table)
         if known.empty:
             raise DpgError(
