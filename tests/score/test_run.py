@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -124,42 +123,18 @@ class TestOutputs:
         }
 
 
-class Elements(HTMLParser):
-    """The elements of a page, and whether each is closed."""
-
-    VOID = frozenset({"meta", "br", "img", "link", "hr", "input", "col"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.resources, self.words = [], [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.resources += [value for name, value in attributes if name in ("src", "xlink:href")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
 class TestPage:
-    def test_it_is_whole_and_loads_nothing(self, done):
+    def test_it_is_whole_and_loads_nothing(self, done, checked_page):
         out, _ = done
-        found = Elements((out / "report.html").read_text())
-        assert found.open == []
+        found = checked_page((out / "report.html").read_text())
+        assert found.faults == []
         assert found.resources == []
         assert "script" not in found.tags
         assert found.tags.count("rect") == page._BINS
 
-    def test_it_shows_the_best_and_the_worst_texts_and_the_losses(self, done):
+    def test_it_shows_the_best_and_the_worst_texts_and_the_losses(self, done, checked_page):
         out, record = done
-        words = " ".join(Elements((out / "report.html").read_text()).words)
+        words = " ".join(checked_page((out / "report.html").read_text()).words)
         table = read_table(out / "scores.parquet").sort_values("rank")
         assert words.index(table.text.iloc[0]) < words.index("Texts that hurt most")
         assert table.text.iloc[-1] in words
