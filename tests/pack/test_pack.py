@@ -1,6 +1,7 @@
 """A bundle is made, carried away and run to its end, on small models: in the order of a GPU's."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,10 +109,19 @@ def test_a_package_that_no_index_has_is_named(home, tmp_path, monkeypatch):
         make(home, tmp_path / "bundle", wheels=("gguf",))
 
 
+@pytest.fixture(scope="module")
+def bundle(home, tmp_path_factory):
+    """A bundle in small parts, not to be changed."""
+    out = tmp_path_factory.mktemp("packed") / "bundle"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack.bundle, "PART_BYTES", 20_000)
+        make(home, out)
+    return out
+
+
 @pytest.fixture
-def packed(home, tmp_path, small_parts):
-    make(home, tmp_path / "bundle")
-    return tmp_path / "bundle"
+def packed(bundle, tmp_path):
+    return shutil.copytree(bundle, tmp_path / "bundle")
 
 
 def test_a_missing_part_is_named_before_anything_is_done(packed, tmp_path):
