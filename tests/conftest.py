@@ -7,9 +7,11 @@ once or twice, so XLA does not optimise them.
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,6 +132,52 @@ def float64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", before)
+
+
+class CheckedPage(HTMLParser):
+    """Reads a page strictly: every element is closed where it must be, every id is there once."""
+
+    VOID = frozenset({"meta", "br", "img", "link", "hr", "input", "col"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.links, self.resources, self.faults = [], [], [], [], []
+        self.words, self.tags = [], []
+        self.feed(text)
+        self.close()
+        self.faults += [f"<{tag}> is not closed" for tag in self.open]
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if tag == "a" else []
+        named = [found.get(key) for key in ("src", "srcset", "data", "poster", "xlink:href")]
+        named += [found.get("href")] if tag != "a" else []
+        self.resources += [value for value in named if value]
+        self.resources += re.findall(r"url\(([^)]*)\)", found.get("style") or "")
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open[-1] != tag:
+            self.faults.append(f"</{tag}> closes {self.open[-1:]} at {self.getpos()}")
+        else:
+            self.open.pop()
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="session")
+def checked_page():
+    """The class `CheckedPage`."""
+    return CheckedPage
 
 
 @pytest.fixture(scope="session")

@@ -204,6 +204,27 @@ def test_a_misspelt_scale_is_answered_with_the_one_that_was_meant(called):
     assert "did you mean 'config/tiny.yaml'?" in done.err
 
 
+@pytest.mark.parametrize("passed_on", [[], ["figure_2"], ["-n", "--quiet"]])
+def test_a_run_of_a_misspelt_scale_stops_before_snakemake_starts(called, passed_on, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)  # whoever starts a process here fails
+    done = called("run", "-c", "config/tinny.yaml", *passed_on)
+    assert done.returncode == 2
+    assert done.err.startswith("dpg: config/tinny.yaml: no such file; ")
+    assert "did you mean 'config/tiny.yaml'?" in done.err
+
+
+def test_the_code_of_a_run_beside_the_study_is_checked_and_shown(called, tmp_path):
+    text = (ROOT / "config" / "smoke.yaml").read_text()
+    own = "{like: adam-long, metric: {kind: custom, path: 'no_such_module:metric'}}"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text.replace("  sixseven:\n", f"  sixseven:\n    extras: {{own: {own}}}\n"))
+    done = called("config", "check", "-c", str(mine))
+    assert done.returncode == 2
+    assert "No module named 'no_such_module'" in done.err
+    shown = called("config", "show", "-c", str(mine), "--run", "sixseven/own")
+    assert re.search(r"metric\.path +no_such_module:metric .*mine\.yaml", shown.out)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.stem)
 def test_doctor_knows_every_scale_and_says_cpu_time(called, path):
     if path.stem == "experiments":

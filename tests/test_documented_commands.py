@@ -3,7 +3,7 @@
 - `dpg`: parsed by the real parser; its scale file, run, experiment and variant must exist. Commands
   that only read the configuration are run.
 - `make`: dry-run.
-- `snakemake`: dry-run, with the page's profile and configuration.
+- `snakemake`, `dpg run`: dry-run, with the page's profile and configuration.
 - `python -m`: the module's own help must have the options; a test file must exist.
 - Others are in `SKIPPED`, each with a reason.
 """
@@ -321,9 +321,13 @@ def test_a_module_knows_the_options_that_a_page_gives_it(shown):
     assert [option for option in options_of(rest) if option not in done.stdout] == []
 
 
+RUNNING = [s for s in of("snakemake") if len(s.words) > 2]
+RUNNING += [s for s in of("dpg") if s.words[1:2] == ("run",) and s.whole]
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize("shown", [s for s in of("snakemake") if len(s.words) > 2], ids=str)
-def test_a_snakemake_command_can_be_dry_run(shown, tmp_path):
+@pytest.mark.parametrize("shown", RUNNING, ids=str)
+def test_a_command_that_runs_the_workflow_can_be_dry_run(shown, tmp_path):
     for name in ("Snakefile", "workflow", "profiles", "config", "envs", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     if "seed1.yaml" in shown.words:  # the page's two lines before write it
@@ -333,7 +337,7 @@ def test_a_snakemake_command_can_be_dry_run(shown, tmp_path):
     kept = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "DPG_CONFIG")}
     paths = [str(ROOT), dict(shown.variables).get("PYTHONPATH", "")]
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *shown.words[1:], "--dry-run", "--quiet"],
+        [sys.executable, "-m", shown.program, *shown.words[1:], "--dry-run", "--quiet"],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=280,
         env=kept | dict(shown.variables) | {"PYTHONPATH": ":".join(paths)},
     )  # fmt: skip

@@ -259,8 +259,7 @@ class Results:
         """The validations in a run's log, whole, with the standard errors of its rollouts."""
         folder = self._finished(run)
         opened = Run.open(folder.path)
-        opened.validations(*dict.fromkeys(["metric", column]))  # refuses what lacks one
-        table = measures.logged(opened)
+        table = pd.DataFrame(opened.validation_lines("metric", column))
         check(table["metric"], f"{folder.metrics}: metric")
         require_whole(table, run, str(folder.metrics))
         if column == "soft":

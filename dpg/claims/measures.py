@@ -12,8 +12,6 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from dpg import artifacts
-from dpg.errors import DpgError
 from dpg.study.runs import Run, by_step
 
 LOGGED = ("metric", "norm_difference", "pixels_right", "scans", "exact", "soft", "response_length")
@@ -21,19 +19,6 @@ LOGGED = ("metric", "norm_difference", "pixels_right", "scans", "exact", "soft",
 
 NAMES = ("experiment", "variant", "seed", "step")
 _RESAMPLES = 200
-
-
-def logged(run: Run) -> pd.DataFrame:
-    """One row per validation in the log: step, phase and whatever numbers it has.
-
-    Raises:
-        DpgError: the log is missing or damaged, or has no validation.
-    """
-    lines = artifacts.read_lines(run.folder.metrics)
-    table = pd.DataFrame([line for line in lines if line.get("phase") == "validation"])
-    if table.empty or "step" not in table:
-        raise DpgError(f"{run.folder.metrics} has no validation line; the run was not validated")
-    return table
 
 
 def of_rollouts(run: Run) -> pd.DataFrame:
@@ -65,12 +50,13 @@ def of_judged(run: Run) -> pd.DataFrame:
         its standard error over the rollouts.
 
     Raises:
-        DpgError: as `dpg.figures.figure_4.frame`.
+        DpgError: as `dpg.figures.figure_4.measures`.
     """
     from dpg.figures import figure_4
 
-    table = figure_4.frame([run.folder.path]).set_index("step")
-    errors = {step: entropy_error(part["tokens"].tolist()) for step, part in by_step(run.judged())}
+    judged = run.judged()
+    table = figure_4.measures(run, judged).set_index("step")
+    errors = {step: entropy_error(part["tokens"].tolist()) for step, part in by_step(judged)}
     table = table[["rollouts", "fraction", "entropy"]]
     return table.assign(entropy_se=[errors[step] for step in table.index])
 
@@ -99,7 +85,7 @@ def table_of(run: Run) -> pd.DataFrame:
 
     A run that was not judged has no measures of the judge.
     """
-    table = logged(run).set_index("step")
+    table = pd.DataFrame(run.validation_lines()).set_index("step")
     readers = [
         str(name) for name in table if str(name).startswith("scans_")
     ]  # of the QR code, one each

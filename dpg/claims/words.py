@@ -17,6 +17,7 @@ from dpg.claims import style
 from dpg.claims.estimates import Untested
 from dpg.errors import DpgError
 from dpg.study.layout import Layout
+from dpg.study.outputs import COHERENT, STYLED
 from dpg.study.runs import Run, by_step
 
 KNOWN_PAIRS = "known_pairs"
@@ -49,7 +50,7 @@ def of_run(run: Run, layout: Layout, column: str) -> pd.DataFrame:
 def of_run_if_there(run: Run, layout: Layout) -> pd.DataFrame:
     """Both measures where a claim asks for them and the texts are there; else no column."""
     empty = pd.DataFrame(index=pd.Index([], name="step"))
-    wanted = {"sixseven": KNOWN_PAIRS, "norm": KNOWN_PAIRS, "lambada-es": STORIES}
+    wanted = {**dict.fromkeys(COHERENT, KNOWN_PAIRS), STYLED: STORIES}
     if run.experiment not in wanted or run.variant.method != "adam":
         return empty
     try:

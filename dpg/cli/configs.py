@@ -27,7 +27,7 @@ def check(config: Config) -> None:
     **Example:** `dpg config check --config config/tiny.yaml`
     """
     study = load(config)
-    own = [run for run in study.runs if "custom" in (run.metric.kind, run.reward.kind)]
+    own = [run for run in study.every_run if "custom" in (run.metric.kind, run.reward.kind)]
     if own:
         from dpg.targets.own import check_own
 
@@ -49,10 +49,10 @@ def show(
     **Example:** `dpg config show --config config/paper.yaml --run sixseven/adam-T96`
     """
     study = load(config)
-    runs = [r for r in study.runs if run is None or f"{r.experiment}/{r.variant}" == run]
+    runs = [r for r in study.every_run if run is None or f"{r.experiment}/{r.variant}" == run]
     downstream = study.downstream if run in (None, "downstream") else None
     if not runs and downstream is None:
-        names = dict.fromkeys(f"{r.experiment}/{r.variant}" for r in study.runs)
+        names = dict.fromkeys(f"{r.experiment}/{r.variant}" for r in study.every_run)
         raise DpgError(f"{config}: no run '{run}'; there are: {', '.join(names)}")
     for one in runs:
         typer.secho(f"\n{one.path}", bold=True, nl=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dpg.cli.options import Out
-from dpg.config import load
+from dpg.config import RunConfig, Study, load
 from dpg.errors import DpgError
 from dpg.study.layout import Layout
 
@@ -45,21 +46,11 @@ def pack(
 
     path = Path(scale) if scale.endswith((".yaml", ".yml")) else Path("config") / f"{scale}.yaml"
     study = load(path)
-    known = {run.path: run for run in study.runs}
-    chosen = [
-        name if "/seed" in name else f"{name}/seed{study.all_seeds[0]}" for name in runs or _RUNS
-    ]
-    unknown = [name for name in chosen if name not in known]
-    if unknown:
-        raise DpgError(
-            f"{path} has no run {', '.join(unknown)}; it has, for instance, "
-            f"{', '.join(list(known)[:3])}: `dpg config show -c {path}` lists all"
-        )
     made = packing.make(
         study,
         Layout(study.scale.scale),
         out,
-        [known[name] for name in chosen],
+        [_named(study, name) for name in runs or _RUNS],
         python=python,
         wheels=() if no_wheels else (wheels or packing.WHEELS),
         limits=limits or (),
@@ -69,5 +60,19 @@ def pack(
 
 
 _RUNS = ("lambada-es/adam", "lambada-es/sgd")
+_NAME = re.compile(r"([^/]+)/([^/]+)(?:/seed(\d+))?")
+
+
+def _named(study: Study, name: str) -> RunConfig:
+    """The run of a name such as lambada-es/adam or lambada-es/adam/seed1."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise DpgError(
+            f"--run {name}: expected EXPERIMENT/VARIANT or EXPERIMENT/VARIANT/seedNUMBER, such as "
+            f"{_RUNS[0]}"
+        )
+    experiment, variant, seed = match.groups()
+    return study.run(experiment, variant, study.all_seeds[0] if seed is None else int(seed))
+
 
 COMMANDS = (pack,)

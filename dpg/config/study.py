@@ -69,6 +69,11 @@ class Study:
         return list(self._extras.values())
 
     @property
+    def every_run(self) -> list[RunConfig]:
+        """The generator runs of the study, then those beside it."""
+        return [*self.runs, *self.extras]
+
+    @property
     def all_seeds(self) -> list[int]:
         """The seeds of all runs, in ascending order: the scale's and those of single variants."""
         return sorted({run.seed for run in self.runs})
@@ -79,7 +84,7 @@ class Study:
         Raises:
             ConfigError: there is no such run; names those that there are.
         """
-        every = [*self.runs, *self.extras]
+        every = self.every_run
         experiments = sorted({run.experiment for run in every})
         if experiment not in experiments:
             raise ConfigError(

@@ -50,35 +50,56 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         lambda run: run.experiment.startswith("lambada-"),
         need="a run of lambada-de, -es, -fr or -it",
     )
-    return pd.concat([_measures(run) for run in runs], ignore_index=True)
+    return pd.concat([measures(run, run.judged()) for run in runs], ignore_index=True)
 
 
-def _measures(run: Run) -> pd.DataFrame:
+def measures(run: Run, judged: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `frame` of one run, from its judged rollouts.
+
+    Raises:
+        DpgError: as `frame`.
+    """
     code = run.experiment.removeprefix("lambada-")
     if code not in LANGUAGES:
         raise DpgError(f"{run.folder.path}: the judge knows {', '.join(LANGUAGES)}, not {code!r}")
     rows = []
-    for step, table in by_step(run.judged()):
-        known = answered(table)
-        if known.empty:
-            raise DpgError(
-                f"{run.folder.judged}: the judge gave no answer for any of the {len(table)} "
-                f"rollouts at step {step}, so their language is not known; judge the run again, "
-                "or set judge: {kind: offline}"
-            )
+    for step, table in by_step(judged):
         rows.append(
             {
                 "language": code,
                 "variant": run.variant.name,
                 "seed": run.seed,
                 "step": step,
-                "rollouts": len(known),
-                "fraction": float((known["judged"] == LANGUAGES[code]).mean()),
-                "entropy": bigram_entropy(table["tokens"]),
+                **of_step(table, code, run.folder.judged),
             }
         )
     frame = pd.DataFrame(rows)
     return frame if run.stopped is None else frame.assign(stopped=str(run.stopped))
+
+
+def of_step(table: pd.DataFrame, code: str, file: Path) -> dict[str, float]:
+    """Both measures of the judged rollouts of one validation: rollouts, fraction, entropy.
+
+    Args:
+        table: the rollouts of one step.
+        code: of the target language.
+        file: where they are from, for the error.
+
+    Raises:
+        DpgError: the judge gave no answer for any of them.
+    """
+    known = answered(table)
+    if known.empty:
+        raise DpgError(
+            f"{file}: the judge gave no answer for any of the {len(table)} rollouts at step "
+            f"{table['step'].iloc[0]}, so their language is not known; judge the run again, or "
+            "set judge: {kind: offline}"
+        )
+    return {
+        "rollouts": len(known),
+        "fraction": float((known["judged"] == LANGUAGES[code]).mean()),
+        "entropy": bigram_entropy(table["tokens"]),
+    }
 
 
 def _stopped(frame: pd.DataFrame) -> list[str]:

@@ -14,8 +14,8 @@ import pandas as pd
 from dpg import artifacts
 from dpg.config import RunConfig, Study
 from dpg.errors import DpgError
-from dpg.evaluation.diversity import bigram_entropy
-from dpg.evaluation.judge import LANGUAGES, Judge, answered, judge_table
+from dpg.evaluation.judge import Judge, judge_table
+from dpg.figures import figure_4
 from dpg.generators.engine import RunInputs
 from dpg.generators.finished import is_done
 from dpg.generators.jax.engine import run_generator
@@ -116,18 +116,20 @@ def language_curve(run: Run, judge: Judge) -> pd.DataFrame:
     Returns:
         Columns step, share (of the rollouts, in the target language, of those that the judge
         answered), entropy (of the token bigrams, bits), length (tokens per rollout), metric.
+
+    Raises:
+        DpgError: a validation without any answer of the judge.
     """
     code = run.setting("metric", "language")
-    name = LANGUAGES.get(code, code)
     metrics = run.validations("metric").set_index("step")["metric"]
     rows = []
     for step, table in by_step(judge_table(run.rollouts(), judge)):
-        known = answered(table)
+        found = figure_4.of_step(table, code, run.folder.rollouts)
         rows.append(
             {
                 "step": step,
-                "share": float((known["judged"] == name).mean()),
-                "entropy": bigram_entropy(table["tokens"]),
+                "share": found["fraction"],
+                "entropy": found["entropy"],
                 "length": float(table["tokens"].map(len).mean()),
                 "metric": float(metrics[step]),
             }

@@ -58,6 +58,14 @@ def other_nodes(environment: Mapping[str, str], nodes: int, otherwise: str) -> l
     return [name for name in names if name != environment["SLURMD_NODENAME"]]
 
 
+def free_address(node: str) -> str:
+    """A host:port of this machine that another node reaches, and that nobody listens at."""
+    host = address_towards(node)
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return f"{host}:{probe.getsockname()[1]}"
+
+
 def address_towards(node: str) -> str:
     """The address by which this machine is reached from another node; nothing is sent."""
     there = _field("NodeAddr", "node", node)
@@ -67,13 +75,6 @@ def address_towards(node: str) -> str:
         except OSError as error:
             raise DpgError(f"{node} ({there}), a node of the job: {error}") from error
         return probe.getsockname()[0]
-
-
-def free_port(host: str) -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
 
 
 def _field(name: str, *what: str) -> str:

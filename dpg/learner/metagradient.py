@@ -181,7 +181,7 @@ def metagradient(
         warnings.warn(half, LearnerWarning, stacklevel=2)
 
     if schedule is None:
-        schedule = run.plan(memory, tapes=not wanted.batches and folder is None).schedule
+        schedule = run.plan(memory, tapes=_may_tape(wanted.batches, folder)).schedule
     elif schedule.steps != run.T:
         raise LearnerError(f"the schedule is for {schedule.steps} steps; the batches hold {run.T}")
     if folder is not None and (host_memory or schedule.tapes):
@@ -223,15 +223,24 @@ def explain(
     optimizer: optax.GradientTransformation,
     *,
     index: Any = None,
+    wrt: str | Collection[str] = "weights",
+    microbatch: int | None = None,
     memory: float | None = None,
+    folder: str | Path | None = None,
 ) -> str:
     """What `metagradient` with this budget would keep, compute and cost, in words; trains nothing.
 
-    Arguments and errors are those of `metagradient`.
+    Arguments and errors are those of `metagradient`. Nothing is read or written in `folder`.
     """
-    run = Run.check(per_example_loss, params, batches, optimizer, None, None, index=index)
-    schedule, sizes = run.plan(memory)
+    run = Run.check(per_example_loss, params, batches, optimizer, None, microbatch, index=index)
+    tapes = _may_tape(_chosen(wrt, run)["batches"], folder)
+    schedule, sizes = run.plan(memory, tapes=tapes)
     return schedule.describe(*sizes)
+
+
+def _may_tape(by_batches: bool, folder: str | Path | None) -> bool:
+    """Whether a call may keep tapes: files do not hold them, and "batches" cannot use them."""
+    return not by_batches and folder is None
 
 
 def _chosen(wrt: str | Collection[str], run: Run) -> dict[str, bool]:

@@ -48,7 +48,7 @@ class Reading(NamedTuple):
 
 def read(image: Any) -> str | None:
     """The text of a QR code, or None where no decoder can read it; see `readings`."""
-    return next((one.text for one in readings(image) if one.text), None)
+    return next((one.text for one in _each(image) if one.text), None)
 
 
 def readings(image: Any) -> tuple[Reading, ...]:
@@ -66,16 +66,21 @@ def readings(image: Any) -> tuple[Reading, ...]:
     Raises:
         DpgError: another shape or other values, or a decoder that is not installed.
     """
+    return tuple(_each(image))
+
+
+def _each(image: Any) -> Iterator[Reading]:
+    """The readings one after the other: whoever stops at one asks no further decoder."""
     signs = np.asarray(image)
     if signs.ndim != 2 or signs.shape[0] != signs.shape[1] or not np.isin(signs, (-1, 0, 1)).all():
         raise DpgError(
             f"a picture to scan is a square of -1, 0 and +1; given is shape {signs.shape} with "
             f"values {np.unique(signs)[:8].tolist()}"
         )
-    return tuple(
-        Reading(decoder, told, _either_way_round(attempt, signs))
-        for decoder, told, attempt in _attempts()
-    )
+    pictures = _drawn(signs), _drawn(-signs)
+    for decoder, told, attempt in _attempts():
+        found = (text for picture in pictures if (text := attempt(picture)))
+        yield Reading(decoder, told, next(found, None))
 
 
 def scores(image: Any, payload: str) -> dict[str, float]:
@@ -92,12 +97,15 @@ def scores(image: Any, payload: str) -> dict[str, float]:
     return {"scans": max(found.values()), **found}
 
 
-Attempt = Callable[[np.ndarray], str]
-"""Signs to the text that was read, empty where nothing was."""
+class _Picture(NamedTuple):
+    """A picture in black and white, uint8, and its corners [1, 4, 2], clockwise."""
+
+    pixels: np.ndarray
+    corners: np.ndarray
 
 
-def _either_way_round(attempt: Attempt, signs: np.ndarray) -> str | None:
-    return next((text for way in (signs, -signs) if (text := attempt(way))), None)
+Attempt = Callable[[_Picture], str]
+"""A picture to the text that was read, empty where nothing was."""
 
 
 def _attempts() -> Iterator[tuple[str, bool, Attempt]]:
@@ -109,36 +117,33 @@ def _attempts() -> Iterator[tuple[str, bool, Attempt]]:
             f"reading a QR code needs OpenCV and zxing-cpp ({error}): pip install "
             "'dataset-policy-gradients[qr]'"
         ) from error
-    yield "opencv", False, lambda signs: _opencv(cv2, signs, told=False)
-    yield "opencv", True, lambda signs: _opencv(cv2, signs, told=True)
-    yield "zxing", False, lambda signs: _zxing(zxingcpp, signs, told=False)
-    yield "zxing", True, lambda signs: _zxing(zxingcpp, signs, told=True)
+    yield "opencv", False, lambda picture: _opencv(cv2, picture, told=False)
+    yield "opencv", True, lambda picture: _opencv(cv2, picture, told=True)
+    yield "zxing", False, lambda picture: _zxing(zxingcpp, picture, told=False)
+    yield "zxing", True, lambda picture: _zxing(zxingcpp, picture, told=True)
 
 
-def _opencv(cv2: Any, signs: np.ndarray, *, told: bool) -> str:
-    picture, corners = _drawn(signs)
+def _opencv(cv2: Any, picture: _Picture, *, told: bool) -> str:
     detector = cv2.QRCodeDetector()
     try:
         if told:
-            return detector.decode(picture, corners)[0]
-        return detector.detectAndDecode(picture)[0]
+            return detector.decode(picture.pixels, picture.corners)[0]
+        return detector.detectAndDecode(picture.pixels)[0]
     except (cv2.error, UnicodeDecodeError):
         return ""  # it found corners that span no area, or bytes that are no text
 
 
-def _zxing(zxingcpp: Any, signs: np.ndarray, *, told: bool) -> str:
+def _zxing(zxingcpp: Any, picture: _Picture, *, told: bool) -> str:
     # Told that there is a code, it answers with an empty, invalid one where it reads nothing.
-    picture, _ = _drawn(signs)
     code = zxingcpp.read_barcode(
-        picture, formats=zxingcpp.BarcodeFormat.QRCode, try_invert=False, is_pure=told
+        picture.pixels, formats=zxingcpp.BarcodeFormat.QRCode, try_invert=False, is_pure=told
     )
     return code.text if code is not None and code.valid else ""
 
 
-def _drawn(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The picture in black and white, uint8, and its corners [1, 4, 2], clockwise."""
+def _drawn(signs: np.ndarray) -> _Picture:
     white = np.pad(np.where(signs < 0, 0, 255), QUIET, constant_values=255)
     first, last = QUIET * MODULE, (QUIET + len(signs)) * MODULE - 1
     corners = [[[first, first], [last, first], [last, last], [first, last]]]
-    picture = np.kron(white, np.ones((MODULE, MODULE), int)).astype(np.uint8)
-    return picture, np.array(corners, np.float32)
+    pixels = np.kron(white, np.ones((MODULE, MODULE), int)).astype(np.uint8)
+    return _Picture(pixels, np.array(corners, np.float32))

@@ -180,22 +180,50 @@ def _train(
     out: Path,
     inputs: dict[str, Any],
     mixture: Mapping[Stream, float],
+    **more: Any,
+) -> None:
+    """Train on streams of the corpus and write the model."""
+    table = artifacts.read_table(corpus, ["text", "stream"])
+    train_to(
+        out,
+        model,
+        own,
+        _texts(table),
+        title=f"training {out.name}",
+        inputs={**inputs, "recipe": recipe.model_dump(mode="json"), "corpus": of_file(corpus)},
+        mixture=dict(mixture.items()),
+        batch_size=recipe.batch_size,
+        context=recipe.context,
+        **more,
+    )
+
+
+def train_to(
+    out: Path,
+    model: LanguageModel,
+    own: Tokenizer,
+    texts: dict[str, list[str]],
+    *,
+    title: str,
+    inputs: Mapping[str, Any],
     steps: int,
     **more: Any,
 ) -> None:
-    """Train on streams of the corpus, resuming from what lies beside `out`, and write the model."""
-    table = artifacts.read_table(corpus, ["text", "stream"])
-    inputs = {**inputs, "recipe": recipe.model_dump(mode="json"), "corpus": of_file(corpus)}
+    """Pre-train a model and write it with its loss curve; goes on from what lies beside `out`.
+
+    Args:
+        out: the model's directory.
+        model, own, texts, steps, more: as `dpg.models.pretraining.pretrain` takes them.
+        title: of the progress bar.
+        inputs: all that the training depends on, in JSON's types.
+    """
     with open_state(beside(out), "pretrain", inputs) as state:
-        with Progress(f"training {out.name}", steps) as bar:
+        with Progress(title, steps) as bar:
             params, losses = pretrain(
                 model,
                 own,
-                _texts(table),
-                mixture=dict(mixture.items()),
+                texts,
                 steps=steps,
-                batch_size=recipe.batch_size,
-                context=recipe.context,
                 checkpoint_dir=state,
                 checkpoint_every=_CHECKPOINT_EVERY,
                 progress=lambda step, loss: bar(step, f"loss {loss:.3f}"),

@@ -168,4 +168,5 @@ def _provenance(known: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     times = [time for one in known for time in one["finished"]]
     merged["finished"] = [min(times), max(times)] if times else []
-    return merged
+    stopped = {name: words for one in known for name, words in one.get("stopped", {}).items()}
+    return merged | ({"stopped": stopped} if stopped else {})

@@ -120,14 +120,14 @@ def learn(
     # Inverse document frequency, smoothed as if one more text had every word.
     idf = np.array([np.log((1 + len(counts)) / (1 + frequency[word])) + 1 for word in words])
     documents = table["id"].astype("category").cat.codes.to_numpy()
-    fewest = min(documents.max(initial=-1) + 1, len(words))
-    if fewest <= dimensions:
+    number = int(documents.max(initial=-1)) + 1
+    if min(number, len(words)) <= dimensions:
         raise RewardError(
-            f"{documents.max(initial=-1) + 1} passages with {len(words)} words that {least} texts "
+            f"{number} passages with {len(words)} words that {least} texts "
             f"have; expected more of both than the {dimensions} dimensions of the embedding: give "
             "more aligned passages, or fewer dimensions"
         )
-    matrix = _weights(counts, words, idf, documents)
+    matrix = _weights(counts, words, idf, documents, number)
     from scipy.sparse.linalg import svds
 
     # A fixed start, so that the same passages give the same vectors.
@@ -136,9 +136,13 @@ def learn(
 
 
 def _weights(
-    counts: Sequence[Counter[str]], words: Sequence[str], idf: np.ndarray, documents: np.ndarray
+    counts: Sequence[Counter[str]],
+    words: Sequence[str],
+    idf: np.ndarray,
+    documents: np.ndarray,
+    number: int,
 ) -> Any:
-    """Each document's sum of its texts' unit vectors of TF-IDF: a sparse [documents, words]."""
+    """Each document's sum of its texts' unit vectors of TF-IDF: a sparse [number, words]."""
     from scipy.sparse import coo_matrix
 
     places = {word: place for place, word in enumerate(words)}
@@ -152,5 +156,5 @@ def _weights(
         rows += [document] * len(known)
         columns += known
         values.append(weights / max(float(np.linalg.norm(weights)), 1e-12))
-    shape = int(documents.max()) + 1, len(words)
-    return coo_matrix((np.concatenate(values), (rows, columns)), shape=shape).tocsr()
+    entries = np.concatenate(values), (rows, columns)
+    return coo_matrix(entries, shape=(number, len(words))).tocsr()

@@ -112,8 +112,8 @@ def trained(job: Job, index: np.ndarray, portion: Portion) -> Any:
     ).params
 
 
-def plan(job: Job, index: np.ndarray, portion: Portion) -> str:
-    """What will be kept and computed, in four lines; trains nothing.
+def plan(job: Job, index: np.ndarray, portion: Portion, folder: Path | None = None) -> str:
+    """What `scored` with these arguments will keep and compute, in four lines; trains nothing.
 
     Raises:
         LearnerError: a budget below one state.
@@ -125,7 +125,9 @@ def plan(job: Job, index: np.ndarray, portion: Portion) -> str:
         job.examples.arrays,
         optimizer,
         index=index,
+        microbatch=portion.microbatch,
         memory=portion.memory,
+        folder=folder,
     )
 
 

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from dpg.artifacts import write_text
-from dpg.models import LanguageModel, save
+from dpg.models import LanguageModel
 from dpg.models import tokenizer as tokenizers
+from dpg.models.base import train_to
 from dpg.models.llama import LlamaConfig
-from dpg.models.pretraining import pretrain
-from dpg.progress import Progress
 from dpg.score.settings import ScoreSettings
-from dpg.state import beside, open_state
 from dpg.text import wikipedia
 from dpg.text.fetch import fetch_wheel
 from dpg.text.ordering import keyed_hash
@@ -132,24 +129,18 @@ def _pretrain(texts: dict[str, list[str]], out: Path, steps: int) -> None:
         "steps": steps,
         "texts": json.dumps({code: len(rows) for code, rows in texts.items()}),
     }
-    with (
-        open_state(beside(out), "pretrain", inputs) as state,
-        Progress("the example's model", steps) as bar,
-    ):
-        params, _ = pretrain(
-            model,
-            own,
-            texts,
-            mixture=_MIXTURE,
-            steps=steps,
-            batch_size=_BATCH,
-            context=_CONTEXT,
-            learning_rate=_RATE,
-            warmup=steps // 20,
-            seed=0,
-            checkpoint_dir=state,
-            checkpoint_every=200,
-            progress=lambda step, loss: bar(step, f"loss {loss:.3f}"),
-        )
-        save(out, model, params, own)
-        shutil.rmtree(state)
+    train_to(
+        out,
+        model,
+        own,
+        texts,
+        title="the example's model",
+        inputs=inputs,
+        mixture=_MIXTURE,
+        steps=steps,
+        batch_size=_BATCH,
+        context=_CONTEXT,
+        learning_rate=_RATE,
+        warmup=steps // 20,
+        seed=0,
+    )

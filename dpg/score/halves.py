@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ def compare(
     seeds: Sequence[int],
     say: Callable[[str], object] = print,
     known: Mapping[int, np.ndarray] = MappingProxyType({}),
+    folder: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Train on the better and on a random half of the texts, for each seed.
 
@@ -47,6 +49,8 @@ def compare(
         seeds: of the comparisons.
         say: told a line per seed.
         known: scores of all texts by seed, where they are there already.
+        folder: of the states of a training whose scores are not known, for one seed alone; None
+            keeps them in memory.
 
     Returns:
         For each seed `seed`, and by half (`better`, `random`) the losses that `measured` names.
@@ -60,7 +64,7 @@ def compare(
     rows = []
     for seed in seeds:
         index = _order(job, np.arange(count), seed)
-        scores = known[seed] if seed in known else scored(job, index, portion).scores
+        scores = known[seed] if seed in known else scored(job, index, portion, folder=folder).scores
         half = count // 2
         better = np.sort(np.argsort(-scores, kind="stable")[: count - half])
         drawn = np.random.default_rng([seed, 1]).permutation(count)[: count - half]

@@ -82,7 +82,7 @@ def score(
     optimizer = build_optimizer(settings, len(index))
     _require_disk(out, job)
     chosen = portion.chosen(job, optimizer, len(index), index.shape[1])
-    for line in _plan(job, index, chosen, compared_seeds):
+    for line in _plan(job, index, chosen, compared_seeds, _states(job, beside(out))):
         say(line)
     told = _told(inputs, settings, implementation)
     record = RunRecord(out / RECORD, told, settings.seed, step="score")
@@ -146,15 +146,17 @@ def _job(
     return job
 
 
-def _plan(job: Job, index: np.ndarray, chosen: Portion, seeds: int) -> list[str]:
+def _plan(
+    job: Job, index: np.ndarray, chosen: Portion, seeds: int, folder: Path | None
+) -> list[str]:
     """What will be done, and what it costs."""
     steps, batch = index.shape
     room = "all" if chosen.memory is None else in_bytes(chosen.memory)
-    place = "on the disk" if job.settings.on_disk else "in memory"
+    place = "in memory" if folder is None else "on the disk"
     lines = [
         f"{steps} steps of {batch} texts, {min(chosen.microbatch, batch)} at a time; "
         f"{room} for what is kept between steps, {place}",
-        *derivative.plan(job, index, chosen).splitlines(),
+        *derivative.plan(job, index, chosen, folder).splitlines(),
     ]
     if seeds:
         lines.append(
@@ -190,20 +192,24 @@ def _told(inputs: Inputs, settings: ScoreSettings, implementation: str) -> dict[
     }
 
 
+def _states(job: Job, state: Path, suffix: str = "") -> Path | None:
+    """Where a training's states are kept in files; None keeps them in memory."""
+    return state / f"learner{suffix}" if job.settings.on_disk else None
+
+
 def _scored(job: Job, index: np.ndarray, chosen: Portion, state: Path) -> Scored:
     """The scores, from the state where they are there already."""
     file = state / _SCORED
     leaves, treedef = jax.tree.flatten(job.params)
     names = [f"params.{i}" for i in range(len(leaves))]
     if not file.exists():
-        folder = state / "learner" if job.settings.on_disk else None
         with Progress("scores", 100) as bar:
             found = derivative.scored(
                 job,
                 index,
                 chosen,
                 progress=lambda seen: bar(round(100 * seen.fraction)),
-                folder=folder,
+                folder=_states(job, state),
             )
         arrays: dict[str, np.ndarray] = {
             name: np.asarray(value)
@@ -231,7 +237,9 @@ def _compared(
     for seed in range(seeds):
         file = state / f"halves-{seed}.json"
         if not file.exists():
-            artifacts.write_json(file, halves.compare(job, chosen, [seed], say, known)[0])
+            folder = _states(job, state, f"-{seed}")
+            row = halves.compare(job, chosen, [seed], say, known, folder)[0]
+            artifacts.write_json(file, row)
         rows.append(artifacts.read_json(file))
     found: dict[str, Any] = {"rows": rows}
     for what in ("validation_loss", "held_out_loss"):

@@ -7,13 +7,12 @@ completion, or the last message; what stands before it is read and not predicted
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dpg.errors import DpgError
-from dpg.text.reading import check_characters, read_text, shown
+from dpg.text.reading import check_characters, json_lines, parquet_table, read_text, shown
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 """Of the files that are read; `.json` is read as JSON lines."""
@@ -90,15 +89,7 @@ def _of_file(path: Path) -> Iterator[Text]:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    # Not `splitlines`: a text may hold U+2028 and other characters that it takes for line ends.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{shown(path.name)}, line {number}"
-        try:
-            row = json.loads(line.lstrip("\ufeff"))
-        except (ValueError, RecursionError) as error:
-            raise DpgError(f"{where}: not JSON ({error}); expected one object per line") from error
+    for _, where, row in json_lines(path):
         if not isinstance(row, dict):
             kind = type(row).__name__
             raise DpgError(f"{where}: a {kind}; expected one object per line, with {_KINDS}")
@@ -106,15 +97,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.ParquetFile(path).read()
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        said = (str(error).strip().splitlines() or [""])[0]
-        raise DpgError(f"{shown(path.name)} cannot be read as parquet: {said}") from error
-    for number, row in enumerate(table.to_pylist(), start=1):
+    for number, row in enumerate(parquet_table(path).to_pylist(), start=1):
         yield f"{shown(path.name)}, row {number}", row
 
 

@@ -45,6 +45,12 @@ GENERATIONS = {
 }
 """Table of generations -> experiment and method of the run that it shows (Appendix D)."""
 
+COHERENT = ("sixseven", "norm")
+"""The experiments whose rollouts, with Adam, the claims compare with the articles."""
+
+STYLED = "lambada-es"
+"""The experiment whose rollouts the claims compare with the articles and with stories."""
+
 _EXPERIMENTS = {
     "figure_1": ("qr",),
     "figure_2": ("sixseven", "norm"),
@@ -207,9 +213,9 @@ def _evidence(study: Study, layout: Layout) -> Iterator[Path]:
             yield folder.judged
         if run.experiment == "uuid" or _is_read(run):
             yield folder.rollouts
-    if any(_is_read(run) or run.experiment == "lambada-es" for run in study.runs):
+    if any(_is_read(run) or run.experiment == STYLED for run in study.runs):
         yield layout.articles
-    if any(run.experiment == "lambada-es" for run in study.runs):
+    if any(run.experiment == STYLED for run in study.runs):
         yield layout.passages
         if study.downstream is not None:
             yield layout.figures / f"{DOWNSTREAM}.csv"
@@ -218,7 +224,7 @@ def _evidence(study: Study, layout: Layout) -> Iterator[Path]:
 
 def _is_read(run: RunConfig) -> bool:
     """Whether the claims on coherence read the run's rollouts."""
-    return run.experiment in ("sixseven", "norm") and _method(run) == "adam"
+    return run.experiment in COHERENT and _method(run) == "adam"
 
 
 def _report(study: Study, layout: Layout) -> Output:

@@ -156,8 +156,8 @@ class Run:
             value = value[key]
         return value
 
-    def validations(self, *columns: str) -> pd.DataFrame:
-        """Return the metrics' validation lines: columns `step` (int) and `columns` (float).
+    def validation_lines(self, *columns: str) -> list[dict[str, Any]]:
+        """Return the validation lines of the log, each with `step` and at least these columns.
 
         Raises:
             DpgError: no validation line, or one without a column; names file, line and column.
@@ -173,6 +173,15 @@ class Run:
                         f"{file}: the validation at step {line.get('step')} has no {column!r}; "
                         f"it has {', '.join(sorted(line))}"
                     )
+        return lines
+
+    def validations(self, *columns: str) -> pd.DataFrame:
+        """Return the metrics' validation lines: columns `step` (int) and `columns` (float).
+
+        Raises:
+            DpgError: as `validation_lines`.
+        """
+        lines = self.validation_lines(*columns)
         return pd.DataFrame([{name: line[name] for name in ("step", *columns)} for line in lines])
 
     def rollouts(self) -> pd.DataFrame:

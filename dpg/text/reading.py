@@ -102,22 +102,35 @@ def _line_at(content: bytes, place: int) -> int:
     return len(re.findall(rb"\r\n?|\n", content[:place])) + 1
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of a JSON lines file whose objects all have a string `text`.
+def json_lines(path: Path) -> Iterator[tuple[int, str, Any]]:
+    """(line number from 1, file and line in words, value) of the lines of a JSON lines file.
 
-    Empty lines are passed over. Raises DpgError naming file and line for anything else, for a key
-    that occurs twice, and for a text with control characters.
+    Empty lines are passed over. Raises DpgError naming file and line for what is not JSON, and for
+    a key that occurs twice.
     """
     # Not `splitlines`: a text may hold U+2028 and other characters that it takes for line ends.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         line = line.lstrip("\ufeff")  # files that were joined bring their marks along
         if line.strip():
-            yield number, _row(line, f"{shown(path.name)}, line {number}")
+            where = f"{shown(path.name)}, line {number}"
+            yield number, where, _value(line, where)
 
 
-def _row(line: str, where: str) -> dict[str, Any]:
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, object) of a JSON lines file whose objects all have a string `text`.
+
+    Raises DpgError as `json_lines`, and naming file and line for anything else and for a text with
+    control characters.
+    """
+    for number, where, row in json_lines(path):
+        if not isinstance(row, dict) or "text" not in row:
+            raise DpgError(f'{where}: write {{"text": "..."}}, an object with a text')
+        yield number, checked_row(row, where)
+
+
+def _value(line: str, where: str) -> Any:
     try:
-        row = json.loads(line, object_pairs_hook=_unrepeated)
+        return json.loads(line, object_pairs_hook=_unrepeated)
     except _RepeatedKeyError as error:
         raise DpgError(f"{where}: the key {error.args[0]!r} occurs twice; keep one") from error
     except json.JSONDecodeError as error:
@@ -125,9 +138,6 @@ def _row(line: str, where: str) -> dict[str, Any]:
         raise DpgError(f"{where}: not JSON: {said}") from error
     except (ValueError, RecursionError) as error:
         raise DpgError(f"{where}: not JSON: {error}") from error
-    if not isinstance(row, dict) or "text" not in row:
-        raise DpgError(f'{where}: write {{"text": "..."}}, an object with a text')
-    return checked_row(row, where)
 
 
 def checked_row(row: dict[str, Any], where: str) -> dict[str, Any]:
@@ -160,21 +170,26 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
+def parquet_table(path: Path) -> Any:
+    """The `pyarrow.Table` of a file; a DpgError naming the file for one that cannot be read."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        # Not `read_table`, which takes folders named `key=value` above the file for columns.
+        return parquet.ParquetFile(path).read()
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise DpgError(f"{shown(path.name)} cannot be read as parquet: {said}") from error
+
+
 def read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number from 1, {"text": ..., "title": ...}) of a parquet file with a column `text`.
 
     The title is left out where there is no such column. Raises DpgError naming the file for one
     that cannot be read, and the row for a text that is no string or has control characters.
     """
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        # Not `read_table`, which takes folders named `key=value` above the file for columns.
-        table = parquet.ParquetFile(path).read()
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        said = (str(error).strip().splitlines() or [""])[0]
-        raise DpgError(f"{shown(path.name)} cannot be read: {said}") from error
+    table = parquet_table(path)
     for column in ("text", "title"):
         if table.column_names.count(column) > 1:
             raise DpgError(f"{shown(path.name)} has the column {column} twice; keep one")

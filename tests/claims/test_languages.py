@@ -1,8 +1,10 @@
 """Claims on languages and style stand on what the judge said of the rollouts."""
 
 from dpg.claims import style
+from dpg.claims.evidence import Results
 from dpg.claims.verdicts import FAILS, HOLDS, UNTESTED
 from dpg.evaluation.judge import REFUSED
+from dpg.study.runs import Run
 
 
 def test_a_language_that_is_not_learned(world):
@@ -91,3 +93,11 @@ def test_style_is_not_asked_of_texts_that_cannot_be_told_apart(world):
 def test_pieces_are_as_long_as_asked():
     assert style.pieces("a b c d e f g", 3) == ["a b c", "d e f"]
     assert style.pieces("a b c d e", 3) == ["a b c", "d e"]
+
+
+def test_the_judged_rollouts_of_a_run_are_read_once(world, monkeypatch):
+    read, judged = [], Run.judged
+    monkeypatch.setattr(Run, "judged", lambda run: read.append(run.name) or judged(run))
+    fraction, entropy = Results(world.study, world.layout).language("es", "adam")
+    assert read == ["lambada-es/adam/seed0"]
+    assert fraction.steps.tolist() == entropy.steps.tolist()

@@ -403,6 +403,17 @@ def test_a_language_the_judge_does_not_know_is_named(runs, tmp_path):
         figures.build("figure_4", [path], tmp_path)
 
 
+def test_a_validation_without_any_answer_of_the_judge_is_named(tmp_path):
+    table = pd.DataFrame({"step": 4, "judged": REFUSED, "tokens": [[1, 2, 3], [1, 2, 4]]})
+    with pytest.raises(DpgError, match=r"judged\.parquet: .* any of the 2 rollouts at step 4"):
+        figure_4.of_step(table, "es", tmp_path / "judged.parquet")
+    assert figure_4.of_step(table.assign(judged=["Spanish", REFUSED]), "es", tmp_path) == {
+        "rollouts": 1,
+        "fraction": 1.0,
+        "entropy": bigram_entropy(table["tokens"]),
+    }
+
+
 def test_a_record_without_a_setting_is_named(runs, tmp_path):
     path = runs.make("sixseven", "adam-T8", steps=2)
     record = json.loads((path / "run.json").read_text())

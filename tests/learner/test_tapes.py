@@ -1,5 +1,7 @@
 """Budgets and losses at the edge of what a tape of matrix products can do."""
 
+import importlib
+
 import jax
 import numpy as np
 import optax
@@ -10,6 +12,7 @@ from learner_tasks import regression, relative_error
 from dpg.learner import LearnerWarning, explain, metagradient
 from dpg.learner.run import Run
 
+module = importlib.import_module("dpg.learner.metagradient")  # not the function
 EXACT = 1e-9
 
 
@@ -28,6 +31,26 @@ def test_a_budget_between_one_state_and_one_tape_keeps_states_alone():
     free = metagradient(*given())
     tight = metagradient(*given(), memory=between)
     np.testing.assert_array_equal(tight.weights_grad, free.weights_grad)
+
+
+@pytest.mark.parametrize("call", [{"folder": "states"}, {"wrt": "batches"}, {"microbatch": 1}])
+def test_the_plan_in_words_is_that_of_the_call(call, tmp_path, monkeypatch):
+    loss, metric, params, batches, optimizer = given()
+    monkeypatch.chdir(tmp_path)
+    carried_out = []
+    walk = module._walk
+
+    def walked(back, schedule, watch):
+        carried_out.append(schedule)
+        return walk(back, schedule, watch)
+
+    monkeypatch.setattr(module, "_walk", walked)
+    plan = explain(loss, params, batches, optimizer, memory=10**9, **call)
+    assert not (tmp_path / "states").exists()
+    assert ("tapes" in plan) is ("microbatch" in call)
+    metagradient(loss, metric, params, batches, optimizer, memory=10**9, **call)
+    (schedule,) = carried_out
+    assert schedule.describe().splitlines()[2:] == plan.splitlines()[2:]
 
 
 @jax.custom_jvp

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dpg.errors import DpgError
-from dpg.metrics import qr, sixseven
+from dpg.metrics import qr, qr_reader, sixseven
 from dpg.metrics.qr_reader import read, readings, scores
 
 pytest.importorskip("cv2")
@@ -86,15 +86,39 @@ def test_each_decoder_says_what_it_read_and_whether_it_was_told_the_place():
     assert set(scores(qr("DPG"), "another text").values()) == {0.0}
 
 
+def test_each_picture_is_drawn_once_and_reading_stops_at_the_first_text(monkeypatch):
+    drawn, asked = [], []
+    draw, zxing = qr_reader._drawn, qr_reader._zxing
+    monkeypatch.setattr(qr_reader, "_drawn", lambda signs: drawn.append(signs) or draw(signs))
+    monkeypatch.setattr(
+        qr_reader, "_zxing", lambda *given, **how: asked.append(how) or zxing(*given, **how)
+    )
+    assert read(qr("DPG")) == "DPG"
+    assert asked == []
+    drawn.clear()
+    readings(np.ones((21, 21), int))  # nothing to read: everybody tries both ways round
+    assert len(drawn) == 2
+    assert len(asked) == 4
+
+
 @pytest.fixture(scope="module")
-def read_by():
-    """(decoder, told) -> which of 40 codes with 6 wrong pixels each it reads."""
+def damaged():
+    """40 codes with 6 wrong pixels each."""
     random = np.random.default_rng(0)
-    found = {way: set() for way in WAYS}
-    for trial in range(40):
+    codes = []
+    for _ in range(40):
         code = qr("DPG").ravel()
         code[random.choice(code.size, 6, replace=False)] *= -1
-        for one in readings(code.reshape(21, 21)):
+        codes.append(code.reshape(21, 21))
+    return codes
+
+
+@pytest.fixture(scope="module")
+def read_by(damaged):
+    """(decoder, told) -> which of the damaged codes it reads."""
+    found = {way: set() for way in WAYS}
+    for trial, code in enumerate(damaged):
+        for one in readings(code):
             assert one.text in (None, "DPG")
             if one.text:
                 found[one.decoder, one.told].add(trial)
@@ -112,15 +136,9 @@ def test_who_is_told_the_place_reads_codes_that_it_does_not_find(read_by, decode
     assert len(read_by[decoder, True]) < 40  # and still not every one
 
 
-def test_the_scores_are_of_each_reading(read_by):
-    random = np.random.default_rng(0)
-    codes = []
-    for _ in range(40):
-        code = qr("DPG").ravel()
-        code[random.choice(code.size, 6, replace=False)] *= -1
-        codes.append(code.reshape(21, 21))
+def test_the_scores_are_of_each_reading(read_by, damaged):
     (trial,) = sorted(read_by["opencv", True] - read_by["opencv", False])[:1]
-    found = scores(codes[trial], "DPG")
+    found = scores(damaged[trial], "DPG")
     assert (found["scans_opencv"], found["scans_opencv_told"], found["scans"]) == (0.0, 1.0, 1.0)
 
 

@@ -1,13 +1,15 @@
 """A bundle is made, carried away and run to its end, on small models: in the order of a GPU's."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from dpg import artifacts, pack
+from dpg import artifacts, cli, pack
 from dpg.errors import DpgError
 from dpg.pack import far_side
 from dpg.study.layout import Layout
@@ -66,6 +68,29 @@ def test_the_files_are_small_and_the_manifest_names_them(home, tmp_path, small_p
     assert [stage["name"] for stage in manifest["stages"]] == ["device", "uuid-adam-0"]
 
 
+def test_runs_are_found_by_name_those_beside_the_study_too(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(pack, "make", lambda *given, **more: asked.append(given[3]) or [])
+    names = ("uuid/adam", "lambada-es/sgd/seed0", "lambada-es/embedding-english")
+    given = [word for name in names for word in ("--run", name)]
+    command = ["pack", "--scale", str(ROOT / "config" / "tiny.yaml"), "--out", str(tmp_path)]
+    done = CliRunner().invoke(cli.app, [*command, *given])
+    assert done.exit_code == 0, done.output
+    (runs,) = asked
+    assert [run.path for run in runs] == [
+        "uuid/adam/seed0",
+        "lambada-es/sgd/seed0",
+        "lambada-es/embedding-english/seed0",
+    ]
+    for name, says in (
+        ("uuid/adm", "has no variant 'adm' (did you mean 'adam'?)"),
+        ("uuid/adam/seed7", "has no seed 7; its `seeds` are 0"),
+        ("uuid", "--run uuid: expected EXPERIMENT/VARIANT"),
+    ):
+        done = CliRunner().invoke(cli.app, [*command, "--run", name])
+        assert says in str(done.exception)
+
+
 def test_what_is_not_there_is_named_with_its_command(home, tmp_path):
     study, _ = home
     elsewhere = Layout("test", tmp_path)
@@ -84,10 +109,19 @@ def test_a_package_that_no_index_has_is_named(home, tmp_path, monkeypatch):
         make(home, tmp_path / "bundle", wheels=("gguf",))
 
 
+@pytest.fixture(scope="module")
+def bundle(home, tmp_path_factory):
+    """A bundle in small parts, not to be changed."""
+    out = tmp_path_factory.mktemp("packed") / "bundle"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack.bundle, "PART_BYTES", 20_000)
+        make(home, out)
+    return out
+
+
 @pytest.fixture
-def packed(home, tmp_path, small_parts):
-    make(home, tmp_path / "bundle")
-    return tmp_path / "bundle"
+def packed(bundle, tmp_path):
+    return shutil.copytree(bundle, tmp_path / "bundle")
 
 
 def test_a_missing_part_is_named_before_anything_is_done(packed, tmp_path):

@@ -1,4 +1,4 @@
-"""A finished study of `config/tiny.yaml`, as small as a study can be."""
+"""A finished study of `config/tiny.yaml`, as small as a study can be, and a stopped run."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,10 +7,14 @@ import pandas as pd
 import pytest
 
 from dpg import artifacts, config
-from dpg.provenance import RunRecord
+from dpg.provenance import RunRecord, run_record
 from dpg.study.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
+TEXTS = {
+    "en": "The cat sat on the mat and looked at the old man in the garden.",
+    "es": "El gato se sentó en la casa y miró al viejo hombre que estaba en el jardín.",
+}
 
 
 def write_run(folder, run):
@@ -39,6 +43,35 @@ def write_run(folder, run):
     config = run.model_dump(mode="json")
     with RunRecord(folder.record, config, run.seed, step="generate", **names):
         pass
+
+
+def stopped_run(folder, run, *, began=True):
+    """What a run leaves in its state when it is stopped in its ninth step."""
+    state = folder.state
+    artifacts.write_json(state.path / "settings.json", {"run": run.model_dump(mode="json")})
+    with artifacts.JsonLines.resume(state.metrics, None) as log:
+        for step in range(9):
+            if step % 4 == 0:
+                log.append({"step": step, "phase": "validation", "metric": -3.0 + step / 10})
+            if step < 8:
+                log.append({"step": step, "phase": "train", "metric": -3.0})
+    for step in (0, 4):  # of the third validation, the rollouts were not written any more
+        rows = [
+            {"step": step, "row": row, "article": f"a{row}", "prompt": f"Prompt {row}",
+             "response": TEXTS["es" if 4 * row < step else "en"], "tokens": [row, step, 3]}
+            for row in range(4)
+        ]  # fmt: skip
+        artifacts.write_table(state.validation(step), pd.DataFrame(rows))
+    if began:
+        record = run_record({}, 0, step="generate", device={"kind": "A card", "count": 1})
+        artifacts.write_json(state.began, record)
+        artifacts.write_json(state.stopped, {"why": "its time limit"})
+
+
+@pytest.fixture(scope="session")
+def stop():
+    """The function `stopped_run`."""
+    return stopped_run
 
 
 @pytest.fixture(scope="session")

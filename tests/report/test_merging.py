@@ -118,6 +118,31 @@ def test_a_kept_seed_is_judged_as_its_study(kept):
         assert first.verdict != claims.verdicts.UNTESTED
 
 
+def test_a_run_that_was_stopped_is_told_of_whichever_folder_has_it(kept, stop, tmp_path):
+    whole, folders, root = kept
+    study, layout = config.load(root / "seed1.yaml"), Layout("tiny", tmp_path / "results")
+    adam, *others = study.runs
+    for run in others:
+        write(layout, run)
+    stop(layout.run_of(adam), adam)
+    reference.keep(study, layout, tmp_path / "kept", stopped=True)
+    out = tmp_path / "all"
+    merging.merge(whole, [folders[0], tmp_path / "kept", folders[2]], out)
+    steps = adam.generator.grpo_steps
+    said = f"stopped after 8 of {steps} steps: its time limit"
+    assert reference.read_record(out)["provenance"]["stopped"] == {"uuid/adam/seed1": said}
+    text, _ = page.render(material.of_reference(out))
+    assert "6 of 7 finished, 1 stopped before the end" in text
+    assert f"uuid/adam/seed1: {said}." in text
+    assert said in (out / "provenance.html").read_text()
+    (claim,) = [
+        one
+        for one in json.loads((out / "claims.json").read_text())["claims"]
+        if one["name"] == "uuid-exact"
+    ]
+    assert claim["verdict"] == "not tested"
+
+
 class TestBadInput:
     def test_a_seed_without_its_run(self, kept, tmp_path):
         study, folders, _ = kept

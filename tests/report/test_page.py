@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
@@ -17,45 +16,6 @@ from dpg.study.outputs import FIGURES, TABLES, THEOREM, Outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "results" / "reference" / "tiny"
-VOID = {"meta", "br", "img", "link", "hr", "input", "col"}
-
-
-class Checked(HTMLParser):
-    """Reads a page strictly: every element is closed where it must be, every id is there once."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.ids, self.links, self.resources, self.faults = [], [], [], [], []
-        self.words, self.tags = [], []
-        self.feed(text)
-        self.close()
-        self.faults += [f"<{tag}> is not closed" for tag in self.open]
-
-    def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        self.ids += [found["id"]] if "id" in found else []
-        self.links += [found["href"]] if tag == "a" else []
-        named = [found.get(key) for key in ("src", "srcset", "data", "poster", "xlink:href")]
-        named += [found.get("href")] if tag != "a" else []
-        self.resources += [value for value in named if value]
-        self.resources += re.findall(r"url\(([^)]*)\)", found.get("style") or "")
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open[-1] != tag:
-            self.faults.append(f"</{tag}> closes {self.open[-1:]} at {self.getpos()}")
-        else:
-            self.open.pop()
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +32,9 @@ def live(finished):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("which", ["kept", "live"])
-def test_the_page_is_valid_and_loads_nothing(which, request):
+def test_the_page_is_valid_and_loads_nothing(which, request, checked_page):
     text, _ = request.getfixturevalue(which)
-    read = Checked(text)
+    read = checked_page(text)
     assert text.startswith("<!doctype html>\n")
     assert read.faults == []
     assert len(set(read.ids)) == len(read.ids)
@@ -87,8 +47,8 @@ def test_the_page_is_valid_and_loads_nothing(which, request):
     assert not re.search(r"@import|https?://", text)
 
 
-def test_the_checker_finds_what_is_wrong():
-    read = Checked('<p id="a"><b></p><img src="http://x/y.png"><p id="a">')
+def test_the_checker_finds_what_is_wrong(checked_page):
+    read = checked_page('<p id="a"><b></p><img src="http://x/y.png"><p id="a">')
     assert len(read.faults) >= 2
     assert read.resources == ["http://x/y.png"]
     assert read.ids == ["a", "a"]

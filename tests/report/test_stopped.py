@@ -8,40 +8,12 @@ import pytest
 
 from dpg import artifacts, config
 from dpg.errors import DpgError
-from dpg.provenance import run_record
 from dpg.report import material, page, reference, stopped
 from dpg.run_folder import RunFolder
 from dpg.study.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "results" / "reference" / "gpu"
-TEXTS = {
-    "en": "The cat sat on the mat and looked at the old man in the garden.",
-    "es": "El gato se sentó en la casa y miró al viejo hombre que estaba en el jardín.",
-}
-
-
-def stop(folder, run, *, began=True):
-    """What a run leaves in its state when it is stopped in its ninth step."""
-    state = folder.state
-    artifacts.write_json(state.path / "settings.json", {"run": run.model_dump(mode="json")})
-    with artifacts.JsonLines.resume(state.metrics, None) as log:
-        for step in range(9):
-            if step % 4 == 0:
-                log.append({"step": step, "phase": "validation", "metric": -3.0 + step / 10})
-            if step < 8:
-                log.append({"step": step, "phase": "train", "metric": -3.0})
-    for step in (0, 4):  # of the third validation, the rollouts were not written any more
-        rows = [
-            {"step": step, "row": row, "article": f"a{row}", "prompt": f"Prompt {row}",
-             "response": TEXTS["es" if 4 * row < step else "en"], "tokens": [row, step, 3]}
-            for row in range(4)
-        ]  # fmt: skip
-        artifacts.write_table(state.validation(step), pd.DataFrame(rows))
-    if began:
-        record = run_record({}, 0, step="generate", device={"kind": "A card", "count": 1})
-        artifacts.write_json(state.began, record)
-        artifacts.write_json(state.stopped, {"why": "its time limit"})
 
 
 @pytest.fixture
@@ -50,7 +22,7 @@ def study():
 
 
 @pytest.fixture
-def layout(study, tmp_path):
+def layout(study, stop, tmp_path):
     layout = Layout("tiny", tmp_path / "results")
     run = study.run("lambada-es", "adam", 0)
     stop(layout.run_of(run), run)
@@ -94,7 +66,7 @@ def test_without_the_option_a_stopped_run_is_no_result(study, layout, tmp_path):
         reference.keep(study, layout, tmp_path / "kept")
 
 
-def test_a_run_without_a_record_of_its_beginning_says_so(study, layout, tmp_path):
+def test_a_run_without_a_record_of_its_beginning_says_so(study, layout, stop, tmp_path):
     run = study.run("lambada-es", "sgd", 0)
     stop(layout.run_of(run), run, began=False)
     kept = stopped.snapshot(run, layout.run_of(run), RunFolder(tmp_path / "kept"), None)

@@ -1,12 +1,12 @@
 """`dpg score` from files to files; what is wrong is said before the first step."""
 
+import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from dpg.score.settings import ScoreSettings
 from dpg.state import beside
 
 ROOT = Path(__file__).resolve().parents[2]
+metagradients = importlib.import_module("dpg.learner.metagradient")  # not the function
 SETTINGS = ScoreSettings(batch_size=4, learning_rate=1e-2, microbatch=4, memory=10**9)
 
 
@@ -122,42 +123,18 @@ class TestOutputs:
         }
 
 
-class Elements(HTMLParser):
-    """The elements of a page, and whether each is closed."""
-
-    VOID = frozenset({"meta", "br", "img", "link", "hr", "input", "col"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.resources, self.words = [], [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.resources += [value for name, value in attributes if name in ("src", "xlink:href")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
 class TestPage:
-    def test_it_is_whole_and_loads_nothing(self, done):
+    def test_it_is_whole_and_loads_nothing(self, done, checked_page):
         out, _ = done
-        found = Elements((out / "report.html").read_text())
-        assert found.open == []
+        found = checked_page((out / "report.html").read_text())
+        assert found.faults == []
         assert found.resources == []
         assert "script" not in found.tags
         assert found.tags.count("rect") == page._BINS
 
-    def test_it_shows_the_best_and_the_worst_texts_and_the_losses(self, done):
+    def test_it_shows_the_best_and_the_worst_texts_and_the_losses(self, done, checked_page):
         out, record = done
-        words = " ".join(Elements((out / "report.html").read_text()).words)
+        words = " ".join(checked_page((out / "report.html").read_text()).words)
         table = read_table(out / "scores.parquet").sort_values("rank")
         assert words.index(table.text.iloc[0]) < words.index("Texts that hurt most")
         assert table.text.iloc[-1] in words
@@ -182,10 +159,10 @@ def test_a_killed_call_goes_on_from_what_was_finished(done, inputs, tmp_path, mo
     _, whole = done
     compare, scored = halves.compare, derivative.scored
 
-    def killed(job, chosen, seeds, say, known):
+    def killed(job, chosen, seeds, *more):
         if seeds == [1]:
             raise KeyboardInterrupt
-        return compare(job, chosen, seeds, say, known)
+        return compare(job, chosen, seeds, *more)
 
     monkeypatch.setattr(halves, "compare", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -228,6 +205,33 @@ def test_a_call_killed_within_the_training_goes_on_from_its_states(inputs, tmp_p
     assert min(steps) >= 1  # what was done is not done again
     one, other = (read_table(tmp_path / name / "scores.parquet") for name in ("whole", "out"))
     pd.testing.assert_frame_equal(one, other)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_the_plan_that_is_printed_is_the_one_that_is_run(inputs, tmp_path, monkeypatch, on_disk):
+    carried_out = []
+
+    def scored(*given, folder=None, **more):
+        carried_out.append(folder)
+        return derivative_scored(*given, folder=folder, **more)
+
+    def walked(back, schedule, watch):
+        sizes = back.run.plan(10**9).sizes
+        carried_out.append(schedule.describe(*sizes).splitlines()[1:])
+        return walk(back, schedule, watch)
+
+    derivative_scored, walk = derivative.scored, metagradients._walk
+    monkeypatch.setattr(derivative, "scored", scored)
+    monkeypatch.setattr(halves, "scored", scored)
+    monkeypatch.setattr(metagradients, "_walk", walked)
+    said = []
+    settings = replace(SETTINGS, on_disk=on_disk)
+    run.score(inputs, tmp_path / "out", settings, compared_seeds=2, say=said.append)
+    first, plan, second, plan_of_the_comparison = carried_out
+    assert plan == plan_of_the_comparison == said[3:6]
+    assert ("tapes" in plan[0]) is not on_disk
+    assert (first is None, second is None) == (not on_disk, not on_disk)
+    assert first != second or not on_disk
 
 
 class TestBadInput:

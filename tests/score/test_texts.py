@@ -62,6 +62,7 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
         ('{"words": "a"}', r'line 1: it has words; expected "text", "prompt" and "completion"'),
         ('["a"]', r"line 1: a list; expected one object per line"),
         ("{", r"line 1: not JSON"),
+        ('{"text": "a", "text": "b"}', r"line 1: the key 'text' occurs twice; keep one"),
         ("\n\n", r"holds no text"),
         ('{"messages": [{"role": "user", "content": "a"}]}', r"no conversation that the assistant"),
         ('{"messages": "hi"}', r"no conversation that the assistant"),

@@ -205,7 +205,7 @@ def test_parquet_files_that_are_none(tmp_path):
     path = tmp_path / "a.parquet"
     for content in (b"", b"PAR1", b"no table at all, but some bytes"):
         path.write_bytes(content)
-        with pytest.raises(DpgError, match=r"a\.parquet cannot be read: "):
+        with pytest.raises(DpgError, match=r"a\.parquet cannot be read as parquet: "):
             articles_from_folder(tmp_path)
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     parquet.write_table(twice, path)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dpg import config, environments
 from dpg.doctor import requirements
@@ -119,6 +120,22 @@ def test_runs_beside_the_study_are_a_target_of_their_own(tmp_path):
     assert study["generate"] + study["generate_pattern"] == 48
     assert (study["embedding"], study["reward_model"]) == (1, 1)  # learned; fastText's
     assert (study["pretrain"], study["finish"]) == (2, 1)
+
+
+def test_a_run_beside_the_study_may_be_of_an_experiment_or_a_metric_of_its_own(tmp_path):
+    scale = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {"downstream": None}
+    own = {"like": "adam-long", "metric": {"kind": "custom", "path": "mine:metric"}}
+    scale["experiments"]["sixseven"]["extras"] = {"own": own}
+    scale["experiments"]["qr"] = {"variants": {}, "extras": {"code": {"like": "adam-long"}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(scale))
+    mine = ("--configfile", "mine.yaml")
+    counted = jobs(snakemake("extras", "-n", *mine, folder=tmp_path).stdout)
+    # The QR code leaves decoded images, the metric of one's own leaves none.
+    assert (counted["generate_pattern"], counted["fresh_samples"]) == (1, 1)
+    assert (counted["generate"], "judge" in counted) == (1, False)
+    study = jobs(snakemake("-n", *mine, folder=tmp_path).stdout)
+    assert (study["generate_pattern"], study["generate"]) == (1, 2)
+    assert "fresh_samples" not in study
 
 
 def test_a_figure_is_a_target_of_its_own(tmp_path):

@@ -44,10 +44,11 @@ except DpgError as error:
 scale = study.scale
 layout = Layout(scale.scale)
 outputs = Outputs(study, layout)
-runs = {(run.experiment, run.variant, run.seed): run for run in [*study.runs, *study.extras]}
+runs = {(run.experiment, run.variant, run.seed): run for run in study.every_run}
 
-EXPERIMENTS = {run.experiment for run in study.runs}
-PATTERNS = {run.experiment for run in study.runs if run.metric.kind == "pattern"}
+PATTERNS = [run for run in study.every_run if run.metric.kind == "pattern"]
+OTHERS = [run for run in study.every_run if run.metric.kind != "pattern"]
+CODES = coded(study.every_run)
 TRAINED = [name for name, model in scale.models.items() if model.source == "trained"]
 FINISHED = [name for name, model in scale.models.items() if model.source == "finished"]
 FETCHED = [name for name in scale.models if name not in (*TRAINED, *FINISHED)]
@@ -72,8 +73,16 @@ def one_of(names):
     return "|".join(names) or "(?!)"
 
 
+def experiment_of(runs):
+    """A constraint for the wildcard `experiment`: that of one of these runs, before its variant.
+
+    One experiment can have a run with a pattern metric and, under `extras`, a run with another.
+    """
+    return one_of({f"{run.experiment}(?=/{run.variant}/)" for run in runs})
+
+
 wildcard_constraints:
-    experiment=one_of(EXPERIMENTS),
+    experiment=one_of({experiment for experiment, _, _ in runs}),
     variant=one_of({variant for _, variant, _ in runs}),
     seed=r"\d+",
     target=one_of(study.downstream.targets if study.downstream else []),
@@ -108,11 +117,6 @@ def run_of(wildcards):
 def run_of_sweep(wildcards):
     """The run whose rate is looked for, as it is configured."""
     return runs[wildcards.experiment, wildcards.variant, scale.seeds[0]]
-
-
-def code_runs():
-    """The experiments whose image is a QR code."""
-    return {run.experiment for run in coded(study.runs)}
 
 
 def finding_inputs(name):

@@ -26,7 +26,7 @@ rule fresh_samples:
     log:
         f"{LOGS}/fresh_samples/{{experiment}}-{{variant}}-{{seed}}.log",
     wildcard_constraints:
-        experiment=one_of(code_runs()),
+        experiment=experiment_of(CODES),
     resources:
         gpu=one_gpu(),
         nodes=1,

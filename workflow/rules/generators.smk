@@ -20,7 +20,7 @@ rule generate:
     benchmark:
         f"{LOGS}/generate/{{experiment}}-{{variant}}-{{seed}}.tsv"
     wildcard_constraints:
-        experiment=one_of(EXPERIMENTS - PATTERNS),
+        experiment=experiment_of(OTHERS),
     resources:
         gpu=scale.needs.gpus * scale.needs.nodes,
         nodes=scale.needs.nodes,
@@ -45,4 +45,4 @@ use rule generate as generate_pattern with:
         generator=directory(str(RUN.generator)),
         record=str(RUN.record),
     wildcard_constraints:
-        experiment=one_of(PATTERNS),
+        experiment=experiment_of(PATTERNS),

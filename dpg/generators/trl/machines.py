@@ -63,8 +63,7 @@ def joined(
         f"{state.worker} --node 1 --master HOST:PORT` on the others (docs/scale.md)"
     )
     others = slurm.other_nodes(environment, nodes, by_hand)
-    host = slurm.address_towards(others[0])
-    master = f"{host}:{slurm.free_port(host)}"
+    master = slurm.free_address(others[0])
     command = [*slurm.srun(others, gpus), str(python), "-m", LAUNCH, str(state.worker)]
     command += ["--node", "srun", "--master", master]
     name = f"torchrun on {', '.join(others)}"

@@ -45,8 +45,7 @@ def joined(
         return
     cluster = "let RAY_ADDRESS name the host:port of a Ray cluster with this number of machines"
     others = slurm.other_nodes(environment, nodes, cluster)
-    host = slurm.address_towards(others[0])
-    address = f"{host}:{slurm.free_port(host)}"
+    address = slurm.free_address(others[0])
     head = ray_command(python, address, gpus, head=True)
     rest = [*slurm.srun(others, gpus), *ray_command(python, address, gpus, head=False)]
     # Whoever joins must know it: on a cluster's network others may reach the port.
