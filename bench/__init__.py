@@ -2,11 +2,11 @@
 
 Start each from the repository's root:
 
-    python -m bench.metagradient    time and memory of the metagradient, beside other methods
-    python -m bench.metrics_together    the price of several metrics in one walk back
-    python -m bench.grpo_step       time of one GRPO step, part by part
-    python -m bench.gpu             checks and times on one GPU
-    python -m bench.engines         the engines beside each other
+    python -m bench.metagradient        time and memory of the metagradient and of other methods
+    python -m bench.metrics_together    the cost of several metrics in one walk back
+    python -m bench.grpo_step           time of each part of one GRPO step
+    python -m bench.gpu                 checks and times on one GPU
+    python -m bench.engines             the same run with each engine
 
 `--help` explains what each one measures. `adam`, `machine`, `problem`, `processes`, `products`,
 `reports`, `stand_ins` and `timing` are shared by them and import none of them.

@@ -7,13 +7,13 @@ import optax
 B1, B2, EPS, WEIGHT_DECAY = 0.9, 0.95, 1e-8, 1e-4
 
 EPS_ROOT = 1e-9
-"""The paper's. The derivative of Adam's square root is infinite at 0 without it."""
+"""The paper's value. Without it the derivative of Adam's square root is infinite at 0."""
 
 
 def adam(learning_rate: float, eps_root: float = EPS_ROOT) -> optax.GradientTransformation:
-    """AdamW as optax has it; the weight decay is decoupled.
+    """AdamW of optax, with decoupled weight decay.
 
-    The learner finds its compiled programs by this object: make it once per measurement.
+    The learner caches its compiled programs by this object, so make it once per measurement.
     """
     return optax.adamw(
         learning_rate=learning_rate,

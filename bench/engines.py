@@ -1,17 +1,17 @@
-"""Trains the miniature's `sixseven` run with each engine, over some seeds, and draws all.
+"""Train the miniature's `sixseven` run with each engine, for some seeds, and draw all runs.
 
-    make tiny ARGS="figure_2"        # the base models and texts, among others
+    make tiny ARGS="figure_2"        # makes the base models and texts, among others
     dpg environment trl
     dpg environment verl
     python -m bench.engines --seeds 0 1 2
 
-The engines sample with different random numbers, so their runs differ; what the target model
-learns should be the same within seeds. All settings but one are those of `adam-T8` in
-config/tiny.yaml: verl 0.5.0 has no falling learning rate, so all engines hold it at half of
-tiny's, which is tiny's on average. Everything else is equal: base models, prompts and their order,
-batches, the objective, the optimizer, the reward code.
+The engines sample with different random numbers, so their runs differ. The differences between the
+engines should be no larger than those between seeds. All settings but one are those of `adam-T8`
+in config/tiny.yaml. The exception is the learning rate: verl 0.5.0 has no falling rate, so all
+engines use a constant one, half of tiny's, which is tiny's average. Everything else is equal: base
+models, prompts and their order, batches, the objective, the optimizer, the reward code.
 
-Writes engines.{png,pdf,csv,md}. Finished runs are kept in --runs and are not repeated; unfinished
+It writes engines.{png,pdf,csv,md}. Finished runs are kept in --runs and not repeated. Unfinished
 runs are resumed.
 """
 
@@ -56,7 +56,7 @@ def scale_file(engine: str, seeds: list[int], folder: Path) -> Path:
 
 
 def train(config: Path, seed: int, folder: RunFolder) -> None:
-    """Carry out one run in a process of its own, as the workflow does."""
+    """Carry out one run in a separate process, as the workflow does."""
     command = [sys.executable, "-m", "dpg", "generate", "-c", str(config)]
     command += ["--out", str(folder.path), "--experiment", EXPERIMENT, "--variant", VARIANT]
     subprocess.run([*command, "--seed", str(seed)], cwd=ROOT, check=True)
@@ -71,7 +71,7 @@ def curves(folder: RunFolder, engine: str, seed: int) -> pd.DataFrame:
 
 @style.styled
 def draw(frame: pd.DataFrame) -> Figure:
-    """Both numbers over GRPO steps: the mean over seeds, and the band from least to greatest."""
+    """Draw both numbers over GRPO steps: the mean over seeds, and the band from least to most."""
     figure = style.new_figure(style.PAGE, 2.2)
     frame = frame.assign(pixels=100 * frame["pixels_right"])
     labels = {"pixels": "Pixels right (%)", "metric": "Metric of the target"}

@@ -1,24 +1,24 @@
-"""Times one GRPO step, part by part, beside the bare matrix products that each part cannot avoid.
+"""Time each part of a GRPO step, and the bare matrix products that the part cannot avoid.
 
     python -m bench.grpo_step
     python -m bench.grpo_step --config config/tiny.yaml --run sixseven/adam-T8 --repeats 5
 
-For each run: the models' shapes at the given scale with random weights (no results are needed), one
-step's rollout, reward and update as a run makes them, and the same matrix products without anything
-else: no softmax, no normalisation, no sampling, no optimizer. The ratio of the two is what the code
-around the products costs; the aim is 2. A cache that is copied at every token, a program that is
-compiled again or a loop in Python shows at once as a ratio that is far larger.
+For each run it takes the models' shapes at the given scale, with random weights (no results are
+needed). It times one step's rollout, reward and update as in a run, and the same matrix products
+alone: no softmax, no normalisation, no sampling, no optimizer. The ratio of the two times shows the
+cost of the code around the products; the aim is 2. A much larger ratio points to a fault, such as a
+cache that is copied at every token, a program that is compiled again, or a loop in Python.
 
-Bare products, counted for prompts that are read once for all responses of a group:
-    rollout  every product of the prefill and of R - 1 decoding steps, with the head at R
-    update   3 forward passes per token (one forward, and two products per product backwards)
-    reward   3 forward passes per training step; per adjoint pass (forward over reverse) 6, but 2
+Bare products, if each prompt is read once for all responses of its group:
+    rollout  every product of the prefill and of R - 1 decoding steps, with the head at R positions
+    update   3 forward passes per token (one forward, and two backward products per product)
+    reward   3 forward passes per training step; 6 per adjoint pass (forward over reverse), but 2
              at the first step, which is forward mode alone; for a language metric, 3 over its
              passages
 
-The time of a part is that of the process's CPU (all its threads), so that other processes on the
-machine disturb it little; the wall clock is written beside it. Repeats of all parts are interleaved
-and the least is taken. For one core: taskset -c 0 env NPROC=1 OMP_NUM_THREADS=1 python -m ...
+The time of a part is the CPU time of the process (all its threads), so that other processes on the
+machine hardly disturb it. The wall time is listed, too. The repeats of all parts are interleaved,
+and the least time counts. For one core: taskset -c 0 env NPROC=1 OMP_NUM_THREADS=1 python -m ...
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from dpg.rewards.protocol import Reward, Rewards, RolloutBatch
 
 
 class Step:
-    """One GRPO step of a run, its models with random weights: each part can be called again.
+    """One GRPO step of a run, with random weights; each part can be called repeatedly.
 
     Attributes:
         products: the bare products of each part.
@@ -76,7 +76,7 @@ class Step:
         return model, model.init(jax.random.key(0))
 
     def _draw(self) -> None:
-        """Prompts of full length; their rollouts, as the update and the reward are given them."""
+        """Draw prompts of full length and sample their rollouts, for the update and the reward."""
         U, G, rng = self.run.prompts_per_step, self.settings.group_size, np.random.default_rng(0)
         shape = U, self.settings.prompt_tokens
         self.prompts = rng.integers(2, self.tokenizer.vocab_size, shape).astype(np.int32)
@@ -99,16 +99,16 @@ class Step:
         return self.scorer(self.batch)
 
     def update(self) -> None:
-        """Take the step's update, from the same parameters at every call."""
+        """Do the step's update, from the same parameters at every call."""
         self.generator.params, self.generator.state = self.start
         self.generator.update(self.prompts, self.mask, self.rollouts, self.advantages)
 
 
 def pretraining_of(study: config.Study) -> config.PretrainingSettings:
-    """How the scale pre-trains its models.
+    """The settings with which the scale pre-trains its models.
 
     Raises:
-        DpgError: the scale pre-trains none.
+        DpgError: the scale pre-trains no model.
     """
     if study.scale.pretraining is None:
         raise unsuitable(study)
@@ -116,10 +116,10 @@ def pretraining_of(study: config.Study) -> config.PretrainingSettings:
 
 
 def unsuitable(study: config.Study) -> DpgError:
-    """The error of a scale whose models the workflow does not pre-train."""
+    """The error for a scale whose models the workflow does not pre-train."""
     return DpgError(
-        f"{study.path} takes its models from elsewhere; expected a scale whose models the workflow "
-        "pre-trains, since their shapes stand in its file: use --config config/tiny.yaml"
+        f"{study.path} does not pre-train its models; expected a scale that does, since its file "
+        "has their shapes: use --config config/tiny.yaml"
     )
 
 
@@ -138,12 +138,12 @@ def measure(study: config.Study, run: config.RunConfig, repeats: int) -> list[di
 
 
 def least(times: list[timing.Spent]) -> timing.Spent:
-    """The least CPU time and the least wall time, each by itself."""
+    """The least CPU time and the least wall time, which may be of different calls."""
     return timing.Spent(min(t.cpu for t in times), min(t.wall for t in times))
 
 
 def part_row(part: str, best: dict[str, timing.Spent], bare: list[Product]) -> dict[str, Any]:
-    """A part's times beside those of its bare products, None where it has none."""
+    """A part's times and those of its bare products (None if it has none)."""
     alone = best.get(f"bare {part}")
     return {
         "part": part,
@@ -193,7 +193,7 @@ def arguments_parser() -> argparse.ArgumentParser:
 
 
 def measure_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of every run that is wanted.
+    """The rows of every run of `--run`.
 
     Raises:
         DpgError: a run that the scale does not have, or a scale without shapes.

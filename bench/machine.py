@@ -1,4 +1,4 @@
-"""The machine of a measurement: its cores, and how much memory is there and in use."""
+"""The machine of a measurement: its cores, and its memory, free and in use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax
 
 
 def cores() -> int | None:
-    """CPU cores that this process may use; None where the system does not tell."""
+    """CPU cores that this process may use; None if the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
@@ -23,7 +23,7 @@ def device_limit() -> int | None:
 
 
 def peak_bytes() -> int:
-    """The most memory that was held at once: the device's, or on a CPU the process's."""
+    """The peak memory in bytes: of the device, or on a CPU of the process."""
     stats = jax.devices()[0].memory_stats()
     if stats:
         return stats["peak_bytes_in_use"]
@@ -37,7 +37,7 @@ def resident_bytes() -> int:
 
 
 def release_free_memory() -> None:
-    """Let the C library give freed memory back to the system, where it can (glibc)."""
+    """Let the C library return freed memory to the system, if it can (glibc)."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
@@ -48,7 +48,7 @@ def available_bytes() -> int:
     """Bytes of memory that are free on this machine.
 
     Raises:
-        OSError: /proc/meminfo is missing or does not tell.
+        OSError: /proc/meminfo is missing or has no such line.
     """
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
@@ -57,7 +57,7 @@ def available_bytes() -> int:
 
 
 class MallocInfo(ctypes.Structure):
-    """What glibc's `mallinfo2` tells (its manual page): sizes in bytes, counts otherwise."""
+    """The result of glibc's `mallinfo2` (see its manual page): sizes in bytes, and counts."""
 
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -69,9 +69,9 @@ class MallocInfo(ctypes.Structure):
 
 
 def allocated_bytes() -> int:
-    """Bytes that the process has from the C library now (glibc 2.33 or later; else resident ones).
+    """Bytes that the C library has given to the process (before glibc 2.33: resident bytes).
 
-    Every framework's arrays on a CPU come from there, and what the library holds in reserve does
+    On a CPU every framework's arrays come from the C library. Memory that it holds in reserve does
     not count.
     """
     tell = getattr(ctypes.CDLL(None), "mallinfo2", None)
@@ -83,7 +83,7 @@ def allocated_bytes() -> int:
 
 
 class Peak:
-    """The most memory that the process holds inside the block, read every five milliseconds.
+    """The peak memory of the process inside the block, sampled every five milliseconds.
 
     Attributes:
         allocated, resident: the peaks so far, in bytes.

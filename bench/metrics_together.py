@@ -1,10 +1,10 @@
-"""What K metrics in one walk back cost, beside K calls with one metric each.
+"""The cost of K metrics in one walk back, compared with K calls with one metric each.
 
     python -m bench.metrics_together                          K = 1, 2, 4 and 8, minutes on 2 cores
-    python -m bench.metrics_together --out bench/results      the same, kept
+    python -m bench.metrics_together --out bench/results      the same, and keeps the results
 
-GPT-2's shape, random tokens, AdamW; the metrics are the pattern 67 in K places of the embedding.
-Plain training, the call with K metrics and the K calls take turns in one process.
+It uses GPT-2's shape, random tokens and AdamW. The metrics are the pattern 67 at K places of the
+embedding. Plain training, the call with K metrics and the K calls take turns in one process.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def arguments_parser() -> argparse.ArgumentParser:
 
 
 def metrics_of(K: int) -> list[Any]:
-    """K metrics: the pattern 67, each six rows further down the embedding."""
+    """K metrics: the pattern 67, each six rows below the one before."""
     return [
         pattern_metric(sixseven(), parameter="embed", row=ROW + 6 * k, column=0) for k in range(K)
     ]
@@ -62,7 +62,7 @@ def stacked(metrics: tuple[Any, ...], params: Any, initial: Any) -> jax.Array:
 
 
 def measure(problem: Problem, K: int, repeats: int) -> Row:
-    """Time K metrics together and one by one; both must find the same numbers."""
+    """Time K metrics together and one by one; `apart` is the relative difference of the results."""
     loss, _, params, batches, optimizer = problem
     metrics = metrics_of(K)
     together = jax.tree_util.Partial(stacked, tuple(metrics))
@@ -95,7 +95,7 @@ def table(rows: list[Row]) -> str:
 
 
 def text(rows: list[Row], about: dict[str, Any]) -> str:
-    """The page: the table, and under which conditions."""
+    """The page: the table and its conditions."""
     return "\n".join([table(rows), "", *reports.facts(about)]) + "\n"
 
 

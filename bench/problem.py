@@ -1,4 +1,4 @@
-"""A training and the metric of its end: what a metagradient is taken of."""
+"""A training and a metric of the trained parameters: the input of a metagradient."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""One process per measurement: a task goes in as JSON, and its numbers come out as JSON.
+"""One process per measurement: the task goes in as JSON, and the numbers come out as JSON.
 
-A measurement then has its own peak of memory, and one that runs out of memory ends no other.
+So each measurement has its own peak of memory. If one runs out of memory, the others go on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import ROOT
 
-_LONGEST = 200  # characters of an error that a table shows
+_LONGEST = 200  # the most characters of an error that a table shows
 
 
 def ask(
@@ -24,16 +24,16 @@ def ask(
     environment: Mapping[str, str],
     timeout: float | None = None,
 ) -> dict[str, Any]:
-    """Carry out a task in a process of its own.
+    """Carry out a task in a separate process.
 
     Args:
         module: run with `python -m`; it calls `answer`.
-        task: what JSON can hold.
+        task: in JSON's types.
         environment: all variables of the process. The repository is added to its PYTHONPATH.
         timeout: seconds after which the process is killed.
 
     Returns:
-        The process's answer; or `error`, which says why there is none.
+        The process's answer; or `error`, which says why there is no answer.
     """
     path = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     try:
@@ -57,10 +57,10 @@ def answer(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
 
 def reason(stderr: str, status: int) -> str:
-    """Why a process failed: the last line that it wrote, or plainly that memory ran out."""
+    """Why a process failed: "out of memory", or the last line of its standard error."""
     if any(told in stderr for told in ("RESOURCE_EXHAUSTED", "Out of memory", "t allocate memory")):
         return "out of memory"
-    jax_s_own = ("---", "For simplicity, JAX has removed")  # the end of its tracebacks
+    jax_s_own = ("---", "For simplicity, JAX has removed")  # the last lines of JAX's tracebacks
     lines = [line for line in stderr.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(jax_s_own)]
     return lines[-1].strip()[:_LONGEST] if lines else f"no error message, exit status {status}"

@@ -1,9 +1,9 @@
-"""The bare matrix products that a GRPO step cannot avoid, counted from the shapes, and done alone.
+"""The bare matrix products that a GRPO step cannot avoid: count them from the shapes, and run them.
 
-Counted for prompts that are read once for all responses of a group:
-    rollout  every product of the prefill and of R - 1 decoding steps, with the head at R
-    update   3 forward passes per token (one forward, and two products per product backwards)
-    reward   3 forward passes per training step; per adjoint pass (forward over reverse) 6, but 2
+They are counted for prompts that are read once for all responses of a group:
+    rollout  every product of the prefill and of R - 1 decoding steps, with the head at R positions
+    update   3 forward passes per token (one forward, and two backward products per product)
+    reward   3 forward passes per training step; 6 per adjoint pass (forward over reverse), but 2
              at the first step, which is forward mode alone; for a language metric, 3 over its
              passages
 """
@@ -22,7 +22,7 @@ from dpg.targets import Target
 
 
 class Product(NamedTuple):
-    """A product of matrices: `repeats` times in a row, [batch] of [m, k] by [k, n]."""
+    """A matrix product [batch, m, k] by [batch, k, n], done `repeats` times."""
 
     repeats: int
     batch: int
@@ -32,16 +32,20 @@ class Product(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Floating-point operations: a multiplication and an addition per term."""
+        """Floating-point operations: one multiplication and one addition per term."""
         return 2 * self.repeats * self.batch * self.m * self.k * self.n
 
 
 def forward(
     model: LanguageModel, rows: int, tokens: int, keys: int, heads: int | None = None
 ) -> list[Product]:
-    """The products of one forward pass over [rows, tokens] that attend to `keys` positions.
+    """The products of one forward pass over [rows, tokens].
 
-    `heads` is the number of positions that the head is applied to; None applies it to all.
+    Args:
+        model: the model.
+        rows, tokens: the shape of the batch.
+        keys: positions that each token attends to.
+        heads: the total number of positions at which the head is applied; None for all.
     """
     c, n = model.config, rows * tokens
     D, F, d = c.hidden_size, c.intermediate_size, c.head_size
@@ -66,7 +70,7 @@ def times(products: list[Product], count: int) -> list[Product]:
 
 
 def of_step(run: RunConfig, generator: LanguageModel, target: Target) -> dict[str, list[Product]]:
-    """The products of each part of a GRPO step; `reward` only where it is a metagradient."""
+    """The products of each part of a GRPO step; `reward` only if it is a metagradient."""
     parts = of_generator(run, generator)
     if run.reward.kind == "metagradient":
         parts["reward"] = of_reward(run, target)
@@ -105,7 +109,7 @@ def of_reward(run: RunConfig, target: Target) -> list[Product]:
 
 
 def _arguments(partial: Any) -> tuple[Any, ...]:
-    """What a target's loss or metric, a `jax.tree_util.Partial`, carries."""
+    """The bound arguments of a target's loss or metric, which is a `jax.tree_util.Partial`."""
     return partial.args
 
 
@@ -141,7 +145,7 @@ def _repeated(a: jax.Array, b: jax.Array, count: int) -> jax.Array:
     """`a @ b`, computed `count` times."""
 
     def again(_: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        # The barrier keeps the product, whole, inside the loop.
+        # The barrier keeps XLA from moving the product, or a part of it, out of the loop.
         a, _ = carry
         return jax.lax.optimization_barrier((a, a @ b))
 

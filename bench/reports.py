@@ -1,4 +1,4 @@
-"""A benchmark's report: its numbers as JSON, and beside them a table in Markdown."""
+"""A benchmark's report: its numbers as JSON, and a table in Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What stands in for a study's text where only sizes matter: nothing has to be downloaded."""
+"""Random stand-ins for a study's texts, for measurements in which only sizes matter.
+
+With them nothing has to be downloaded.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ PASSAGES = 372
 
 
 def tokenizer(vocabulary: int) -> Any:
-    """What a run needs of a tokenizer.
+    """A stand-in with the parts of a tokenizer that a run needs.
 
-    A text of numbers, such as `passages` makes, has these ids. Of any other text each byte is one
-    token.
+    A text of numbers, such as those of `passages`, has these numbers as ids. In any other text each
+    byte is one token.
     """
 
     def encode(text: str) -> list[int]:
@@ -31,9 +34,9 @@ def tokenizer(vocabulary: int) -> Any:
 
 
 def passages(run: RunConfig, vocabulary: int, length: int = 64) -> pd.DataFrame | None:
-    """Random passages where the run's metric reads passages, else None.
+    """Random passages, if the run's metric reads passages; else None.
 
-    They are as long as the metric's context, or `length` tokens where the metric has no limit.
+    They are as long as the metric's context, or `length` tokens if the metric has no limit.
     """
     if not isinstance(run.metric, LanguageMetric):
         return None
@@ -45,7 +48,7 @@ def passages(run: RunConfig, vocabulary: int, length: int = 64) -> pd.DataFrame 
 
 
 def as_examples(tokenizer: Any, length: int, batch: RolloutBatch) -> dict[str, np.ndarray]:
-    """Rollouts as the target's examples, begin-of-text first, as `ExampleMaker` makes them.
+    """The target's examples of rollouts, begin-of-text first, as in `ExampleMaker`.
 
     Returns:
         `tokens` int32 [N, length] and `mask` bool [N, length].

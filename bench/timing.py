@@ -1,4 +1,4 @@
-"""Seconds that a function takes: measured once, repeatedly, or in turns with other functions."""
+"""Time a function: once, repeatedly, or in turns with other functions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import jax
 
 Work = Callable[[], Any]
-"""What is timed: JAX arrays in its result are waited for."""
+"""A function to time; the timer waits for the JAX arrays in its result."""
 
 
 class Spent(NamedTuple):
     """Seconds of one call.
 
     Attributes:
-        cpu: of this process's CPU, all its threads together.
-        wall: of the wall clock.
+        cpu: CPU time of this process, all threads together.
+        wall: wall-clock time.
     """
 
     cpu: float
@@ -43,15 +43,15 @@ def repeated(
     """Time a function's first call, which compiles, and then some repeats.
 
     Args:
-        function: what is timed.
+        function: the function to time.
         repeats: calls after the first.
-        until: no repeat is begun that would end after this moment (`time.time()`), going by the
-            last call.
-        of: makes one number of the repeats' times.
+        until: no repeat starts that would end after this time (`time.time()`), judged by the last
+            call.
+        of: reduces the repeats' times to one number.
 
     Returns:
-        Wall seconds: `of` the repeats (of the first call where there are no repeats), and the first
-        call's.
+        Wall seconds: `of` the repeats (of the first call if there are no repeats), and those of the
+        first call.
     """
     times: list[float] = []
     for _ in range(1 + repeats):
@@ -62,14 +62,14 @@ def repeated(
 
 
 def in_turns(functions: Mapping[str, Work], repeats: int) -> dict[str, list[Spent]]:
-    """Time functions in turns, so that what else the machine does disturbs all of them alike.
+    """Time functions in turns, so that other programs on the machine disturb all of them equally.
 
     Args:
-        functions: what is timed, by name. Each should have compiled before.
+        functions: the functions by name; each should be compiled already.
         repeats: the number of turns.
 
     Returns:
-        `repeats` times for every name.
+        A list of `repeats` times for every name.
     """
     times: dict[str, list[Spent]] = {name: [] for name in functions}
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""The command ``dpg``, also as ``python -m dpg``: says which extra is missing where one is."""
+"""The command ``dpg``, also as ``python -m dpg``; names the extra if a package is missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 DISTRIBUTION = "dataset-policy-gradients"
 
 EXTRA = "study"
-"""The extra of pyproject.toml with what the command itself needs."""
+"""The extra of pyproject.toml with the packages that the command needs."""
 
 PACKAGES = frozenset(
     {
@@ -23,7 +23,7 @@ PACKAGES = frozenset(
         "yaml",
     }
 )
-"""What this extra brings, by the names of imports."""
+"""The import names of this extra's packages."""
 
 
 def main() -> None:
@@ -37,8 +37,8 @@ def main() -> None:
         if missing not in PACKAGES:
             raise
         print(
-            f"dpg: the package {missing} is not installed; expected what the command needs, which "
-            f'is not needed by the library dpg.learner: pip install "{DISTRIBUTION}[{EXTRA}]"',
+            f"dpg: the package {missing} is not installed. The command needs it (the library "
+            f'dpg.learner does not): pip install "{DISTRIBUTION}[{EXTRA}]"',
             file=sys.stderr,
         )
         raise SystemExit(2) from None

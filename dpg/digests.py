@@ -1,6 +1,6 @@
-"""SHA-256 digests of what a step starts from: settings, files, models, arrays.
+"""SHA-256 digests of a step's inputs: settings, files, models, arrays.
 
-A step's state and its cached results are kept as long as these digests stay the same.
+A step's state and its cached results are used only while these digests are the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def of_file(path: str | Path) -> str:
 
 
 def of_path(path: str | Path) -> str:
-    """The digest of a file, or of all files below a folder with their names."""
+    """The digest of a file, or of all files below a folder and their relative paths."""
     path = Path(path)
     if path.is_file():
         return of_file(path)
@@ -48,7 +48,7 @@ def of_weights(directory: str | Path) -> str:
 
 
 def of_arrays(arrays: Iterable[ArrayLike]) -> str:
-    """The digest of arrays in their order: dtype, shape and bytes of each."""
+    """The digest of arrays in this order: dtype, shape and bytes of each."""
     digest = hashlib.sha256()
     for one in arrays:
         array = np.ascontiguousarray(one)
@@ -58,7 +58,7 @@ def of_arrays(arrays: Iterable[ArrayLike]) -> str:
 
 
 def of_rows(rows: Iterable[ArrayLike]) -> str:
-    """The digest of rows of token ids (int32), of any lengths."""
+    """The digest of rows of token ids; rows may have different lengths."""
     digest = hashlib.sha256()
     for row in rows:
         line = np.asarray(row, np.int32)
@@ -70,7 +70,7 @@ def of_settings(settings: Mapping[str, Any]) -> str:
     """The digest of settings as canonical JSON: sorted keys, no spaces, UTF-8.
 
     Raises:
-        ArtifactError: a value that JSON does not have, named by its key.
+        ArtifactError: a value that JSON cannot hold; names its key.
     """
     return of_text(
         json.dumps(
@@ -86,7 +86,7 @@ def of_settings(settings: Mapping[str, Any]) -> str:
 def without_nulls(value: Any) -> Any:
     """Settings without the entries that are None or empty tables, at every depth.
 
-    A setting that is new and that no file sets yet then changes no digest.
+    So a new setting does not change a digest as long as no file sets it.
     """
     if isinstance(value, Mapping):
         kept = {key: without_nulls(item) for key, item in value.items()}

@@ -1,14 +1,14 @@
-"""Environments beside the project's own: each made once, from its lock, where no other touches it.
+"""Separate environments for other engines: each is made from its lock, in a folder of its own.
 
-verl and EasyDeL pin versions that clash with the core's and with each other's, so each has a
-virtual environment of its own, `.environments/<name>-<digest of the lock>`. It has the packages of
+verl and EasyDeL pin versions that conflict with the core's and with each other's. So each has a
+virtual environment, `.environments/<name>-<digest of the lock>`. It has the packages of
 `envs/<name>.txt`, and pip checks each downloaded file against the hashes in the lock. Machines with
-GPUs have locks of their own: `envs/<name>-gpu.txt`. `dpg.locks` writes the locks.
+GPUs have separate locks: `envs/<name>-gpu.txt`. `dpg.locks` writes the locks.
 
-A comment at the end of a line of a lock says what is special about the package:
+A comment at the end of a line of a lock marks a special package:
 
-- ``# no-deps``: it is installed last and without what it asks for. Its own pins are wrong for the
-  rest of the lock, or it is built against what is there.
+- ``# no-deps``: it is installed last and without its dependencies. Its own pins are wrong for the
+  rest of the lock, or it is built against the packages that are installed by then.
 - ``# no-hash``: its file is not checked, because there are several builds of the version (PyTorch
   with and without CUDA), or because it is built on the machine.
 """
@@ -33,13 +33,13 @@ from dpg.quantities import in_bytes
 
 LOCKS = Path("envs")
 FOLDER = Path(".environments")
-"""Where the workflow keeps what it makes from them."""
+"""The folder of the environments that are made from the locks."""
 
 RECORD = "environment.json"
-"""Written last, so an environment that has it is whole."""
+"""Written last, so an environment that has this file is complete."""
 
 NO_DEPS, NO_HASH = "no-deps", "no-hash"
-"""What a line of a lock may say of its package, as a comment."""
+"""The comments that a line of a lock may have."""
 
 _PIN = re.compile(
     r"(?P<requirement>(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;#\\]+)(?P<marker> *;[^#]*?)?)"
@@ -50,17 +50,17 @@ _TAIL = 15  # lines of pip's output that an error shows
 
 
 class LockError(DpgError):
-    """An environment that cannot be made, or is not what its lock says; names lock and package."""
+    """An environment cannot be made, or differs from its lock; names the lock and the package."""
 
 
 class Pin(NamedTuple):
     """One package of a lock.
 
     Attributes:
-        requirement: ``name==version``, with its marker where it has one.
+        requirement: ``name==version``, with its environment marker if it has one.
         version: the version alone.
         hashes: SHA-256 of the files that may be installed, in hex; empty = any file.
-        alone: install it last and without what it asks for (``# no-deps``).
+        alone: install it last and without its dependencies (``# no-deps``).
         exempt: it has no hash on purpose (``# no-hash``).
     """
 
@@ -72,17 +72,17 @@ class Pin(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The package as pip's requirement files write it."""
+        """The package's line in a requirements file of pip."""
         return " ".join([self.requirement, *(f"--hash=sha256:{one}" for one in self.hashes)])
 
 
 def for_gpus(name: str, gpus: int) -> str:
-    """The environment's name on machines with this number of GPUs."""
+    """The environment's name on machines with this number of GPUs; 0 means a CPU machine."""
     return f"{name}-gpu" if gpus else name
 
 
 def path_of(name: str, locks: Path = LOCKS, folder: Path = FOLDER) -> Path:
-    """The folder of an environment: its name, and the digest of its lock.
+    """The folder of an environment; its name ends with the digest of the lock.
 
     Raises:
         LockError: there is no such lock.
@@ -93,7 +93,7 @@ def path_of(name: str, locks: Path = LOCKS, folder: Path = FOLDER) -> Path:
 
 
 def leftovers(name: str, locks: Path = LOCKS, folder: Path = FOLDER) -> list[Path]:
-    """Folders of an environment that are not used: of another lock, or named without a digest."""
+    """Folders of an environment that are not used: made from another lock, or without a digest."""
     current = path_of(name, locks, folder)
     pattern = re.compile(rf"{re.escape(name)}(-[0-9a-f]{{{_DIGITS}}})?")
     there = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -101,15 +101,15 @@ def leftovers(name: str, locks: Path = LOCKS, folder: Path = FOLDER) -> list[Pat
 
 
 def python_of(name: str) -> Path:
-    """The Python of an environment; it need not be there yet."""
+    """The path of an environment's Python; it may not exist yet."""
     return path_of(name) / "bin" / "python"
 
 
 def existing_python(name: str, folder: str | Path | None = None) -> Path:
-    """The Python of an environment, in this folder or where the workflow makes it.
+    """The Python of an environment, in `folder` or in the workflow's own folder.
 
     Raises:
-        DpgError: it is not there; says how it is made.
+        DpgError: it does not exist; says how to make it.
     """
     python = Path(folder or path_of(name)).absolute() / "bin" / "python"
     if not python.exists():
@@ -128,22 +128,22 @@ def make(
     python: str | Path = sys.executable,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Make an environment from its lock; one that is whole and of this lock is left as it is.
+    """Make an environment from its lock, unless a complete one of this lock exists already.
 
     Args:
         lock: a file with one ``name==version`` per package, and the hashes of its files.
-        out: the folder. An environment cannot be moved, so it is made in its place: one that was
-            cut off has no record, and is made anew.
-        without: packages of the lock that are left out, such as one that this machine cannot build.
-        python: whose version the environment gets.
-        say: told what is done, one line at a time.
+        out: the folder. An environment cannot be moved, so it is made in its final place. If the
+            call is killed, there is no record, and the next call starts over.
+        without: packages of the lock to leave out, such as one that this machine cannot build.
+        python: the interpreter whose version the environment gets.
+        say: called with each line about what is done.
 
     Returns:
-        Its record: `lock_sha256`, `python`, `packages`, `left_out`, `bytes` and `seconds`.
+        Its record: `lock`, `lock_sha256`, `python`, `packages`, `left_out`, `bytes` and `seconds`.
 
     Raises:
-        LockError: a line of the lock that is no exact version, a package that cannot be
-            installed, one whose file has another hash, or one that came in another version.
+        LockError: a line of the lock that is not an exact version; a package that cannot be
+            installed, has a file with another hash, or was installed in another version.
     """
     lock, out = Path(lock), Path(out)
     pins, left_out = _part(lock, without)
@@ -181,13 +181,13 @@ def make(
 
 
 def left_out_of(folder: Path) -> list[str]:
-    """The packages of its lock that an environment was made without."""
+    """The packages of the lock that were left out of an environment."""
     record = folder / RECORD
     return artifacts.read_json(record).get("left_out", []) if record.is_file() else []
 
 
 def _part(lock: Path, without: Collection[str]) -> tuple[dict[str, Pin], list[str]]:
-    """The packages of a lock without some, and the names of these."""
+    """The packages of a lock without those left out, and the names of those."""
     pins = read_lock(lock)
     left_out = sorted({plain_name(name) for name in without})
     if unknown := [name for name in left_out if name not in pins]:
@@ -196,13 +196,13 @@ def _part(lock: Path, without: Collection[str]) -> tuple[dict[str, Pin], list[st
 
 
 def read_lock(lock: str | Path) -> dict[str, Pin]:
-    """Package -> what the lock says of it.
+    """Package -> its line of the lock.
 
-    Names are as pip compares them: lower case, with hyphens.
+    Names are in the form in which pip compares them: lower case, with hyphens.
 
     Raises:
-        LockError: no such lock, a line that is no exact version, a package named twice, or one
-            without a hash in a lock that has hashes.
+        LockError: no such lock, a line that is not an exact version, a package named twice, or a
+            package without a hash in a lock that has hashes.
     """
     lock = Path(lock)
     _require(lock)
@@ -217,7 +217,7 @@ def read_lock(lock: str | Path) -> dict[str, Pin]:
             )
         name = plain_name(found["name"])
         if name in pins:
-            raise LockError(f"{lock}, line {number}: {name} stands there twice")
+            raise LockError(f"{lock}, line {number}: {name} is listed twice")
         pins[name] = Pin(
             requirement=found["requirement"].strip(),
             version=found["version"],
@@ -235,7 +235,7 @@ def read_lock(lock: str | Path) -> dict[str, Pin]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """(number, line) of all that is no comment; lines that end with a backslash go on."""
+    """(number, line) without comments; lines that end with a backslash are joined to the next."""
     first = 0
     parts: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -251,7 +251,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def locked_versions(lock: str | Path) -> dict[str, str]:
-    """Package -> the version that a lock names; errors as `read_lock`."""
+    """Package -> its version in the lock; errors as `read_lock`."""
     return {name: pin.version for name, pin in read_lock(lock).items()}
 
 
@@ -260,8 +260,8 @@ def _require(lock: Path) -> None:
         there = sorted(path.stem for path in lock.parent.glob("*.txt") if path.stem != "core")
         if not there:
             raise LockError(
-                f"{lock}: no such lock; {lock.parent}/ has none, so this folder is no clone of the "
-                "repository: run the command in one"
+                f"{lock}: no such lock; {lock.parent}/ has none, so this folder is not a clone of "
+                "the repository: run the command in a clone"
             )
         raise LockError(f"{lock}: no such lock; there are: {', '.join(there)}")
 
@@ -269,10 +269,11 @@ def _require(lock: Path) -> None:
 def _install_all(
     python: Path, pins: Mapping[str, Pin], lock: Path, say: Callable[[str], None]
 ) -> None:
-    """All packages: those with hashes first, since pip checks none that is already there.
+    """Install all packages: those with hashes first, since pip does not check installed packages.
 
-    With hashes pip would ask for a hash of everything that it installs, so they are installed
-    without their dependencies, which the lock has; what does not fit together is found afterwards.
+    With hashes pip requires a hash of every package that it installs. So these packages are
+    installed without their dependencies, which are in the lock as well. `_check` then finds
+    versions that do not fit together.
     """
     for alone in (False, True):
         for hashed in (True, False):
@@ -286,15 +287,15 @@ def _install_all(
 
 
 def _install(python: Path, pins: Sequence[Pin], kept: Sequence[Pin], lock: Path) -> None:
-    """One call of pip; the versions of `kept`, which are there, stay as they are."""
+    """One call of pip. The packages of `kept` are installed already and keep their versions."""
     options = ["--quiet", "--no-compile"]
     alone, hashed = pins[0].alone, bool(pins[0].hashes)
-    if alone:  # what has to be built is built against the packages that are there by now
+    if alone:  # they may be built, against the packages that are installed by now
         options += ["--no-deps", "--no-build-isolation"]
     elif hashed:
         options += ["--no-deps"]
     with tempfile.TemporaryDirectory() as folder:
-        if hashed:  # only a file can hold hashes
+        if hashed:  # pip reads hashes only from a file
             wanted = Path(folder) / "requirements.txt"
             wanted.write_text("\n".join(pin.line for pin in pins), encoding="utf-8")
             options += ["-r", str(wanted)]
@@ -307,7 +308,7 @@ def _install(python: Path, pins: Sequence[Pin], kept: Sequence[Pin], lock: Path)
 
 
 def _check(python: Path, pins: Mapping[str, Pin], lock: Path) -> None:
-    """An error where a package lacks what it asks for, unless the lock says `# no-deps`."""
+    """Raise a LockError if a package lacks a dependency, unless the lock says `# no-deps`."""
     command = [*_pip_of(python), "check"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     faults = [
@@ -325,14 +326,14 @@ def _is_alone(pins: Mapping[str, Pin], name: str) -> bool:
 
 
 def _compare(python: Path, pins: Mapping[str, Pin], lock: Path) -> None:
-    """An error unless every package of the lock is there in its version.
+    """Raise a LockError unless every package of the lock is installed in its version.
 
-    A local label, such as +cpu, says which build it is and is not compared.
+    A local label such as +cpu names the build; it is not compared.
     """
     listed = _pip(python, ["list", "--format=json"], f"{lock}: pip cannot list it")
     there = {plain_name(one["name"]): one["version"].split("+")[0] for one in json.loads(listed)}
     for name, pin in pins.items():
-        skipped = ";" in pin.requirement and name not in there  # by its marker, on this machine
+        skipped = ";" in pin.requirement and name not in there  # its marker excludes this machine
         if there.get(name) != pin.version and not skipped:
             raise LockError(
                 f"{lock}: pip installed {name} {there.get(name)}, expected {pin.version}; the "
@@ -341,7 +342,7 @@ def _compare(python: Path, pins: Mapping[str, Pin], lock: Path) -> None:
 
 
 def _pip(python: Path, arguments: list[str], fault: str) -> str:
-    """This environment's pip, at work in another."""
+    """Run this environment's pip for the environment of another Python."""
     return _run([*_pip_of(python), *arguments], fault)
 
 
@@ -360,5 +361,5 @@ def _run(command: list[str], fault: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A package's name as it is compared: lower case, hyphens."""
+    """A package's name in the form in which pip compares names: lower case, with hyphens."""
     return re.sub(r"[-_.]+", "-", name).lower()

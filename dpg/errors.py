@@ -1,11 +1,11 @@
-"""The errors that a user can mend: each names the thing that is wrong and the way out."""
+"""The errors that a user can fix: each says what is wrong and what to do."""
 
 
 class DpgError(ValueError):
-    """Base of every error meant for the user; the command line prints it without a traceback.
+    """Base of every error for the user; the command line prints it without a traceback.
 
     Attributes:
-        exit_status: of the command line.
+        exit_status: the command's exit status after this error.
     """
 
     exit_status = 2

@@ -1,4 +1,4 @@
-"""What this machine has: GPUs, memory, a token of the hub. Looks, and changes nothing."""
+"""What this machine has: GPUs, memory, cores, a token of the hub. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def gpu_count() -> int:
-    """How many NVIDIA GPUs the driver lists; 0 where there is no driver."""
+    """The number of NVIDIA GPUs that the driver lists; 0 without a driver."""
     if shutil.which("nvidia-smi") is None:
         return 0
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=60)
@@ -22,7 +22,7 @@ def physical_memory_gb() -> float:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -36,8 +36,8 @@ def has_hub_token() -> bool:
 
 
 def hub_token_file() -> Path:
-    """Where the hub's client saves a token; the file need not be there."""
-    # Not `Path.home`, which raises where a container's user has no home.
+    """The file in which the hub's client saves a token; it may not exist."""
+    # Not `Path.home`, which raises if a container's user has no home.
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
     return Path(os.environ.get("HF_TOKEN_PATH") or f"{os.path.expanduser(home)}/token")

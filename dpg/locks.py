@@ -1,8 +1,8 @@
-"""Writes the locks of other engines' environments: every version, and the hash of every file.
+"""Write the locks of other engines' environments: every version, and the hash of every file.
 
-``make lock ENV=trl`` calls ``python -m dpg.locks trl --uv PATH``. What an environment is for stands
-in `envs/wanted.toml`. uv (https://docs.astral.sh/uv) finds the versions that fit together, and the
-hashes in the package index. Versions of the lock that is there are kept as long as they fit.
+``make lock ENV=trl`` calls ``python -m dpg.locks trl --uv PATH``. `envs/wanted.toml` says which
+packages an environment needs. uv (https://docs.astral.sh/uv) finds the versions that fit together,
+and the hashes in the package index. Versions of the existing lock are kept as long as they fit.
 
 A lock lists the files for its own Pythons and platforms only, so that it stays readable.
 """
@@ -26,22 +26,22 @@ from dpg import artifacts
 from dpg.environments import LOCKS, NO_DEPS, NO_HASH, LockError, plain_name, read_lock
 
 WANTED = LOCKS / "wanted.toml"
-"""What each environment is for."""
+"""The file that says what each environment needs."""
 
 PLATFORMS = {
     "linux-x86_64": re.compile(r"any|(many)?linux.*_x86_64"),
     "linux-aarch64": re.compile(r"any|(many)?linux.*_aarch64"),
     "macos-arm64": re.compile(r"any|macosx_.*_(arm64|universal2)"),
 }
-"""The platform tags of wheels that each of these installs."""
+"""Platform -> the platform tags of the wheels that it installs."""
 
 # Wheels for glibc 2.34 and later: Red Hat 9, Ubuntu 22.04, Debian 12.
 _UV_PLATFORMS = {"linux-x86_64": "x86_64-manylinux_2_34", "linux-aarch64": "aarch64-manylinux_2_34"}
-_CUDA = re.compile(r"(nvidia|cuda|triton)\b")  # PyTorch's own business, where there is no GPU
+_CUDA = re.compile(r"(nvidia|cuda|triton)\b")  # packages that only PyTorch's GPU builds need
 
 
 class Wanted(NamedTuple):
-    """What an environment is for; a table of `envs/wanted.toml`, which explains the keys."""
+    """What an environment needs: a table of `envs/wanted.toml`, which explains the keys."""
 
     packages: list[str]
     pythons: list[str]
@@ -55,10 +55,10 @@ class Wanted(NamedTuple):
 
     @classmethod
     def of(cls, name: str, path: Path = WANTED) -> Wanted:
-        """What the environment of this name is for.
+        """What the environment of this name needs.
 
         Raises:
-            LockError: the file does not have it.
+            LockError: the file has no such environment.
         """
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         if name not in tables:
@@ -70,12 +70,12 @@ class Wanted(NamedTuple):
 
 
 def lock(name: str, uv: str, *, upgrade: bool = False, folder: Path = LOCKS) -> Path:
-    """Write the lock of an environment anew; the comment at its head stays.
+    """Write the lock of an environment again; the comment at its head is kept.
 
     Args:
         name: a table of `envs/wanted.toml`.
-        uv: its program.
-        upgrade: take the newest versions that fit, in place of those that are locked.
+        uv: the path of uv's program.
+        upgrade: take the newest versions that fit, instead of the locked ones.
         folder: of the locks and `wanted.toml`.
 
     Returns:
@@ -101,12 +101,15 @@ def head_of(text: str) -> str:
 
 
 def resolved(wanted: Wanted, kept: Sequence[str], uv: str) -> dict[str, str]:
-    """Package -> version of all that an environment takes.
+    """Package -> version, for all packages of an environment.
 
     Args:
-        wanted: what it is for.
-        kept: ``name==version`` of a lock, preferred where they fit.
-        uv: its program.
+        wanted: what the environment needs.
+        kept: ``name==version`` of a lock; these versions are preferred if they fit.
+        uv: the path of uv's program.
+
+    Raises:
+        LockError: no versions fit together.
     """
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "out.txt"
@@ -126,7 +129,7 @@ def resolved(wanted: Wanted, kept: Sequence[str], uv: str) -> dict[str, str]:
 
 
 def hashes(wanted: Wanted, versions: Mapping[str, str], uv: str) -> dict[str, list[str]]:
-    """Package -> SHA-256 of its files for the lock's Pythons and platforms."""
+    """Package -> SHA-256 of its files for the lock's Pythons and platforms, sorted."""
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "pylock.toml"
         pins = [f"{name}=={version}" for name, version in versions.items()]
@@ -137,9 +140,9 @@ def hashes(wanted: Wanted, versions: Mapping[str, str], uv: str) -> dict[str, li
 
 
 def fitting(package: Mapping[str, Any], wanted: Wanted) -> list[str]:
-    """The hashes of the files of a package that the lock's Pythons and platforms install.
+    """The hashes of the package's files that the lock's Pythons and platforms install.
 
-    The source counts where some Python on some platform has no wheel.
+    They include the source distribution if a Python on a platform has no wheel.
 
     Args:
         package: a table of pylock.toml, with `wheels` and perhaps `sdist`.
@@ -176,7 +179,7 @@ def _fits(tag: Tag, python: str, platform: str) -> bool:
 
 
 def body(wanted: Wanted, versions: Mapping[str, str], files: Mapping[str, Iterable[str]]) -> str:
-    """The lines of a lock: each package with its hashes, or with the reason why it has none."""
+    """The lines of a lock: each package with its hashes, or with the comment why it has none."""
     alone = {plain_name(one.split("==")[0]) for one in wanted.no_deps}
     unchecked = {plain_name(name) for name in wanted.no_hash}
     lines = []

@@ -1,6 +1,6 @@
-"""The user's own files that settings name: what is made of them depends on each of them.
+"""The user's own files that the settings name, so that results can depend on each of them.
 
-The workflow asks here before it starts anything, so importing this module loads no jax.
+The workflow reads this list before it starts anything, so importing this module does not load JAX.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ TextSource = (
     | HubReplay
     | FolderReplay
 )
-"""Where articles, passages or replay text come from, as a scale's settings say."""
+"""The settings of a source of articles, passages or replay text."""
 
 
 def of_text(source: TextSource) -> list[Path]:
-    """The files that a source of text reads, sorted; none for a source that is no folder.
+    """The files that a source of text reads, sorted; empty if the source is not a folder.
 
-    None, too, for a folder that is missing: the step that reads it says so.
+    It is also empty for a missing folder: the step that reads it reports that.
     """
     if isinstance(source, FolderPassages):
         return passages.passage_files(source.folder)
@@ -51,9 +51,9 @@ def of_text(source: TextSource) -> list[Path]:
 
 
 def of_model(settings: Model) -> list[Path]:
-    """The files of a model, sorted; none for a model that comes from no folder of the user's.
+    """The files of a model, sorted; empty if the model is not from a folder of the user.
 
-    None, too, for a folder that is missing: the step that reads it says so.
+    It is also empty for a missing folder: the step that reads it reports that.
     """
     if not isinstance(settings, FolderModel):
         return []
@@ -64,10 +64,10 @@ def of_model(settings: Model) -> list[Path]:
 
 
 def of_run(run: RunConfig) -> list[Path]:
-    """The files that a run's settings name, as far as they are there.
+    """The files that a run's settings name and that exist.
 
-    An image of a pattern, a reward model in a file or folder, and the Python file of a custom
-    metric or reward (not the files that it imports in turn).
+    They are the image of a pattern, a reward model (a file or folder), and the Python file of a
+    custom metric or reward (without the files that it imports).
     """
     model = None if run.reward.made_here else run.reward.model
     named = [model, getattr(run.metric, "image", None)]
@@ -77,9 +77,9 @@ def of_run(run: RunConfig) -> list[Path]:
 
 
 def _file_of(dotted: str) -> Path | None:
-    """The file of `package.module:function`; None where there is none: whoever imports it says so.
+    """The file of `package.module:function`; None if there is none (the later import reports that).
 
-    The module itself is not imported, the packages around it are.
+    The module itself is not imported, but its parent packages are.
     """
     try:
         spec = importlib.util.find_spec(dotted.partition(":")[0])

@@ -1,4 +1,4 @@
-"""Processes: started and ended with a block, ended with their parent, told from one another."""
+"""Start and end processes in a `with` block, end them with their parent, and identify them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _TAIL = 40  # lines of a log that an error shows
-_END = 60.0  # seconds for a process to end when asked
+_END = 60.0  # seconds that a process has to end after SIGTERM
 
 
 class Process(NamedTuple):
@@ -40,15 +40,15 @@ def started(
     folder: Path | None = None,
     keep: Collection[int] = (),
 ) -> Iterator[Process]:
-    """A process that is ended with the block, whatever ends the block.
+    """Start a process, and end it when the block ends for any reason.
 
     Args:
-        name: what errors call it.
+        name: its name in errors.
         command: program and arguments.
         log: its output is appended to this file.
-        environment: all of its variables.
-        folder: where it runs; by default the working folder of this process.
-        keep: open files that it holds open, too, such as `dpg.state.Lock.descriptors`.
+        environment: all of its environment variables.
+        folder: its working folder; by default that of this process.
+        keep: file descriptors that it inherits, such as `dpg.state.Lock.descriptors`.
     """
     with log.open("ab") as output:
         handle = subprocess.Popen(
@@ -73,7 +73,7 @@ def started(
 
 
 def when_parent_ends(act: Callable[[], None]) -> None:
-    """Call `act` in a thread of its own once the process that started this one is gone."""
+    """Call `act`, in a new thread, when the process that started this one has ended."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -90,13 +90,13 @@ _PROC = Path("/proc")
 
 
 class Identity(NamedTuple):
-    """A process, told from a later one that has the same number.
+    """Identifies a process, also against a later one with the same number.
 
     Attributes:
         host: the machine's name.
-        process: its number there.
+        process: its process number.
         parent: number of the process that started it.
-        began: when it started, as its machine counts; compared and not read.
+        began: its start time in a format of its machine; only compared for equality.
         command: its command line.
     """
 
@@ -108,7 +108,7 @@ class Identity(NamedTuple):
 
     @classmethod
     def of_this(cls) -> Identity:
-        """This very process."""
+        """The current process."""
         number = os.getpid()
         seen = _look_at(number)
         began = "" if seen is None else seen.began
@@ -117,18 +117,18 @@ class Identity(NamedTuple):
 
     @property
     def is_here(self) -> bool:
-        """Whether it is a process of this machine."""
+        """Whether it is a process on this machine."""
         return self.host == socket.gethostname()
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still runs; only this machine can be asked, see `is_here`."""
+        """Whether it still runs; only valid on its own machine, see `is_here`."""
         seen = _look_at(self.process)
         return seen is not None and seen.began == self.began
 
     @property
     def is_orphan(self) -> bool:
-        """Whether it runs on without the process that started it."""
+        """Whether it still runs although the process that started it has ended."""
         seen = _look_at(self.process)
         return seen is not None and seen.began == self.began and seen.parent != self.parent
 
@@ -139,7 +139,7 @@ class _Seen(NamedTuple):
 
 
 def _look_at(process: int) -> _Seen | None:
-    """What this machine says of a process; None where there is none of this number."""
+    """Start time and parent of a process of this machine; None if none has this number."""
     if (_PROC / "self" / "stat").exists():
         return _look_in_proc(process)
     return _ask_ps(process)
@@ -153,7 +153,7 @@ def _look_in_proc(process: int) -> _Seen | None:
     # The name, in parentheses, may itself have spaces and parentheses (proc_pid_stat(5)).
     fields = stat[stat.rindex(")") + 1 :].split()
     state, parent, ticks = fields[0], int(fields[1]), fields[19]
-    if state in "ZX":  # it has ended, and its parent has not asked how
+    if state in "ZX":  # it has ended, but its parent has not waited for it
         return None
     boot = (_PROC / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
     return _Seen(f"{boot} {ticks}", parent)

@@ -1,7 +1,7 @@
-"""Where a result comes from: its configuration, seed, code, versions, machine and time.
+"""The provenance of a result: its configuration, seed, code, versions, machine and time.
 
-`run_record` finds these out; `RunRecord` writes them beside a step's outputs once it has ended
-well.
+`run_record` collects them. `RunRecord` writes them beside a step's outputs when the step has
+succeeded.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _PACKAGES = ("jax", "jaxlib", "numpy", "optax")
 def run_record(
     config: Mapping[str, Any], seed: int | None, *, step: str, **more: Any
 ) -> dict[str, Any]:
-    """Return what identifies a result: its configuration, its seed, the code and the machine.
+    """Return the entries that identify a result: its configuration, seed, code and machine.
 
     Args:
         config: the resolved configuration, in JSON's types.
         seed: the run's seed; None for a step without randomness.
         step: the step of the workflow, one of `dpg.revisions.HISTORY`.
-        **more: further entries, `experiment="sixseven"` for instance; `device` replaces what JAX
-            says, for a step that computes with something else.
+        **more: more entries, such as `experiment="sixseven"`. `device` replaces JAX's device, for a
+            step that computes with another library.
 
     Returns:
-        A dict that `write_json` takes: `step` and its `revision`, `config`, `config_sha256`,
+        A dict for `write_json`: `step` and its `revision`, `config`, `config_sha256`,
         `seed`, `dpg`, `git` (`commit` and `dirty`, or None outside a checkout), `versions`,
         `platform`, `device` (`platform`, `kind`, `count`, or None while JAX is not loaded), `cpus`
         (of the host), `started` (UTC, ISO 8601), `finished` and `wall_seconds` (None until
@@ -70,14 +70,14 @@ def run_record(
 
 
 class RunRecord:
-    """The record of a step: written whole when the step has ended well, and not otherwise.
+    """The record of a step. It is written, whole, only if the step succeeds.
 
     Args:
         path: the file, beside the step's other outputs.
         config: as in `run_record`.
         seed, step: as in `run_record`.
-        earlier_seconds: wall time before now, in seconds: of a resumed run's earlier stretches,
-            kept in its checkpoint. `started` lies this many seconds before now.
+        earlier_seconds: wall seconds that a resumed run took in its earlier parts, from its
+            checkpoint. `started` is this many seconds before now.
         **more: as in `run_record`.
 
     Attributes:
@@ -111,7 +111,7 @@ class RunRecord:
 
     @property
     def wall_seconds(self) -> float:
-        """Wall time until now, earlier stretches included, in seconds."""
+        """Wall time until now in seconds, with the earlier parts of a resumed run."""
         return self._earlier_seconds + time.monotonic() - self._start
 
     def __enter__(self) -> RunRecord:
@@ -142,7 +142,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _device() -> dict[str, Any] | None:
-    # A step that draws a figure must not take hold of an accelerator to describe it.
+    # A step that draws a figure must not occupy an accelerator only to describe it.
     jax = sys.modules.get("jax")
     if jax is None:
         return None
@@ -155,7 +155,11 @@ def _device() -> dict[str, Any] | None:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return the commit of the checkout that this code is in, and whether files differ from it."""
+    """The `commit` of this code's checkout, and whether tracked files differ from it (`dirty`).
+
+    Returns:
+        None if this code is not in a checkout of its own.
+    """
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
@@ -165,7 +169,7 @@ def git_state() -> dict[str, Any] | None:
         return os.fsdecode(done.stdout).strip()  # a path, in any locale
 
     try:
-        # An installed package may lie inside a repository that is not its own.
+        # An installed package may be inside the repository of another project.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             return None
         return {
@@ -176,11 +180,11 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
-# --- who made a file that has no record of its own
+# --- provenance of outputs without a record
 
 
 def stamp(path: Path, step: str) -> None:
-    """Note beside an output, in the hidden folder `.made`, which step of which code made it.
+    """Write beside an output, in the hidden folder `.made`, which step and which code made it.
 
     Args:
         path: the output, a file or a folder.
@@ -197,10 +201,10 @@ def stamp(path: Path, step: str) -> None:
 
 
 def made_by(path: Path) -> dict[str, Any] | None:
-    """What made an output: `step`, `revision` and `git`, of its record or its stamp.
+    """The provenance of an output (`step`, `revision`, `git`, ...), from its record or its stamp.
 
     Returns:
-        None where nothing is known: it was made before there were revisions, or is not there.
+        None if nothing is known: it does not exist, or was made before there were revisions.
     """
     for file in (path if path.suffix == ".json" else None, _stamp_of(path)):
         if file is not None and file.is_file():

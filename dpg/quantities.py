@@ -1,4 +1,4 @@
-"""Numbers with units, as messages and tables show them."""
+"""Format numbers with units for messages and tables."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ def in_bytes(size: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as hours and minutes, such as "1 h 5 min"."""
+    """Seconds in hours and minutes, rounded to minutes, such as "1 h 5 min"."""
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -1,18 +1,18 @@
-"""The folder of a generator run: this module alone knows the names of its files.
+"""The folder of a generator run. Only this module knows the names of its files.
 
 Engines write a run through `RunFolder`, and the study reads it through `RunFolder`:
 
 ====================  ==========================================================================
 `run.json`            the record, written last: a folder that has it is a finished run
 `metrics.jsonl`       one line per training step and per validation
-`clock.jsonl`         where the time went: as many lines, of seconds and memory (JAX engine)
+`clock.jsonl`         seconds and memory of each of these lines (JAX engine)
 `validation.parquet`  rollouts of every validation
-`judged.parquet`      the same with the language of each, from the judge
+`judged.parquet`      the same rollouts with the language of each, from the judge
 `pattern.json`        pattern metrics: the pattern, and the decoded image of each validation
-`fresh_samples.json`  a QR code: whether fresh samples of the trained generator's text scan, too
+`fresh_samples.json`  QR codes: whether fresh samples of the trained generator's text scan, too
 `generator/`          the trained generator, a Hugging Face directory
-`state/`              while the run is under way: its log, checkpoints and validations so far
-`.state.lock`         the process that is at work on the run (`dpg.state`)
+`state/`              of an unfinished run: its log, checkpoints and validations so far
+`.state.lock`         the process that is working on the run (`dpg.state`)
 ====================  ==========================================================================
 """
 
@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def clock(self) -> Path:
-        """Seconds and memory of each line of the log; apart from it, since they never repeat."""
+        """Seconds and memory of each line of the log; a separate file, as they differ per run."""
         return self.path / "clock.jsonl"
 
     @property
@@ -67,7 +67,7 @@ class RunFolder:
 
     @property
     def fresh_samples(self) -> Path:
-        """What fresh samples of the trained generator's text leave in the target."""
+        """The scores of targets trained on fresh samples of the trained generator's text."""
         return self.path / "fresh_samples.json"
 
     @property
@@ -77,12 +77,12 @@ class RunFolder:
 
     @property
     def state(self) -> RunState:
-        """What is kept while the run is under way."""
+        """The state of the unfinished run."""
         return RunState(self.path / "state")
 
     @property
     def earlier_state(self) -> Path:
-        """Where an earlier version of this package kept a run under way; not used."""
+        """The folder of an unfinished run of an earlier version of this package; not used."""
         return self.path / "progress"
 
     @property
@@ -91,7 +91,7 @@ class RunFolder:
         return self.record.exists()
 
     def require_finished(self) -> None:
-        """Raise a `DpgError` that says what to run, unless the run is finished."""
+        """Raise a `DpgError` unless the run is finished; it names the command to run."""
         if not self.is_finished:
             raise DpgError(
                 f"{self.path} is not a finished run: it has no {self.record.name}; "
@@ -100,13 +100,13 @@ class RunFolder:
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """What every finished run has, the record last."""
+        """The outputs that every finished run has, the record last."""
         return (self.metrics, self.rollouts, self.generator, self.record)
 
 
 @dataclass(frozen=True)
 class RunState:
-    """The paths of a run under way, `<run>/state`; all engines use the first five.
+    """The paths of an unfinished run, `<run>/state`. The last part is for TRL and verl alone.
 
     Args:
         path: the folder.
@@ -131,22 +131,22 @@ class RunState:
 
     @property
     def seconds(self) -> Path:
-        """Wall time spent so far, in seconds, where the checkpoint does not hold it."""
+        """Wall time spent so far, in seconds, for engines whose checkpoint does not hold it."""
         return self.path / "seconds.json"
 
     @property
     def began(self) -> Path:
-        """The code and the machine that began the run (`dpg.provenance.run_record`)."""
+        """The code and the machine that started the run (`dpg.provenance.run_record`)."""
         return self.path / "began.json"
 
     @property
     def stopped(self) -> Path:
-        """Why the run stopped before its end, where it knows: `why`."""
+        """Why the run stopped before its end, if the run knows: `why`."""
         return self.path / "stopped.json"
 
     @property
     def failure(self) -> Path:
-        """What ended another process of the run: `kind`, `message`, `traceback`."""
+        """The error that ended another process of the run: `kind`, `message`, `traceback`."""
         return self.path / "failure.json"
 
     def validation(self, step: int) -> Path:
@@ -158,23 +158,23 @@ class RunState:
         return self.path / f"image-{step:06d}.json"
 
     def validations(self) -> dict[int, Path]:
-        """Step -> rollouts, of every validation so far."""
+        """Step -> file of rollouts, for every validation so far."""
         return _by_step(self.path.glob("validation-*.parquet"))
 
     def images(self) -> dict[int, Path]:
-        """Step -> decoded image, of every validation so far."""
+        """Step -> file of the decoded image, for every validation so far."""
         return _by_step(self.path.glob("image-*.json"))
 
-    # --- of an engine whose trainer and reward server are processes of their own
+    # --- for engines whose trainer and reward server are separate processes
 
     @property
     def worker(self) -> Path:
-        """What the trainer's process is told."""
+        """The settings that the trainer's process reads."""
         return self.path / "worker.json"
 
     @property
     def connection(self) -> Path:
-        """Where the reward server listens."""
+        """The address of the reward server (`dpg.rewards.exchange.Connection`)."""
         return self.path / "reward_server.json"
 
     @property
@@ -197,7 +197,7 @@ class RunState:
         return self.path / "steps" / f"{kind}-{step:06d}.json"
 
     def log(self, process: str) -> Path:
-        """What another process prints."""
+        """The output of another process."""
         return self.path / f"{process}.log"
 
 

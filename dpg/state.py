@@ -1,12 +1,12 @@
-"""The state of a step under way: a folder with its checkpoints, tied to what they were made with.
+"""The state of an unfinished step: a folder with its checkpoints and the settings they belong to.
 
-A step that was killed goes on from its state if its settings and inputs are the same. If they are
-not, the state is never deleted: it is moved aside under its digest, and found again when the step
-is run with the old settings.
+A step that was killed resumes from its state if its settings and inputs are the same. If they are
+not, the state is never deleted. It is renamed with its digest, and found again when the step runs
+with the old settings.
 
 One process at a time works on a state. It holds a lock beside the folder, in a hidden file that
-names the process. The system's lock (flock) ends with the process, however that ended. Where a file
-system has no such lock, the name in the file decides.
+names the process. The system's lock (flock) ends with the process, however that ended. On a file
+system without such locks, the name in the file decides.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from dpg.processes import Identity
 from dpg.progress import say
 
 SETTINGS = "settings.json"
-"""What the state was made with; a folder without it was never begun."""
+"""The settings and inputs of the state; a folder without this file was never started."""
 
-_SHOWN = 5  # differences that the message lists
+_SHOWN = 5  # how many differences the message lists
 
 
 class StateLockedError(DpgError):
@@ -44,7 +44,7 @@ def open_state(folder: str | Path, step: str, inputs: Mapping[str, Any]) -> Iter
     """Open the folder in which a step keeps its state, for this process alone, in a `with` block.
 
     Args:
-        folder: made if it is not there.
+        folder: the folder; it is made if it does not exist.
         step: the step's name, one of `dpg.revisions.HISTORY`.
         inputs: everything that the state depends on, in JSON's types.
 
@@ -59,10 +59,10 @@ def open_state(folder: str | Path, step: str, inputs: Mapping[str, Any]) -> Iter
 
 
 def take_up(folder: str | Path, step: str, inputs: Mapping[str, Any]) -> Path:
-    """The folder in which a step keeps its state; the caller holds it (`locked`).
+    """Prepare the folder in which a step keeps its state; the caller holds its lock (`locked`).
 
-    State of the same inputs stays. State of other inputs is moved to a sibling that carries its
-    digest, and a message on standard error says what differs, where it is and how to go on with it.
+    State of the same inputs stays. State of other inputs is renamed to a sibling with its digest. A
+    message on standard error says what differs, where the state is and how to resume it.
 
     Args:
         folder, step, inputs: as for `open_state`.
@@ -91,7 +91,7 @@ def beside(out: Path) -> Path:
 
 
 def move_aside(folder: Path, settings: Any) -> Path:
-    """Rename a folder to a free sibling that carries the digest of these settings; returns it."""
+    """Rename a folder to a free sibling name with the digest of these settings; return the path."""
     place = _aside(folder, settings)
     name, number = place.name, 1
     while place.exists():
@@ -112,18 +112,21 @@ def _aside(folder: Path, settings: Any) -> Path:
 
 def _say_unused(folder: Path, place: Path, kept: Any, wanted: Any) -> None:
     if kept is None:
-        reason = f"it has no {SETTINGS}, so nobody knows what it was made with"
+        reason = f"it has no {SETTINGS}, so its settings are unknown"
     else:
         reason = f"it was made with other settings or inputs: {listed(differences(kept, wanted))}"
     say(
         f"{folder}: the state found here is not used: {reason}. It is kept as {place.name}, and "
-        "the step starts anew. To go on with it, restore those settings and run the step again; "
+        "the step starts over. To go on with it, restore those settings and run the step again; "
         "delete it when it is not needed."
     )
 
 
 def differences(then: Any, now: Any, at: str = "") -> list[str]:
-    """Where two settings differ, such as "run.learner.steps was 8, is 4"; digests by name only."""
+    """The differences of two settings, such as "run.learner.steps was 8, is 4".
+
+    Digests are only named, such as "inputs.target changed".
+    """
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys([*then, *now])
         return [
@@ -139,7 +142,7 @@ def differences(then: Any, now: Any, at: str = "") -> list[str]:
 
 
 def listed(found: list[str]) -> str:
-    """Differences on one line, the first five of them."""
+    """The first five differences on one line, and the number of the others."""
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return "; ".join(found[:_SHOWN]) + more
 
@@ -151,25 +154,25 @@ def _is_digest(value: Any) -> bool:
 # --- one process at a time -----------------------------------------------------------------------
 
 _NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-# Options of a mount under which flock is not seen by other machines (mount.lustre(8), nfs(5)).
+# Mount options with which other machines do not see a flock (mount.lustre(8), nfs(5)).
 _LOCAL_FLOCK = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}
-_ENDING = 120.0  # seconds for the processes that a killed one had started to end by themselves
+_ENDING = 120.0  # seconds that the children of a killed process have to end by themselves
 
 
 class Lock(NamedTuple):
-    """What `locked` gives.
+    """A held lock.
 
     Attributes:
-        descriptors: the open lock file. A process that is started to write the same state keeps
-            it open (`dpg.processes.started`), so that the lock outlives a killed parent until
-            this process has ended as well. Empty where the file system has no locks.
+        descriptors: the open lock file. A child process that writes the same state inherits it
+            (`dpg.processes.started`). So if the parent is killed, the lock stays until the child
+            has ended as well. Empty if the file system has no locks.
     """
 
     descriptors: tuple[int, ...]
 
 
 class _Owner(NamedTuple):
-    """What a lock file says: who holds the lock, and since when (UTC, ISO 8601)."""
+    """The content of a lock file: who holds the lock, and since when (UTC, ISO 8601)."""
 
     who: Identity
     since: str
@@ -184,13 +187,14 @@ class _Owner(NamedTuple):
 def locked(folder: str | Path) -> Iterator[Lock]:
     """Hold a step's state for this process alone, in a `with` block.
 
-    A lock that a killed process left is taken over, and a line on standard error says so.
+    The lock of a killed process is taken over, and a line on standard error says so.
 
     Args:
-        folder: the state's; it need not exist.
+        folder: of the state; it need not exist.
 
     Raises:
-        StateLockedError: another process holds it, or one of another machine may; names it.
+        StateLockedError: another process holds it, or a process of another machine may still hold
+            it; names the process.
     """
     folder = Path(folder)
     path = lock_of(folder)
@@ -202,18 +206,18 @@ def locked(folder: str | Path) -> Iterator[Lock]:
         if _is_at(descriptor, path):
             path.unlink()
         os.close(descriptor)
-        if is_new:  # a step that never began leaves no folder
+        if is_new:  # a step that never started leaves no folder
             with contextlib.suppress(OSError):
                 path.parent.rmdir()
 
 
 def lock_of(folder: Path) -> Path:
-    """The lock file of a state folder: a hidden sibling, there while a process holds it."""
+    """The lock file of a state folder: a hidden sibling that exists while a process holds it."""
     return folder.with_name(f".{folder.name.removeprefix('.')}.lock")
 
 
 def _take(folder: Path, path: Path) -> tuple[int, bool]:
-    """Take the lock: its open file, and whether the system keeps it."""
+    """Take the lock. Returns its open file, and whether it is a flock of the system."""
     end: float | None = None
     while True:
         with naming_fault(path, any_fault=True):
@@ -232,7 +236,7 @@ def _take(folder: Path, path: Path) -> tuple[int, bool]:
 
 
 def _flock(descriptor: int) -> bool | None:
-    """Whether the system gave the lock; None where another holds it, False without locks."""
+    """True: this process has the flock. None: another holds it. False: there are no flocks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -245,7 +249,7 @@ def _flock(descriptor: int) -> bool | None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one of this name: its last holder may have removed it."""
+    """Whether the open file still has this path; its last holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -253,10 +257,13 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _wait(folder: Path, path: Path, descriptor: int, end: float | None) -> float:
-    """Wait while only processes that the owner had started hold the lock; raise if it is alive.
+    """Wait half a second if the owner has ended and only its children hold the lock.
 
     Returns:
-        Until when to wait, on `time.monotonic()`'s clock; `end` is what the last call returned.
+        The end of the waiting, in `time.monotonic()` seconds; the next call gets it as `end`.
+
+    Raises:
+        StateLockedError: the owner is alive, or the waiting is over.
     """
     owner = _read_owner(descriptor)
     if owner is None or not owner.who.is_here or owner.who.is_alive:
@@ -270,7 +277,7 @@ def _wait(folder: Path, path: Path, descriptor: int, end: float | None) -> float
 
 
 def _become_owner(folder: Path, path: Path, descriptor: int, by_system: bool) -> bool:
-    """Write this process's name into the lock file; False where the file is gone meanwhile."""
+    """Write this process's name into the lock file; False if the file was removed meanwhile."""
     last = _read_owner(descriptor, patience=0.0)
     if last is not None:
         known = (by_system and not _is_local(path)) or last.who.is_here
@@ -281,14 +288,14 @@ def _become_owner(folder: Path, path: Path, descriptor: int, by_system: bool) ->
     _write_owner(descriptor, mine)
     if by_system:
         return True
-    time.sleep(0.5)  # of two that found no owner, the one that wrote last has the lock
+    time.sleep(0.5)  # if two processes found no owner, the last to write has the lock
     if (now := _read_owner(descriptor)) != mine:
         raise _refusal(folder, path, now)
     return _is_at(descriptor, path)
 
 
 def _refusal(folder: Path, path: Path, owner: _Owner | None) -> StateLockedError:
-    """The error for whoever comes second."""
+    """The error for a process that finds the lock held."""
     if owner is None:
         return StateLockedError(
             f"{folder}: another process works on this state, and has not yet written its name to "
@@ -300,10 +307,10 @@ def _refusal(folder: Path, path: Path, owner: _Owner | None) -> StateLockedError
             "command again"
         )
     elif not owner.who.is_alive:
-        out = f"It has ended, but a process that it had started still holds {path}: end that one"
+        out = f"It has ended, but a process that it had started still holds {path}: end the latter"
     elif owner.who.is_orphan:
         out = (
-            "The process that had started it is gone, such as a killed Snakemake, but it goes on. "
+            "The process that had started it has ended (a killed Snakemake?), but it still runs. "
             f"Wait until it has ended, or end it with `kill {owner.who.process}`"
         )
     else:
@@ -315,7 +322,7 @@ def _refusal(folder: Path, path: Path, owner: _Owner | None) -> StateLockedError
 
 
 def _read_owner(descriptor: int, patience: float = 2.0) -> _Owner | None:
-    """Who the lock file says holds it; whoever has just taken it is given time to write."""
+    """The owner in the lock file; waits up to `patience` seconds for a new owner to write it."""
     end = time.monotonic() + patience
     while True:
         try:
@@ -335,7 +342,7 @@ def _write_owner(descriptor: int, owner: _Owner) -> None:
 
 
 def _is_local(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
-    """Whether the file system is one of several machines whose flock each keeps for itself."""
+    """Whether the file system is shared by machines that do not see each other's flock."""
     if not mounts.exists():
         return False
     place, found = path.resolve(), (-1, False)

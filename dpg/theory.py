@@ -1,14 +1,15 @@
 """Theorem 3.1 on a policy small enough to enumerate: the ideal policy gradient against the DPG's.
 
-The theorem (section 3.2) bounds, over all policies, the distance between the gradient of
-F(theta) = E_{D ~ pi_theta} Phi(A(D)), which no experiment can afford, and the gradient of the
-surrogate F'(theta, p) = E_{D ~ p} Phi(A(pi_theta / p, D)) at p = pi_theta, which the Dataset Policy
-Gradient follows, by O(eta^(1/4) B^(-1/2) + sqrt(eta T)).
+The theorem (section 3.2) compares two gradients. One is that of F(theta) = E_{D ~ pi_theta}
+Phi(A(D)), which is too expensive for any experiment. The other is that of the surrogate
+F'(theta, p) = E_{D ~ p} Phi(A(pi_theta / p, D)) at p = pi_theta, which the Dataset Policy Gradient
+follows. Their distance, over all policies, is O(eta^(1/4) B^(-1/2) + sqrt(eta T)).
 
-Here the policy chooses among three examples and the target is a logistic regression with one
-weight, so every dataset can be trained on, and both gradients are sums over all of them: exact to
-rounding. A batch is the same whatever the order of its examples; only how often each occurs in each
-step is enumerated. Metagradients are `dpg.learner`'s, thousands of trainings in one call.
+Here the policy chooses among three examples, and the target is a logistic regression with one
+weight. So every dataset can be trained on, and both gradients are sums over all datasets, exact to
+rounding. The order of examples within a batch does not matter, so only the number of times that
+each occurs in each step is enumerated. The metagradients are computed by `dpg.learner`, thousands
+of trainings per call.
 """
 
 from __future__ import annotations
@@ -30,26 +31,26 @@ from dpg.learner import metagradient
 
 EXAMPLES = np.array([1.0, -0.87, 0.43])
 """[K] float, an example's feature times its label. Both signs occur, so that the variance of the
-gradients stays positive at every weight (A7); no small batch of them has a gradient of exactly 0 at
-the start, where Adam's update has next to no derivative that means anything."""
+gradients is positive at every weight (A7). No small batch has a gradient of exactly 0 at the start,
+where the derivative of Adam's update is almost meaningless."""
 
 BENCHMARK, OFFSET = 2.0, -1.0
 """The metric: the probability sigmoid(BENCHMARK * weight + OFFSET) of a held-out label."""
 
 OPTIMIZERS = {
     "sgd": optax.identity(),
-    # Table 8's Adam: with gradients near 1 it takes their sign, nearly.
+    # Table 8's Adam: for gradients near 1 an update is nearly their sign.
     "adam": optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-8, eps_root=1e-9),
-    # The same with eps_root of the size of a squared gradient, where an update is smooth in it.
+    # The same with eps_root of the size of a squared gradient, so that an update is smooth in it.
     "adam-smooth": optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-8, eps_root=1.0),
 }
-"""Name -> the direction of an update; the learning rate eta is each training's own."""
+"""Name -> the direction of an update. Each training has its own learning rate eta."""
 
-_WIDTH = 16384  # trainings in one call; fixed, so that each optimizer is compiled once
+_WIDTH = 16384  # trainings per call; fixed, so that each optimizer is compiled once
 
 
 class Point(NamedTuple):
-    """One setting: learning rate eta, B examples per step, T steps; `sweep` is the axis."""
+    """One setting: learning rate eta, B examples per step, T steps; `sweep` is the varied one."""
 
     sweep: str
     eta: float
@@ -62,11 +63,11 @@ POINTS = (
     *(Point("B", 0.5, size, 2) for size in (1, 2, 4, 8, 16, 32)),
     *(Point("T", 0.5, 1, steps) for steps in range(1, 11)),
 )
-"""The figure's settings: along each axis as far as enumeration reaches."""
+"""The figure's settings: each axis goes as far as the datasets can be enumerated."""
 
 
 class Gradients(NamedTuple):
-    """Both gradients at a policy pi = softmax(theta), [K] float64 each, by the logits theta."""
+    """Both gradients at a policy pi = softmax(theta), with respect to theta, [K] float64 each."""
 
     ideal: np.ndarray  # of F
     surrogate: np.ndarray  # of F'(theta, pi)
@@ -83,19 +84,23 @@ def measure(
 
     Args:
         points: the settings.
-        optimizers: names out of `OPTIMIZERS`.
-        width: trainings in one call of the learner; the result does not depend on it.
+        optimizers: names of `OPTIMIZERS`.
+        width: trainings per call of the learner; the result does not depend on it.
         progress: called with the number of settings done.
 
     Returns:
-        One row per optimizer and setting: sweep, optimizer, eta, B, T, datasets (how many distinct
-        ones were trained on), error (the greatest distance of the two gradients over `policies()`),
-        p1, p2, p3 (the policy where it is greatest), ideal (the greatest norm of the gradient of F
-        over them), cosine (of the angle between the two gradients, its least over them), bound
-        (eta^(1/4) B^(-1/2) + sqrt(eta T), without the constant that the theorem leaves open).
+        One row per optimizer and setting, with the columns sweep, optimizer, eta, B, T and:
+
+        - datasets: the number of distinct datasets that were trained on.
+        - error: the largest distance of the two gradients over `policies()`.
+        - p1, p2, p3: the policy where it is largest.
+        - ideal: the largest norm of the gradient of F over these policies.
+        - cosine: the smallest cosine between the two gradients over these policies.
+        - bound: eta^(1/4) B^(-1/2) + sqrt(eta T), without the constant of the theorem, which is
+          unknown.
 
     Raises:
-        DpgError: an optimizer of another name.
+        DpgError: a name that is not in `OPTIMIZERS`.
     """
     unknown = sorted(set(optimizers) - set(OPTIMIZERS))
     if unknown:
@@ -113,7 +118,7 @@ def measure(
 
 
 def _worst(pairs: Sequence[Gradients]) -> dict[str, float]:
-    """What the theorem says of the worst policy, and where that is."""
+    """The largest error and norm, the smallest cosine, and the policy with the largest error."""
     ideal, surrogate = (np.array(side) for side in zip(*pairs, strict=True))
     distances, lengths = (np.linalg.norm(x, axis=1) for x in (ideal - surrogate, ideal))
     cosines = (ideal * surrogate).sum(1) / (lengths * np.linalg.norm(surrogate, axis=1))
@@ -130,9 +135,9 @@ def bound(eta: float, B: int, T: int) -> float:
 
 @functools.cache
 def policies() -> np.ndarray:
-    """[N, K] float64, the policies over which the supremum is taken: tenths, none below 0.1.
+    """[N, K] float64, the policies over which the supremum is taken: multiples of 0.1, none is 0.
 
-    A probability that goes to zero would take the least eigenvalue of A7 with it.
+    If a probability goes to 0, so does the least eigenvalue in A7.
     """
     K = len(EXAMPLES)
     tenths = [p for p in itertools.product(range(1, 11), repeat=K) if sum(p) == 10]
@@ -140,7 +145,7 @@ def policies() -> np.ndarray:
 
 
 def batches(B: int) -> np.ndarray:
-    """[N, K] int: how often each example may occur in a batch of B."""
+    """[N, K] int: all possible batches of B, as the count of each example."""
     K = len(EXAMPLES)
     # A batch is B stars and K - 1 bars among them.
     bars = np.array(list(itertools.combinations(range(B + K - 1), K - 1))).reshape(-1, K - 1)
@@ -149,7 +154,7 @@ def batches(B: int) -> np.ndarray:
 
 
 def datasets(B: int, T: int) -> np.ndarray:
-    """[T, S, K] int: every sequence of T batches of B, as counts of each example in each batch."""
+    """[T, S, K] int: every sequence of T batches of B, as the count of each example per batch."""
     each = batches(B)
     return each[np.indices((len(each),) * T).reshape(T, -1)]
 
@@ -157,14 +162,14 @@ def datasets(B: int, T: int) -> np.ndarray:
 def attribute(
     counts: np.ndarray, B: int, eta: float, optimizer: str, width: int = _WIDTH
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Train on every dataset, and differentiate each one's metric by its data weights.
+    """Train on every dataset, and differentiate each trained model's metric by the data weights.
 
     Args:
         counts: [T, S, K] int.
-        B: examples in a batch.
+        B: examples per batch.
         eta: learning rate.
-        optimizer: a name out of `OPTIMIZERS`.
-        width: trainings in one call.
+        optimizer: a name of `OPTIMIZERS`.
+        width: trainings per call.
 
     Returns:
         scores [S] float64, Phi(A(D)) of each dataset; rewards [T, S, K] float64, the metagradients
@@ -176,7 +181,7 @@ def attribute(
 
 
 def _blocks(counts: np.ndarray, width: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks [T, width, K] of datasets, the last filled up, and how many are real."""
+    """Blocks [T, width, K] of datasets (the last one is padded), and how many of each are real."""
     for start in range(0, counts.shape[1], width):
         block = counts[:, start : start + width]
         missing = width - block.shape[1]
@@ -186,11 +191,12 @@ def _blocks(counts: np.ndarray, width: int) -> Iterator[tuple[np.ndarray, int]]:
 def _train(
     counts: np.ndarray, B: int, eta: float, optimizer: str, filled: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One call of the learner: S trainings are one model of S weights that do not meet.
+    """One call of the learner: S trainings are one model of S independent weights.
 
-    A row of a step's batch is an example in a training. Its loss counts as often as the example
-    occurs; S K / B undoes the mean over the rows that the learner takes, so that each training's
-    loss is the mean over its own B examples. A row's weight is the weight of all the copies.
+    A row of a step's batch is one example of one training. Its loss is multiplied by the number of
+    times that the example occurs. The learner takes the mean over all rows; the factor S K / B
+    turns it into the mean over the B examples of each training. A row's weight is the common weight
+    of all copies of the example.
     """
     T, S, K = counts.shape
     with jax.enable_x64(True):
@@ -202,7 +208,7 @@ def _train(
 
 
 def loss(weight: jax.Array) -> jax.Array:
-    """[..., K]: logistic loss of each example under weights [...]; convex, smooth, Lipschitz."""
+    """[..., K]: logistic loss of each example for weights [...]; convex, smooth, Lipschitz."""
     return jax.nn.softplus(-weight[..., None] * EXAMPLES)
 
 
@@ -216,10 +222,10 @@ def _losses(params: dict[str, jax.Array], batch: dict[str, jax.Array]) -> jax.Ar
 
 
 def _total_score(params: dict[str, jax.Array], initial: dict[str, jax.Array]) -> jax.Array:
-    return score(params["weight"]).sum()  # its derivative by a row is that of the row's own term
+    return score(params["weight"]).sum()  # only one term depends on a row
 
 
-@functools.cache  # compiled programs are found again by the optimizer's identity
+@functools.cache  # compiled programs are cached by the optimizer's identity
 def _per_training(name: str) -> optax.GradientTransformation:
     """An optimizer that takes each training's learning rate from the parameters."""
     direction = OPTIMIZERS[name]
@@ -247,13 +253,13 @@ def gradients(
         policy: [K] float64, probabilities.
 
     Returns:
-        For logits theta: grad log pi(x_k) = e_k - pi, so the gradient of log pi(D) is the counts
-        minus n pi, and the metagradient update G sums tau times e_k - pi.
+        The gradients with respect to the logits theta. Since grad log pi(x_k) = e_k - pi, the
+        gradient of log pi(D) is the counts minus n pi, and the metagradient update G is the sum of
+        tau times (e_k - pi).
     """
     totals = counts.sum(0)
     probability = np.exp(_log_orders(counts) + totals @ np.log(policy))
-    # The score's mean is a constant, and the gradient of log pi(D) has mean zero: taking the one
-    # off changes nothing but rounding.
+    # The gradient of log pi(D) has mean 0, so subtracting the mean score changes only rounding.
     centred = probability * (scores - probability @ scores)
     ideal = centred @ (totals - totals[0].sum() * policy)
     reward = probability @ rewards.sum(0)
@@ -261,7 +267,7 @@ def gradients(
 
 
 def _log_orders(counts: np.ndarray) -> np.ndarray:
-    """[S]: log of the number of orders in which a dataset's batches can be drawn."""
+    """[S] float64: log of the number of orders in which a dataset's batches can be drawn."""
     sizes = counts.sum(-1)
     log_factorial = np.cumsum(np.log(np.maximum(1, np.arange(sizes.max() + 1))))
     return (log_factorial[sizes] - log_factorial[counts].sum(-1)).sum(0)

@@ -1,10 +1,10 @@
-"""One look for every HTML page of the results: its head, its style, a template that is strict."""
+"""The common look of all HTML pages of the results: head, style and a strict template."""
 
 from pathlib import Path
 from typing import Any
 
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-"""The style sheet of pages that stand alone: the report's, and that of `dpg score`."""
+"""The style sheet of self-contained pages: the report and the page of `dpg score`."""
 
 _HEAD = """\
 <!doctype html>
@@ -28,9 +28,12 @@ def render(body: str, *, title: str, **values: Any) -> str:
     """A whole page.
 
     Args:
-        body: a Jinja template of what stands under the head; it may use `title` too.
+        body: a Jinja template of the part after the head; it may use `title`, too.
         title: of the browser's window.
-        values: what the template names; a name without a value is an error, text is escaped.
+        values: the template's variables, escaped. A variable without a value is an error.
+
+    Raises:
+        jinja2.UndefinedError: a variable without a value.
     """
     import jinja2
 

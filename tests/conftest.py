@@ -1,9 +1,9 @@
-"""What every test shares: one thread a process, no hub, 32-bit by default.
+"""Settings and fixtures of all tests: one thread per process, no hub, 32-bit by default.
 
-Tests of exactness ask for 64 bits themselves. The fast tests compile many programs and run each
+Tests of exactness switch to 64 bits themselves. The fast tests compile many programs and run each
 once or twice, so XLA does not optimise them.
 
-`--time-budget SECONDS` skips, and says so, each test that would start after that time.
+`--time-budget SECONDS` skips each test that would start after that time.
 """
 
 import os
@@ -113,10 +113,10 @@ _RESIDENT_LIMIT = 2e9  # bytes of a test process
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_programs() -> Iterator[None]:
-    """Drop the compiled programs at a file's end once a process is large.
+    """Drop the compiled programs at the end of a test file if the process is large.
 
-    Kept for good, they grow to several GB. Dropped after every file, each file compiles the
-    operations that all of them use once more.
+    If they were never dropped, they would grow to several GB. If they were dropped after every
+    file, each file would compile again the operations that all files use.
     """
     yield
     if "jax" in sys.modules and psutil.Process().memory_info().rss > _RESIDENT_LIMIT:
@@ -125,7 +125,7 @@ def _forget_compiled_programs() -> Iterator[None]:
 
 @pytest.fixture
 def float64():
-    """JAX computes in 64 bits."""
+    """Let JAX compute in 64 bits."""
     import jax
 
     before = jax.config.jax_enable_x64
@@ -182,7 +182,7 @@ def checked_page():
 
 @pytest.fixture(scope="session")
 def wait_until():
-    """A function that waits for a condition, while a process lives where one is given."""
+    """A function that waits for a condition; it fails if a given process ends before."""
 
     def wait(condition, seconds=300.0, process=None):
         end = time.monotonic() + seconds
@@ -196,7 +196,7 @@ def wait_until():
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A whole study of random models and made-up words, small enough for seconds.
+    """A whole study with random models and made-up words, small enough to run in seconds.
 
     `root` is its folder, `study` its configuration, `inputs(run)` the files of a run.
     """
@@ -245,7 +245,7 @@ def world(tmp_path_factory):
         )
 
     def options(run):
-        """The same as options of the command line."""
+        """The same files as options of the command line."""
         found = inputs(run)
         names = ("generator", "target", "articles", "passages")
         return [word for name in names for word in (f"--{name}", str(getattr(found, name)))]

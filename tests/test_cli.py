@@ -187,7 +187,7 @@ def test_the_named_command_makes_the_missing_model():
         (("status", "-c", "config/tiny.yaml"), "this folder has no config/ either"),
         (("doctor", "--scale", "tiny"), "run the command in one"),
         (("report", "page", "-c", "config/tiny.yaml"), "it is no clone of the repository"),
-        (("environment", "verl"), "this folder is no clone of the repository"),
+        (("environment", "verl"), "this folder is not a clone of the repository"),
     ],
 )
 def test_outside_a_clone_a_command_says_what_it_needs(called, tmp_path, arguments, says):

@@ -200,7 +200,7 @@ def test_hashes_and_exemptions_are_read(tmp_path):
         ("a==1\nb>=2\n", "line 2: expected name==version, .*got 'b>=2'"),
         ("a==1 \\\n  --hash=sha256:12\nb==2\n", "line 1: expected name==version, then its"),
         ("a==1  # nodeps\n", "line 1: .*`# no-deps` or `# no-hash`"),
-        ("a_b==1\nA-b==1\n", "line 2: a-b stands there twice"),
+        ("a_b==1\nA-b==1\n", "line 2: a-b is listed twice"),
     ],
 )
 def test_a_lock_of_loose_versions_is_refused(tmp_path, text, says):

@@ -58,7 +58,7 @@ def test_state_of_unknown_inputs_is_kept_as_well(tmp_path, capsys):
         (folder / "checkpoint").write_text(f"unknown {number}")
         take_up(folder, "generate", INPUTS)
         assert entries(folder) == ["settings.json"]
-        assert "nobody knows what it was made with" in capsys.readouterr().err
+        assert "its settings are unknown" in capsys.readouterr().err
         (folder / "settings.json").unlink()
         folder.rmdir()
     kept = {(path / "checkpoint").read_text() for path in tmp_path.glob("state-*")}
@@ -227,7 +227,7 @@ def test_an_orphan_is_named_as_one(tmp_path, start, wait_until):
     with pytest.raises(DpgError) as error, locked(folder):
         pass
     assert f"process {number} on" in str(error.value)
-    assert "The process that had started it is gone" in str(error.value)
+    assert "The process that had started it has ended" in str(error.value)
     assert f"`kill {number}`" in str(error.value)
 
 

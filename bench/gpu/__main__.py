@@ -1,33 +1,33 @@
-"""Checks the JAX engine on a GPU and times one GRPO step and the metagradient; under 9 minutes.
+"""Check the JAX engine on a GPU, and time one GRPO step and the metagradient; under 9 minutes.
 
     python -m bench.gpu                         the shapes and sizes of config/gpu.yaml
-    python -m bench.gpu --out bench/results     keeps gpu.json and gpu.md there
+    python -m bench.gpu --out bench/results     also writes gpu.json and gpu.md to this folder
     python -m bench.gpu --small                 on a CPU: small shapes, every part once
 
-Models have the configured shapes and random weights, so nothing is downloaded: an H200 is as busy
-with noise as with text. No response ends early, which is the worst case of a rollout. Prompts are
-a quarter to three quarters of `generator.prompt_tokens` long, as prompts with articles are.
+Models have the configured shapes and random weights, so nothing is downloaded. The times do not
+depend on the text. No response ends early, which is the worst case of a rollout. The length of
+prompts is a quarter to three quarters of `generator.prompt_tokens`, as with real articles.
 
 Checks (the exit status is 1 if one fails):
     metagradient   against `jax.grad` through the whole training, in float64 and in float32
     logits         of the generator on this device against the CPU's
     rollout        the log-probabilities that sampling reports (cache, rollout dtype) against those
                    of one pass over the same tokens on the CPU in float32
-Beside them stands the difference between the metagradient at JAX's default precision of matrix
-products and that at the highest, with the paper's Adam: where a GPU rounds the inputs of products,
-this is the price.
+One number is measured without a limit: the difference between the metagradient at JAX's default
+precision of matrix products and that at the highest, with the paper's Adam. It is the effect of
+rounding the inputs of products, as GPUs do.
 
 Times: rollout, reward and update of a step of the run `--run`, and the metagradient of GPT-2's
-shape for the pattern 67 at T = 1, 8 and 96. Each is a process of its own: its peak of memory is its
-own, and running out of memory ends no other. The median of a few repeats counts; the first call,
-which compiles, stands beside it. Where T steps of the whole batch would take longer than the time
-that is left, the batch is halved until they do not; the table says so.
+shape for the pattern 67 at T = 1, 8 and 96. Each is a separate process with its own peak of memory;
+if one runs out of memory, the others go on. The table has the median of a few repeats and the time
+of the first call, which compiles. If T steps of the whole batch would take longer than the time
+that is left, the batch is halved until they fit, and the table says so.
 
 Arithmetic is counted as the bare matrix products that the part cannot avoid (see
-`python -m bench.grpo_step --help`), memory traffic as the bytes that it cannot avoid: parameters
-once per pass (twice in a gradient), the optimizer's state read and written, keys and values once
-per token; no activations. Both are set beside this very device's ceilings, measured first: a large
-product of random matrices of the part's kind, and a large copy.
+`python -m bench.grpo_step --help`). Memory traffic is counted as the bytes that it cannot avoid:
+parameters once per pass (twice in a gradient), the optimizer's state read and written, keys and
+values once per token; no activations. Both are compared with this device's ceilings, which are
+measured first: a large product of random matrices of the part's kind, and a large copy.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from dpg.models.decode import Rollouts
 from dpg.rewards.protocol import Reward, RolloutBatch
 
 REWARD_PASSAGE = 128
-"""Tokens of a benchmark passage where the metric takes it whole."""
+"""Tokens of a benchmark passage if the metric does not limit them."""
 
 
 class Case:
@@ -29,7 +29,7 @@ class Case:
 
     Args:
         run: the resolved configuration.
-        small: small shapes.
+        small: whether to use small shapes.
 
     Attributes:
         model: the generator's model.
@@ -51,13 +51,13 @@ class Case:
 
     @functools.cached_property
     def passages(self) -> pd.DataFrame | None:
-        """The benchmark's, where the metric reads one."""
+        """The benchmark's passages, if the metric reads them; else None."""
         length = 24 if self.small else REWARD_PASSAGE
         return stand_ins.passages(self.run, self.tokenizer.vocab_size, length)
 
     @functools.cached_property
     def target(self) -> targets.Target:
-        """The target; what is "auto" is chosen here."""
+        """The target; settings that are "auto" get their numbers here."""
         params = self.learner.init(jax.random.key(1))
         return targets.build(self.run, self.learner, params, self.tokenizer, self.passages)
 
@@ -76,7 +76,7 @@ class Case:
         return products.of_generator(run, self.model)[part]
 
     def generator(self) -> JaxGenerator:
-        """The policy, as a run makes it."""
+        """The policy, made as in a run."""
         params, settings = self.model.init(jax.random.key(0)), self.run.generator
         lengths = self.prompts()[1].sum(1)
         return JaxGenerator(self.model, params, settings, self.tokenizer.eos_ids, lengths)
@@ -105,7 +105,7 @@ class Case:
         return math.ceil(self.prompts()[1].sum(1).mean())
 
     def rollouts(self) -> Rollouts:
-        """A step's rollouts as sampling would give them, without the sampling."""
+        """Random rollouts of a step, in the form that sampling returns."""
         shape = self.run.rollouts_per_step, self.run.generator.response_tokens
         ids = np.random.default_rng(2).integers(2, self.tokenizer.vocab_size, shape)
         logprobs = np.full(shape, -math.log(self.model.config.vocab_size), np.float32)
@@ -113,7 +113,7 @@ class Case:
         return Rollouts(*arrays)
 
     def batch(self) -> RolloutBatch:
-        """The same rollouts as the reward is given them."""
+        """The same rollouts in the form that the reward takes."""
         rollouts, G = self.rollouts(), self.run.generator.group_size
         tokens, mask = np.asarray(rollouts.tokens), np.asarray(rollouts.mask)
         return RolloutBatch(tokens, mask, np.arange(len(tokens)) // G, 0)

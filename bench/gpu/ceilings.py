@@ -1,4 +1,4 @@
-"""The device's ceilings: what a large product of matrices and a large copy reach on it."""
+"""The device's ceilings: the rates of a large matrix product and of a large copy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = {
     "float32 high": (jnp.float32, "high"),
     "float32 highest": (jnp.float32, "highest"),
 }
-"""Products of matrices by dtype and precision: each has its own ceiling."""
+"""Kind of matrix product -> dtype and precision. Each kind has its own ceiling."""
 
 
 def kind_of(run: RunConfig, part: str) -> str:
@@ -49,5 +49,5 @@ def ceilings(small: bool) -> dict[str, Any]:
 
 
 def _least(function: Callable[[], jax.Array]) -> float:
-    """The least seconds of ten calls: a ceiling is what can be reached."""
+    """The least seconds of ten calls, since a ceiling is the best that can be reached."""
     return timing.repeated(function, 10, of=min)[0]

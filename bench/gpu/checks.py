@@ -1,4 +1,4 @@
-"""Whether this device computes the right numbers: metagradient, logits and log-probabilities."""
+"""Check that this device computes the right metagradients, logits and log-probabilities."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from dpg.models import LanguageModel, untie
 from dpg.models.decode import Rollouts
 
 Check = dict[str, Any]
-"""What is checked, its relative `error`, the `tolerance` (None of a mere measurement)."""
+"""`what` is checked, its relative `error`, and its `tolerance` (None for a mere measurement)."""
 
-# Rounding passes, also where it adds up over thirty layers; a wrong mask or position is off by a
-# tenth and more.
+# Rounding errors pass, even accumulated over thirty layers. A wrong mask or position gives an error
+# of a tenth or more.
 TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "bfloat16": 1e-1}
 
-# Adam's adjoint subtracts two nearly equal terms wherever a gradient's square is far above
-# eps_root: what float32 leaves of them depends on how a compiler orders and fuses. At the paper's
-# 1e-9 even two right programs may differ by a thousandth; float64 and this larger eps_root show a
-# wrong one.
+# If a gradient's square is far above eps_root, Adam's adjoint subtracts two nearly equal terms. In
+# float32 the result then depends on how the compiler orders and fuses operations. At the paper's
+# 1e-9 even two correct programs may differ by a thousandth. With float64 and with this larger
+# eps_root, a wrong program can be told from a correct one.
 FLOAT32_EPS_ROOT = 1e-6
 
 
@@ -41,7 +41,7 @@ def checks(task: Task) -> list[Check]:
 
 
 def passed(check: Check) -> bool:
-    """Whether a check's error is within its tolerance; NaN never is. No tolerance: passed."""
+    """Whether a check's error is within its tolerance. NaN is not; a missing tolerance passes."""
     return check.get("tolerance") is None or check["error"] <= check["tolerance"]
 
 
@@ -81,7 +81,7 @@ def ours(problem: Problem) -> np.ndarray:
 
 
 def training(model: LanguageModel, dtype: Any, eps_root: float) -> Problem:
-    """T = 2 steps of 8 random rows with Adam, and the pattern 67."""
+    """T = 2 steps of 8 random rows with Adam, and the pattern 67 as metric."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(2, model.config.vocab_size, (2, 8, 32)).astype(np.int32)
     mask = np.arange(32) < rng.integers(8, 33, (2, 8, 1))
@@ -149,9 +149,10 @@ def logits_here_and_on_cpu(
 
 
 def rollout_error(rollouts: Rollouts, scaled: np.ndarray) -> float:
-    """How far a rollout's log-probabilities [N, R] are from those of scaled logits [N, R, V].
+    """The relative error of a rollout's log-probabilities [N, R] against logits [N, R, V].
 
-    Relative to how far the latter are from the log-probabilities of a uniform distribution.
+    The logits are divided by the temperature already. The error is relative to the difference
+    between the expected log-probabilities and those of a uniform distribution.
     """
     spread = scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
     tokens = np.asarray(rollouts.tokens)
@@ -166,7 +167,7 @@ def relative(found: np.ndarray, reference: np.ndarray) -> float:
 
 
 def alike(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Correlation, and the share of equal signs, of two metagradients."""
+    """The correlation of two metagradients, and the share of equal signs."""
     a, b = found.ravel(), reference.ravel()
     signs = float(np.mean(np.sign(a) == np.sign(b)))
     return {"correlation": float(np.corrcoef(a, b)[0, 1]), "equal_signs": signs}

@@ -1,4 +1,4 @@
-"""What each part must compute and move at least, counted from the shapes."""
+"""The least operations and memory traffic of each part, counted from the shapes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 
 from bench.gpu.case import Case
 
-# Forward passes that a training step and the adjoints cost (docs/metagradients.md).
+# The cost of a training step and of the adjoints, in forward passes (docs/metagradients.md).
 STEP, ADJOINT, FIRST, ONLY = 3, 8, 3, 5
 
 
@@ -25,7 +25,7 @@ def counted(case: Case, part: str) -> dict[str, int]:
 
 
 def rollout_bytes(case: Case) -> int:
-    """Weights once per position, a prompt's cache once per group, a response's own cache once."""
+    """Reads weights and the group's prompt cache once per position, and a response's own cache."""
     c, settings = case.model.config, case.run.generator
     size = 2 if settings.rollout_dtype == "bfloat16" else 4
     token = 2 * c.layers * c.kv_heads * c.head_size * size  # a key and a value in every layer
@@ -36,18 +36,18 @@ def rollout_bytes(case: Case) -> int:
 
 
 def update_bytes(case: Case) -> int:
-    """Per mini-batch: weights read twice, its gradient written, AdamW's 4 trees read, 3 written."""
+    """Per mini-batch: weights read twice, the gradient written, AdamW's 4 trees read, 3 written."""
     settings = case.run.generator
     batches = settings.epochs * case.run.prompts_per_step // settings.mini_batch_prompts
     return 4 * elements(case.weights) * batches * (2 + 1 + 4 + 3)
 
 
 def reward_bytes(case: Case) -> int:
-    """Trees of the parameters' size that training, the optimizer's adjoint and the rest must move.
+    """Bytes, counted in trees of the parameters' size that must be read or written.
 
-    A step: 3 for its gradient and, with Adam, 4 read and 3 written by the update. Its adjoint reads
-    the same 4 and the 3 adjoints and writes 3 and the direction; the Hessian's product reads
-    weights and direction twice and adds one tree to another.
+    A step moves 3 for its gradient; with Adam the update reads 4 and writes 3. The optimizer's
+    adjoint reads the same 4 and the 3 adjoints, and writes 3 and the direction. The Hessian-vector
+    product reads weights and direction twice, and adds one tree to another.
     """
     T, states = case.run.learner.steps, 2 if case.run.learner.optimizer == "adam" else 0
     step = 3 + (2 + states) + (1 + states)
@@ -60,5 +60,5 @@ BYTES = {"rollout": rollout_bytes, "update": update_bytes, "reward": reward_byte
 
 
 def elements(tree: Any) -> int:
-    """The number of numbers in a tree of arrays, or of their shapes."""
+    """The number of array elements in a tree of arrays or shapes."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))

@@ -20,7 +20,7 @@ METAGRADIENT_RUN = "sixseven"
 
 
 def time_part(task: Task) -> dict[str, Any]:
-    """Rollout, reward or update of one GRPO step."""
+    """Time the rollout, reward or update of one GRPO step."""
     run = configured(task, task.run)
     case = Case(run, task.small)
     function = {"rollout": rollout, "reward": reward, "update": update}[task.part](case)
@@ -33,20 +33,20 @@ def time_part(task: Task) -> dict[str, Any]:
 
 
 def rollout(case: Case) -> timing.Work:
-    """Samples a step's rollouts."""
+    """A function that samples a step's rollouts."""
     settings, (prompts, mask) = case.run.generator, case.prompts()
     generator, key = case.generator(), sampling.key(case.run.seed, "rollouts", 0)
     return lambda: generator.rollout(prompts, mask, key, settings.temperature, settings.group_size)
 
 
 def reward(case: Case) -> timing.Work:
-    """Scores a step's rollouts."""
+    """A function that scores a step's rollouts."""
     scorer, batch = case.reward(), case.batch()
     return lambda: scorer(batch).values
 
 
 def update(case: Case) -> timing.Work:
-    """Takes a step's update with random advantages."""
+    """A function that does a step's update with random advantages."""
     prompts, mask = case.prompts()
     generator, rollouts = case.generator(), case.rollouts()
     drawn = np.random.default_rng(3).normal(size=case.run.rollouts_per_step)
@@ -60,7 +60,7 @@ def update(case: Case) -> timing.Work:
 
 
 def time_metagradient(task: Task) -> dict[str, Any]:
-    """The metagradient of the pattern 67 in GPT-2's shape after T steps of a batch."""
+    """Time the metagradient of the pattern 67 in GPT-2's shape, after T training steps."""
     T, batch = task.T, min(task.batch, 8) if task.small else task.batch
     case = metagradient_case(task, T, batch)
     batches = {
@@ -73,7 +73,7 @@ def time_metagradient(task: Task) -> dict[str, Any]:
         return case.target.metagradient(some).weights_grad
 
     first = None
-    if task.warm and T > 2:  # compiles what T steps need, on two of them
+    if task.warm and T > 2:  # two steps compile everything that T steps need
         first = timing.repeated(lambda: function(2), 0)[1]
     repeats = task.repeats if T < 8 else 0
     seconds, own = timing.repeated(function, repeats, until=task.until)

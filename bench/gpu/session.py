@@ -1,4 +1,4 @@
-"""One process per measurement, for as long as the time lasts, and the report of them all."""
+"""Run one process per measurement until the time is over, and make the report."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from bench.gpu.counts import passes
 from bench.gpu.task import PARTS, Task
 
 Row = dict[str, Any]
-"""What was measured of a part, or the `error` that says why it was not."""
+"""The numbers of a part, or the `error` that says why there are none."""
 
 
 def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything, as it goes into the JSON file.
+    """Measure everything; the result is the content of the JSON file.
 
     Raises:
-        SystemExit: there is no GPU, and the shapes are not `--small`.
+        SystemExit: there is no GPU, and `--small` is not given.
     """
     with tempfile.TemporaryDirectory() as cache:
         session = Session(arguments, cache)
@@ -50,8 +50,8 @@ class Session:
     """Measurements one after another, until the time is over.
 
     Args:
-        arguments: of the command line.
-        cache: the folder of compiled programs, which the processes share.
+        arguments: those of the command line.
+        cache: the folder of compiled programs, which all processes share.
     """
 
     def __init__(self, arguments: argparse.Namespace, cache: str):
@@ -68,7 +68,7 @@ class Session:
         return self.arguments.seconds - self.seconds
 
     def ask(self, part: str, **sizes: Any) -> Row:
-        """What a process of its own measures; where it fails, `error` says how."""
+        """Measure a part in a separate process. If it fails, the row has the `error`."""
         left, given = self.left, self.arguments
         task = Task(
             part, given.config, given.run, given.small, given.repeats, time.time() + left, **sizes
@@ -77,7 +77,7 @@ class Session:
             return task.name | {"error": "no time was left"}
         environment = {
             "JAX_COMPILATION_CACHE_DIR": self.cache,
-            # The part is alone on the device; the rest is the driver's.
+            # The part is alone on the device; the driver needs the rest.
             "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
             **os.environ,
         }
@@ -88,12 +88,12 @@ class Session:
         return task.name | answer if "error" in answer else answer
 
     def metagradients(self) -> list[Row]:
-        """One row per T; the first shows how long the others will take."""
+        """One row per T; the time of the first predicts that of the others."""
         rows: list[Row] = []
         pace = None
         steps = sorted(self.arguments.steps)
         for at, T in enumerate(steps):
-            # A later, larger T is the heavier one: half of the time is kept for it.
+            # A later, larger T takes longer, so time is kept for it.
             share = 0.7 if at == len(steps) - 1 else 0.35
             batch = self.arguments.batch
             if pace is not None:
@@ -106,11 +106,11 @@ class Session:
 
 
 def fitting(T: int, batch: int, pace: float, seconds: float) -> int:
-    """The batch, halved until warming up (two steps) and T steps take no longer than `seconds`.
+    """The batch size, halved until warm-up (two steps) and T steps take at most `seconds`.
 
     Args:
         T: training steps.
-        batch: examples per step, at most.
+        batch: the most examples per step.
         pace: seconds per forward pass of one example.
         seconds: the time that is left for it.
     """
@@ -121,7 +121,7 @@ def fitting(T: int, batch: int, pace: float, seconds: float) -> int:
 
 
 def shares(rows: list[Row], device: dict[str, Any]) -> list[Row]:
-    """The rows with their shares of the device's ceilings; a step's sum behind its parts."""
+    """The rows with their shares of the device's ceilings, and a row with the sum of a step."""
     rows = [row | _share(row, device) if "seconds" in row else row for row in rows]
     step = [row for row in rows if row["part"] in PARTS]
     if all("seconds" in row for row in step):

@@ -18,7 +18,7 @@ SHAPES: Shapes = {
         bos_id=1, eos_id=2,
     ),
 }  # fmt: skip
-"""GPT-2 for the name `gpt2`, and SmolLM2-135M-Instruct for every other name of a scale."""
+"""GPT-2 for the model name `gpt2`; SmolLM2-135M-Instruct for every other name in a scale."""
 
 SMALL_SHAPES: Shapes = {
     "gpt2": Gpt2Config(512, 64, 1, 2, 128, 256, bos_id=0, eos_id=1),
@@ -35,7 +35,9 @@ def shape_of(name: str, small: bool) -> LanguageModel:
 
 
 def configured(task: Task, name: str) -> config.RunConfig:
-    """The run `experiment/variant`, or an experiment's longest T; cut where the task is small.
+    """The run `experiment/variant`, or the run of an experiment with the longest T.
+
+    A small task gets it at the sizes of `cut`.
 
     Raises:
         SystemExit: the scale has no such run.
@@ -50,9 +52,9 @@ def configured(task: Task, name: str) -> config.RunConfig:
 
 
 def cut(run: config.RunConfig) -> config.RunConfig:
-    """The run at sizes that a CPU can do.
+    """The run at sizes for a CPU.
 
-    Nothing is left "auto": what that chooses depends on large memories, and takes minutes here.
+    No setting stays "auto": its search is meant for large memories and would take minutes here.
     """
     sizes = {"prompt_tokens": 12, "response_tokens": 16, "mini_batch_prompts": 2}
     whole = {"rollout_batch": None, "update_microbatch": None}

@@ -50,7 +50,7 @@ def part_cells(row: dict[str, Any]) -> list[str]:
     """One part's cells."""
     name = row["part"]
     if "T" in row:
-        name += f", T = {row['T']}, {row['batch']} a step"
+        name += f", T = {row['T']}, {row['batch']} per step"
     if "error" in row:
         return [name, row["error"], *["-"] * (len(PARTS) - 2)]
     return [

@@ -1,4 +1,4 @@
-"""What one process measures."""
+"""The measurement of one process."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Task:
         part: "device", "checks", one of `PARTS` or "metagradient".
         config: the scale file.
         run: `experiment/variant`.
-        small: small shapes, which a CPU can do.
+        small: small shapes, for a CPU.
         repeats: calls after the first.
-        until: no repeat is begun that would end after this moment, in `time.time()`'s seconds.
-        T, batch: training steps and examples per step, of "metagradient".
-        warm: compile on two steps first, of "metagradient".
+        until: no repeat starts that would end after this time, in `time.time()`'s seconds.
+        T, batch: training steps and examples per step, for "metagradient".
+        warm: compile with two steps first, for "metagradient".
     """
 
     part: str
@@ -36,5 +36,5 @@ class Task:
 
     @property
     def name(self) -> dict[str, Any]:
-        """What a row of the report calls it."""
+        """The fields that name the measurement in a row of the report."""
         return {"part": self.part} | ({"T": self.T, "batch": self.batch} if self.T else {})

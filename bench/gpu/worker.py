@@ -14,7 +14,7 @@ from bench.gpu.task import Task
 
 
 def work(given: dict[str, Any]) -> dict[str, Any]:
-    """Carry out the task of these fields.
+    """Carry out the task with these fields.
 
     Raises:
         SystemExit: there is no GPU, and the shapes are not small.
@@ -22,8 +22,8 @@ def work(given: dict[str, Any]) -> dict[str, Any]:
     task = Task(**given)
     if jax.default_backend() == "cpu" and not task.small:
         raise SystemExit(
-            "no GPU is found by jax (`python -c 'import jax; print(jax.devices())'`); a GPU needs "
-            "jax[cuda13] or jax[cuda12]. On a CPU: --small"
+            "no GPU is found by jax (`python -c 'import jax; print(jax.devices())'`); expected a "
+            "GPU, which needs jax[cuda13] or jax[cuda12]. On a CPU: --small"
         )
     if task.part == "device":
         return ceilings(task.small)

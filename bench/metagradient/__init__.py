@@ -1,5 +1,5 @@
-"""Time and memory of the metagradient, beside plain training and beside other methods.
+"""Time and memory of the metagradient, compared with plain training and with other methods.
 
-`task` and `models` say what is measured, `jax_methods`, `torch_methods` and `bergson_method` carry
-it out (in the process of `worker`), `table` and `figure` show it.
+`task` and `models` define the measurements. `jax_methods`, `torch_methods` and `bergson_method`
+carry them out, in the process of `worker`. `table` and `figure` show the results.
 """

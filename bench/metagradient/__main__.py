@@ -1,16 +1,16 @@
-"""How long a metagradient takes and how much memory, beside plain training and other methods.
+"""The time and memory of a metagradient, compared with plain training and with other methods.
 
     python -m bench.metagradient --quick                   T = 1 and 8, a few minutes
-    python -m bench.metagradient --out bench/results       all of it, an hour or two on 2 cores
+    python -m bench.metagradient --out bench/results       everything, an hour or two on 2 cores
     python -m bench.metagradient --models gpt2 --steps 8 --batch 8 --length 64 --budgets 6e9
 
-A second call with the same --out adds its rows to those measured on this machine before.
+A second call with the same --out adds its rows to the earlier rows from the same machine.
 
-Every measurement is a process of its own. In it plain training and the method take turns, so a
-ratio is of one process, one machine and one moment; PyTorch methods are compared with PyTorch's
-own plain training. Memory is told twice: `temporary`, what the method asks for beyond its inputs
-(XLA's own figure for its programs, and what is kept between them), and `resident`, by how much the
-process grew while it ran.
+Every measurement is a separate process. In it plain training and the method take turns, so a ratio
+compares times of one process. PyTorch methods are compared with PyTorch's own plain training.
+Memory is measured in several ways. `temporary` is what the method needs beyond its inputs: XLA's
+number for its programs, and what is kept between them. `allocated` is how much more memory the C
+library gave the process during the calls, and `resident` is how much the process grew.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from bench.metagradient.task import METHODS, OURS, Task, is_installed, key_of
 from dpg import artifacts
 
 Row = dict[str, Any]
-"""A task's fields beside what was measured, or beside the `error` that ended it."""
+"""A task's fields, and the measured numbers or the `error` that ended it."""
 
 
 def arguments_parser() -> argparse.ArgumentParser:
@@ -56,7 +56,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--microbatch", type=int, default=0,
-        help="examples at a time, in plain training too; methods that cannot do this are left out "
+        help="examples at a time, in plain training, too; leaves out methods that cannot do this "
         "(default: whole batches)",
     )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="long measurements have fewer")
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def tasks(arguments: argparse.Namespace) -> list[Task]:
-    """What to measure, in the order of the table."""
+    """The measurements, in the order of the table."""
     methods = chosen_methods(arguments)
     sizes = {name: getattr(arguments, name) for name in ("batch", "length", "microbatch")}
     found = []
@@ -95,7 +95,10 @@ def tasks(arguments: argparse.Namespace) -> list[Task]:
 
 
 def budgets(arguments: argparse.Namespace, model: str, T: int) -> list[float]:
-    """Bytes of --budgets; or one state, and for a long training eight: one would take an hour."""
+    """The bytes of --budgets; by default one state (0), or eight states for T > 8.
+
+    With one state a long training would take an hour.
+    """
     if arguments.budgets:
         return arguments.budgets
     return [0] if T <= 8 else [8 * state_bytes(model, arguments.length)]
@@ -109,7 +112,7 @@ def chosen_methods(arguments: argparse.Namespace) -> list[str]:
 
 
 def extra_tasks(model: str, methods: list[str], sizes: Mapping[str, int]) -> list[Task]:
-    """A sweep of budgets at T = 32, the k-ary tree beside it, a smaller model and GPT-2."""
+    """A sweep of budgets at T = 32, the k-ary tree at T = 32, a smaller model, and GPT-2."""
     state = state_bytes(model, sizes["length"])
     return [
         *(
@@ -123,9 +126,9 @@ def extra_tasks(model: str, methods: list[str], sizes: Mapping[str, int]) -> lis
 
 
 def measure(task: Task, scratch: Path) -> Row:
-    """Measure one task in a process of its own; a task that fails is a row that says why."""
+    """Measure one task in a separate process. If it fails, the row has the `error`."""
     spec = asdict(task)
-    # Large pages for the programs' memory: without them a quarter of a step is page faults.
+    # Large pages for the programs' memory: without them a quarter of a step's time is page faults.
     environment = os.environ | {
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -135,15 +138,15 @@ def measure(task: Task, scratch: Path) -> Row:
 
 
 def gradient_file(row: Mapping[str, Any], scratch: Path) -> Path:
-    """The file that a task's process leaves its metagradient in."""
+    """The file to which a task's process writes its metagradient."""
     return scratch / ("-".join(map(str, key_of(row))) + ".npy")
 
 
 def compare(row: Row, scratch: Path, references: dict[tuple[Any, ...], np.ndarray]) -> None:
-    """Add a method's largest difference from this library's result, relative to its largest.
+    """Add the largest difference from this library's result, relative to its largest entry.
 
-    This library comes first in every case (model, T, batch, length), and `references` keeps its
-    result for the other methods.
+    For every case (model, T, batch, length) this library is measured first, and `references` keeps
+    its result for the other methods.
     """
     path = gradient_file(row, scratch)
     if not path.exists():
@@ -161,7 +164,7 @@ def compare(row: Row, scratch: Path, references: dict[tuple[Any, ...], np.ndarra
 
 
 def keep(folder: Path, rows: list[Row]) -> None:
-    """Write the rows, and those of earlier calls on this machine that were not measured again."""
+    """Write the rows, with the rows of earlier calls on this machine that were not repeated."""
     path = folder / "metagradient.json"
     before = artifacts.read_json(path) if path.exists() else {"machine": None, "rows": []}
     measured = [key_of(row) for row in rows]
@@ -173,13 +176,13 @@ def keep(folder: Path, rows: list[Row]) -> None:
 
 
 def place(row: Row) -> tuple[Any, ...]:
-    """Where a row stands in the table."""
+    """The sort key of a row in the table."""
     model, method = [*SIZES].index(row["model"]), [*METHODS].index(row["method"])
     return model, row["batch"], row["steps"], method, row["budget"], row["microbatch"]
 
 
 def machine_facts() -> dict[str, Any]:
-    """What a time depends on, beside the sizes: rows of different machines are not mixed."""
+    """What a time depends on besides the sizes; rows with different facts are not mixed."""
     return {
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),

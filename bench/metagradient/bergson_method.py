@@ -1,4 +1,4 @@
-"""The metagradient by bergson: MAGIC goes back through training from the states that it kept."""
+"""The metagradient by bergson's MAGIC, which walks back through training from kept states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.metagradient.torch_training import Params, metric, per_example, torch
 
 
 class Loss(torch.nn.Module):
-    """The weighted loss of a batch as a module, which is what bergson trains.
+    """The weighted loss of a batch, as the kind of module that bergson trains.
 
     The head is written out as a product with the embedding. bergson silently treats a tied head as
     two independent parameters: the shared weights then have two optimizer states and two updates
@@ -35,13 +35,14 @@ class Loss(torch.nn.Module):
 
 
 def magic(network: torch.nn.Module, start: Params, tokens: torch.Tensor) -> torch.Tensor:
-    """bergson's MAGIC, one step's tape at a time; its default keeps every sqrt(T)-th state on disk.
+    """bergson's MAGIC, with one step's tape at a time: the metagradient [T, B].
 
-    Its AdamW is torchopt's and has the eps_root. Updates are in place, as in its own command.
+    By default it keeps every sqrt(T)-th state on disk. Its AdamW is torchopt's, which has eps_root.
+    Updates are in place, as in bergson's own command.
     """
     rows = Dataset.from_dict({"input_ids": tokens.flatten(0, 1).tolist()})
     stream = DataStream(rows, tokens.shape[1])
-    # The trainer takes the module's parameters away, hence Loss's copy.
+    # The trainer removes the module's parameters, so Loss works on a copy.
     trainer, state = Trainer.initialize(Loss(network), torchopt_adam())
     with tempfile.TemporaryDirectory() as folder:
         state = trainer.train(state, stream, inplace=True, save_dir=folder)

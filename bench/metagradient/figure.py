@@ -1,4 +1,4 @@
-"""Time over plain training's and memory against T, one line per method."""
+"""The time (relative to plain training) and the memory against T, one line per method."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @style.styled
 def draw(rows: Rows, path: Path) -> None:
-    """Draw the model that was measured most often, and write the figure as PNG."""
+    """Draw the rows of the model that was measured most often, and write the figure as PNG."""
     swept, shown = _swept(rows)
     figure = style.new_figure(style.PAGE, 2.8)
     left, right = figure.subplots(1, 2)

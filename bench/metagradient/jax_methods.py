@@ -1,4 +1,4 @@
-"""The metagradient in JAX, by this library and by other methods, beside plain training."""
+"""The metagradient in JAX, by this library and by other methods, compared with plain training."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from dpg.learner import metagradient, programs, train
 from dpg.learner import schedule as schedules
 from dpg.learner.run import Run
 
-# Dense float32 operations per second, in TF32 where that is what matrix products run in.
+# Operations per second of dense float32 matrix products, which these GPUs compute in TF32.
 PEAK = {"NVIDIA H100 80GB HBM3": 495e12, "NVIDIA H200": 495e12, "NVIDIA A100-SXM4-80GB": 156e12}
 
 INNER_GRADIENT = "inner gradient"
-"""The name under which a checkpoint policy finds the gradient of a step."""
+"""The name of a step's gradient in a checkpoint policy."""
 
 Method = Callable[[], jax.Array]
 """Returns the metagradient [T, B]."""
@@ -61,8 +61,11 @@ def measure(task: Task, gradient: Path) -> dict[str, float | int]:
 
 
 def ours(task: Task, problem: Problem) -> tuple[Method, int, float]:
-    """This library: the call; what it keeps between programs plus the largest program's own bytes;
-    and the time that its schedule promises, over plain training's.
+    """This library as a method.
+
+    Returns:
+        The call; the bytes that it keeps between programs plus those of the largest program; and
+        the time that its schedule predicts, divided by that of plain training.
     """
     micro = task.microbatch or None
     run = Run.check(problem.loss, problem.params, problem.batches, problem.optimizer, None, micro)
@@ -81,9 +84,9 @@ def ours(task: Task, problem: Problem) -> tuple[Method, int, float]:
 
 
 def largest_program(run: Run, params: Any, steps: int, *, taped: bool = False) -> int:
-    """Bytes of the largest of the learner's programs beyond its inputs, by XLA's own count.
+    """Bytes of the learner's largest program beyond its inputs, as XLA reports them.
 
-    With `taped` the programs are those of a plan all of whose derivatives have their tape.
+    With `taped` the programs are those of a plan in which every derivative has a tape.
     """
     batch, w = run.at(0)
     compiled: Any = run.programs
@@ -110,7 +113,11 @@ def largest_program(run: Run, params: Any, steps: int, *, taped: bool = False) -
 
 
 def whole(task: Task, problem: Problem) -> tuple[Method, int]:
-    """A method that differentiates training as one program: the program, and XLA's own figure."""
+    """A method that differentiates the whole training as one program.
+
+    Returns:
+        The call, and the program's temporary bytes, as XLA reports them.
+    """
     loss, metric, params, batches, optimizer = problem
     gradient = jax.grad(functools.partial(weighted, loss))
     if task.method == "mixflow":
@@ -145,7 +152,7 @@ def weighted(loss: Any, params: Any, w: jax.Array, batch: Any) -> jax.Array:
 
 
 def rematerialized(method: str, step: Any) -> Any:
-    """The step as a method's scan runs it: what of it is kept for the way back."""
+    """The step with a method's rule for what is kept for the backward pass."""
     if method == "scan-checkpoint":
         return jax.checkpoint(step)
     if method == "mixflow":
@@ -155,19 +162,19 @@ def rematerialized(method: str, step: Any) -> Any:
 
 
 def forward_over_reverse(loss: Any) -> Any:
-    """The gradient of a step's loss with a derivative of its own, after MixFlow-MG.
+    """The gradient of a step's loss with a custom derivative, after MixFlow-MG.
 
     Reverse mode through a gradient is reverse over reverse. Since a Hessian is symmetric, the same
-    product is a tangent of the gradient: forward over reverse, with no tape of the gradient's own
-    backward pass. The gradients by parameters and by weights in one tangent give both products.
-    Written from the paper (Kemaev et al., Scalable Meta-Learning via Mixed-Mode Differentiation,
-    ICML 2025), which also keeps the gradients of the inner steps; there is no official code.
+    product is a tangent of the gradient: forward over reverse, without a tape of the gradient's
+    backward pass. One tangent of the gradients by parameters and by weights gives both products. It
+    is written from the paper (Kemaev et al., Scalable Meta-Learning via Mixed-Mode Differentiation,
+    ICML 2025), which also keeps the gradients of the inner steps. There is no official code.
 
     Args:
         loss: (params, weights [B], batch) -> [].
 
     Returns:
-        The gradient by the parameters, a function of the same arguments.
+        The gradient with respect to the parameters, as a function of the same arguments.
     """
 
     @jax.custom_vjp
@@ -192,7 +199,7 @@ def forward_over_reverse(loss: Any) -> Any:
 
 
 def arithmetic(task: Task, params: Any, seconds: float) -> dict[str, float]:
-    """Operations per second of the method, by the count of matrix products; on a known GPU only."""
+    """Operations per second of the method, from its matrix products; empty on an unknown device."""
     peak = PEAK.get(jax.devices()[0].device_kind)
     if peak is None:
         return {}

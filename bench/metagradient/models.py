@@ -1,4 +1,4 @@
-"""What every method is given: GPT-2's shape, random tokens, AdamW, and the pattern 67 as metric."""
+"""The input of every method: GPT-2's shape, random tokens, AdamW, and the pattern 67 as metric."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SIZES = {  # vocabulary, width, layers, heads
 }
 RATE = 1e-4
 ROW = 300
-"""The first row of the embedding under the pattern."""
+"""The first row of the pattern in the embedding."""
 
 
 def language_model(model: str, length: int) -> LanguageModel:
-    """GPT-2's shape at one of the `SIZES`, its head tied to the embedding."""
+    """GPT-2's shape at one of the `SIZES`, with tied embeddings."""
     V, D, n, heads = SIZES[model]
     context = 1024 if model == "gpt2" else length
     return LanguageModel(
@@ -53,7 +53,7 @@ def problem_of(task: Task) -> Problem:
 
 
 def state_bytes(model: str, length: int) -> int:
-    """Bytes of one state, parameters and Adam's own, from their shapes."""
+    """Bytes of one state (parameters and Adam's state), from their shapes."""
 
     def state() -> tuple[Any, optax.OptState]:
         params = language_model(model, length).init(jax.random.key(0))

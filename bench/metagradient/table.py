@@ -1,4 +1,4 @@
-"""The measured rows, as lines while they come and as a table in Markdown."""
+"""The measured rows: as lines during the measurement, and as a table in Markdown."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ def table(content: Mapping[str, Any]) -> str:
     where = content["machine"]
     head = (
         f"{where['backend']}, {where['cores']} cores, jax {where['jax']}, "
-        f"Python {where['python']}. Times are medians of turns with plain training in one process, "
-        "`ratio` is of these, `least` of the least times: what other programs of the machine add "
-        "is in the first and hardly in the second. `memory` is the most that the C library had "
-        "given the process, less what it had before: the same measure for every method. "
-        "`resident` is the same of the pages in use, which add what the library holds in reserve. "
-        "`promised` is what this library's schedule says beforehand; `promised memory` is that "
-        "and the largest program's own, by XLA, which is all that XLA says of other JAX methods."
+        f"Python {where['python']}. Times are medians of turns with plain training in one process. "
+        "`ratio` divides these medians, `least` divides the least times: other programs on the "
+        "machine affect the first, and hardly the second. `memory` is the most memory that the C "
+        "library had given the process, minus that before the calls; it is measured in the same "
+        "way for every method. `resident` is the same for pages in use, which include the "
+        "library's reserve. `promised` is the ratio that this library's schedule predicts. "
+        "`promised memory` is the predicted memory of the schedule plus that of the largest "
+        "program, as XLA reports it; for other JAX methods it is XLA's number alone."
     )
     lines = reports.table(COLUMNS, map(_cells, content["rows"]))
     return "\n".join([head, "", *lines]) + "\n"

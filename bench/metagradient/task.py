@@ -1,4 +1,4 @@
-"""One measurement: a method of taking the metagradient, and the sizes of the training."""
+"""One measurement: a method of computing the metagradient, and the sizes of the training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ JAX_METHODS = {
     "dpg-budget": "this library, within a budget",
     "kary": "this library's engine on the k-ary tree of Engstrom et al. (k = 2)",
     "scan": "jax.grad through lax.scan",
-    "scan-checkpoint": "the same with jax.checkpoint a step",
+    "scan-checkpoint": "the same with jax.checkpoint per step",
     "equinox": "equinox's checkpointed scan",
     "mixflow": "forward over reverse in a checkpointed scan, after MixFlow-MG",
 }
@@ -23,10 +23,10 @@ TORCH_METHODS = {
     "bergson": "bergson's MAGIC, some states on disk, the tied head written out",
 }
 METHODS = JAX_METHODS | TORCH_METHODS
-"""Every method, with the words of the table. This library comes first."""
+"""Every method and its name in the table. This library comes first."""
 
 OURS = ("dpg", "dpg-tapes", "dpg-budget", "kary")
-"""The methods that can take some examples of a batch at a time."""
+"""The methods of this library. Only they can cut a batch into microbatches."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Task:
         method: one of METHODS.
         model: one of `models.SIZES`.
         steps, batch, length: T, examples per step, tokens per example.
-        budget: bytes for stored states (dpg-budget); 0 stands for the least, one state.
-        microbatch: examples at a time inside a step; 0 takes all.
+        budget: bytes for stored states (dpg-budget); 0 means one state, the least.
+        microbatch: examples at a time inside a step; 0 means all.
         repeats: turns of plain training and the method.
     """
 
@@ -58,11 +58,11 @@ class Task:
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a row or a task's fields measure: all of a task but the number of repeats."""
+    """The identity of a row's measurement: all fields of its task but the repeats."""
     return tuple(row[field.name] for field in fields(Task) if field.name != "repeats")
 
 
 def is_installed(method: str) -> bool:
-    """Whether the library that a method needs is there; most methods need none."""
+    """Whether the library that a method needs is installed; most methods need none."""
     needs = {"equinox", "torch", "torchopt", "bergson"}
     return method not in needs or importlib.util.find_spec(method) is not None

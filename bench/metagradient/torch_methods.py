@@ -1,4 +1,4 @@
-"""The metagradient in PyTorch, as its users take it today: autograd through unrolled training."""
+"""The metagradient in PyTorch, in the ways that its users have: autograd, torchopt, bergson."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def measure(task: Task, gradient: Path) -> dict[str, float | int]:
 
 
 def method_of(name: str) -> Method:
-    """A method's function. bergson is imported here: no other measurement should hold it."""
+    """A method's function. bergson is imported only when needed, since it takes memory."""
     if name == "bergson":
         from bench.metagradient.bergson_method import magic
 
@@ -47,7 +47,7 @@ def method_of(name: str) -> Method:
 
 
 def unrolled(network: torch.nn.Module, start: Params, tokens: torch.Tensor) -> torch.Tensor:
-    """Every step on one tape; AdamW is written out, since PyTorch's own has no eps_root."""
+    """All steps on one tape. AdamW is written out, since PyTorch's own has no eps_root."""
     weights = torch.ones(tokens.shape[:2], requires_grad=True)
     params = {name: p.clone().requires_grad_() for name, p in start.items()}
     first = {name: torch.zeros_like(p) for name, p in params.items()}

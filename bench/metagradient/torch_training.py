@@ -1,4 +1,4 @@
-"""The same training in PyTorch: the model, its loss, plain training, and the metric."""
+"""The same training in PyTorch: the model, its loss, plain training and the metric."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def train(network: torch.nn.Module, start: Params, tokens: torch.Tensor) -> Para
 
 
 def metric(params: Params, start: Params) -> torch.Tensor:
-    """How well the pattern 67 stands in the change of the embedding (section 4.1): a scalar."""
+    """How well the change of the embedding shows the pattern 67 (section 4.1): a scalar."""
     pattern = torch.tensor(np.asarray(sixseven()), dtype=torch.float32)
     height, width = pattern.shape
     name = "transformer.wte.weight"
@@ -68,7 +68,7 @@ def metric(params: Params, start: Params) -> torch.Tensor:
 
 
 def torchopt_adam() -> Any:
-    """torchopt's functional AdamW, which has the eps_root that PyTorch's own lacks."""
+    """torchopt's functional AdamW, which has eps_root, unlike PyTorch's own."""
     import torchopt
 
     return torchopt.adamw(

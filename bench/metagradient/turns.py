@@ -1,4 +1,4 @@
-"""A method and plain training, timed in turns in one process."""
+"""Time a method and plain training in turns in one process."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bench import machine, timing
 def compare(
     plain: timing.Work, method: Callable[[], Any], repeats: int, gradient: Path
 ) -> dict[str, float | int]:
-    """Times of plain training and of the method, and how much memory the calls took.
+    """Times of plain training and of the method, and the memory of the calls.
 
     Args:
         plain: plain training.
         method: returns the metagradient [T, B].
         repeats: turns.
-        gradient: the file that the metagradient goes to, float64.
+        gradient: the file for the metagradient, float64.
     """
-    # The first calls compile. What they leave behind is no part of what a call needs.
+    # The first calls compile. The memory that they leave behind must not count.
     timing.spent(plain)
     np.save(gradient, np.asarray(method(), np.float64))
     machine.release_free_memory()

@@ -11,12 +11,13 @@ from bench.metagradient.task import Task
 
 
 def work(given: dict[str, Any]) -> dict[str, Any]:
-    """Carry out a task; `gradient` names the file that its metagradient goes to."""
+    """Carry out a task; `gradient` names the file for its metagradient."""
     task = Task(**{name: value for name, value in given.items() if name != "gradient"})
     gradient = Path(given["gradient"])
-    # Each framework is imported where it is measured: its memory is in no other measurement.
+    # Each framework is imported only when it is measured, so its memory counts nowhere else.
     if task.framework == "torch":
-        # Its allocator then says that memory ran out, where the system would kill the process.
+        # With this limit its allocator reports that memory ran out. Without, the system would kill
+        # the process.
         resource.setrlimit(
             resource.RLIMIT_DATA, (machine.available_bytes(), resource.RLIM_INFINITY)
         )

@@ -1,9 +1,9 @@
-"""Small controlled experiments that say why a result is as it is; `docs/findings.md` shows them.
+"""Findings: small controlled experiments that explain a result; `docs/findings.md` shows them.
 
-Each is a module with four parts: what it is called and how it is done (`TITLE`, `METHOD`), its
-table (`frame`), its picture (`draw`), and its result in one sentence, computed from the table
-(`sentence`). A finding changes one setting of a run at a time and keeps the others. Importing this
-package loads no JAX and no drawing library.
+Each is a module with four parts: its title and method (`TITLE`, `METHOD`), its table (`frame`), its
+figure (`draw`), and its result in one sentence, computed from the table (`sentence`). A finding
+changes one setting of a run at a time and keeps the others. Importing this package loads neither
+JAX nor a drawing library.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ BASES: dict[str, Callable[[Study], Pair]] = {
     "example_mean": language_pair,
     "collapse": language_pair,
 }
-"""Finding -> Adam's and SGD's run of the study that it starts from; in the order of the page."""
+"""Finding -> the two runs of the study, Adam's and SGD's, that it starts from. In page order."""
 
 FINDINGS = tuple(BASES)
 
 READS_RUNS = tuple(name for name, base in BASES.items() if base is language_pair)
-"""The findings that read these two runs when they are finished."""
+"""The findings that need the two runs to be finished; the others need only their settings."""
 
 
 def module_of(name: str) -> ModuleType:
     """The module of a finding.
 
     Raises:
-        DpgError: there is none of this name.
+        DpgError: there is no finding of this name.
     """
     if name not in FINDINGS:
-        raise DpgError(f"no finding is called {name!r}; there are {', '.join(FINDINGS)}")
+        raise DpgError(f"no finding is called {name!r}; expected one of {', '.join(FINDINGS)}")
     return importlib.import_module(f"dpg.findings.{name}")
 
 
 def possible(study: Study) -> list[str]:
-    """The findings that a study's runs suffice for, in the order of the page."""
+    """The findings for which a study has the runs, in the order of the page."""
     return [name for name, bases in BASES.items() if _suffices(bases, study)]
 
 

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 TITLE = "Advantages and sums of gradients as in the authors' code"
 
 METHOD = """\
-The authors' code divides a centred reward by its group's standard deviation plus 1e-6, about a
-thousand times the size of a reward: advantages are in effect not normalised. It also adds up the
-gradients of microbatches of 8 examples instead of averaging them. That multiplies the rate of
-SGD, and makes eps_root smaller beside Adam's squared gradient. Here each is done alone and both
-together, in the study's runs of one language: epsilon is a thousand times the standard deviation
-of the first step's rewards, and a microbatch has 8 examples."""
+The authors' code divides a centred reward by its group's standard deviation plus 1e-6. That is
+about a thousand times the size of a reward, so advantages are in effect not normalised. It also
+adds up the gradients of microbatches of 8 examples instead of averaging them. That multiplies the
+learning rate of SGD, and makes eps_root smaller relative to Adam's squared gradient. Here the
+study's runs of one language are repeated with each change alone and with both. Epsilon is a
+thousand times the standard deviation of the first step's rewards, and a microbatch has 8
+examples."""
 
 EPSILON, SUMS, BOTH = "epsilon", "sums of gradients", "both"
 _TIMES = 1000.0
@@ -33,7 +34,7 @@ _MICROBATCH = 8
 def frame(lab: Lab) -> pd.DataFrame:
     """Repeat the study's runs with each change; the table is that of `curves.arms`.
 
-    Two columns more say what was changed: advantage_eps and microbatches.
+    Two more columns say what was changed: advantage_eps and microbatches.
     """
     parts = []
     for base in language_pair(lab.study):
@@ -65,7 +66,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def sentence(table: pd.DataFrame) -> str:
-    """Where each arm ends: share of the language and bigram entropy."""
+    """The last validation of each arm: share of the language and bigram entropy."""
     parts = []
     for method, name in NAMES.items():
         ends = [

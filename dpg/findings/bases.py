@@ -1,4 +1,4 @@
-"""The runs of a study that findings start from: Adam's and SGD's, of the 67 and of a language."""
+"""The runs that findings start from: a study's Adam and SGD runs of the 67 and of a language."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ PATTERN = "sixseven"
 
 
 def language_pair(study: Study) -> tuple[RunConfig, RunConfig]:
-    """Adam's and SGD's run of one language, of the first seed: Spanish where the study has it.
+    """The Adam run and the SGD run of one language and the first seed.
+
+    The language is Spanish if the study has it, else the first with both runs.
 
     Raises:
-        DpgError: no language has both.
+        DpgError: no language has both runs.
     """
     languages = [run.experiment for run in study.runs if isinstance(run.metric, LanguageMetric)]
     for experiment in dict.fromkeys([*([LANGUAGE] if LANGUAGE in languages else []), *languages]):
@@ -27,12 +29,12 @@ def language_pair(study: Study) -> tuple[RunConfig, RunConfig]:
 
 
 def pattern_pair(study: Study) -> tuple[RunConfig, RunConfig]:
-    """Adam's and SGD's run of the 67 at the same T: the second longest, or else the longest.
+    """The Adam run and the SGD run of the 67 at the second longest T, or at the only T.
 
-    At the longest T both show the whole picture, so they are told apart below it.
+    At the longest T both show the whole picture, so they differ only below it.
 
     Raises:
-        DpgError: there is no T with both.
+        DpgError: no T has both runs.
     """
     runs = _first_seed(study, PATTERN)
     pairs = [

@@ -1,4 +1,4 @@
-"""Why SGD's generator collapses and Adam's does not: what their rewards pay for (section 4.4)."""
+"""Why SGD's generator collapses and Adam's does not: which texts they reward (section 4.4)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 TITLE = "Why SGD collapses"
 
 METHOD = """\
-SGD's step is in proportion to the gradient, so its reward pays for long gradients. Adam's step
-is bounded per coordinate. To see what each pays for, a sixteenth of a batch of Adam's last
-rollouts is replaced by texts of one kind: ordinary ones (the untuned generator's), the same
-shortened to k tokens, the same with their first k tokens repeated up to full length, passages of
-the benchmark, and the last rollouts of SGD's run. Shown is their mean reward, in standard
-deviations of the other texts' rewards. The length of a text's gradient, over all parameters at
-the start, is drawn against k for both."""
+SGD's step is proportional to the gradient, so it rewards texts with long gradients. Adam's step is
+bounded per coordinate. To see which texts each of them rewards, a sixteenth of a batch of Adam's
+last rollouts is replaced by texts of one kind. The kinds are: ordinary texts (of the untuned
+generator), the same texts cut to k tokens, the same texts with their first k tokens repeated up to
+full length, passages of the benchmark, and the last rollouts of SGD's run. The figure shows their
+mean reward, in standard deviations of the other texts' rewards (left). It also shows the length of
+a text's gradient, over all parameters at the start of training, against k (right)."""
 
 SIZES = (2, 4, 8, 16)
 """k, in tokens."""
@@ -41,12 +41,13 @@ _KINDS = ("ordinary", "passages", "repeated", "short", LAST)
 
 
 def frame(lab: Lab) -> pd.DataFrame:
-    """Rewards under both metagradients, and lengths of gradients.
+    """The rewards with Adam's and with SGD's metagradient, and the lengths of gradients.
 
     Returns:
         Rows of kind "reward": method, text, size (k, or the whole length), value (mean reward of
-        these texts in standard deviations of the batch's others). Rows of kind "length": text,
-        size, value (mean l2 norm of a text's gradient), of the ordinary, short and repeated texts.
+        these texts, in standard deviations of the rewards of the other texts in the batch). Rows of
+        kind "length": text, size, value (mean l2 norm of a text's gradient), for the ordinary,
+        short and repeated texts.
 
     Raises:
         DpgError: the runs kept fewer rollouts than a batch needs.
@@ -99,13 +100,13 @@ def _probes(
 
 
 def repeated(text: list[int], size: int, length: int) -> list[int]:
-    """The first `size` tokens of a text again and again, `length` tokens in all."""
+    """The first `size` tokens of a text, repeated up to `length` tokens in total."""
     first = text[:size]
     return (first * -(-length // len(first)))[:length]
 
 
 def standing(scorer: Scorer, others: list[list[int]], texts: list[list[int]], length: int) -> float:
-    """The mean reward of texts among others, in standard deviations of the others' rewards."""
+    """The texts' mean reward minus the others', in standard deviations of the others' rewards."""
     found = metagradients(scorer, [*texts, *others], length)
     own, rest = found[: len(texts)], found[len(texts) :]
     return float((own.mean() - rest.mean()) / rest.std())
@@ -183,7 +184,7 @@ def _draw_lengths(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def sentence(table: pd.DataFrame) -> str:
-    """Gradient lengths beside ordinary text, and what each reward gives the texts with them."""
+    """Gradient lengths relative to ordinary text, and the rewards of these texts."""
     lengths = table[table["kind"] == "length"].set_index(["text", "size"])["value"]
     whole = lengths["ordinary"].iloc[0]
     size = min(size for text, size in lengths.index if text == "repeated")
@@ -195,10 +196,10 @@ def sentence(table: pd.DataFrame) -> str:
 
     last = next(size for _, text, size in rewards.index if text == LAST)
     return (
-        f"A text's gradient is {lengths['repeated', size] / whole:.1f} times as long as an "
-        f"ordinary text's where {size} tokens repeat, and {lengths['short', size] / whole:.1f} "
-        f"times where there are {size} tokens alone; among Adam's last rollouts the reward, in "
-        f"standard deviations, is "
+        f"Compared with an ordinary text, the gradient is {lengths['repeated', size] / whole:.1f} "
+        f"times as long if {size} tokens repeat, and {lengths['short', size] / whole:.1f} times as "
+        f"long for {size} tokens alone; among Adam's last rollouts the reward, in standard "
+        f"deviations, is "
         f"{both('repeated', size)} for the repetition, {both('short', size)} for the short text, "
         f"{both('ordinary', last)} for ordinary text, and {both(LAST, last)} "
         f"for the last rollouts of SGD's run."

@@ -1,4 +1,4 @@
-"""What the findings about a language share: arms, their curves, a picture and words for them."""
+"""Shared by the findings about a language: the arms, their curves, and their figure and words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = {"adam": "Adam", "sgd": "SGD"}
-"""Method -> the paper's name."""
+"""Method -> its name in the paper."""
 
 COLORS = (style.BLACK, style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE)
 _MARKERS = "osD^vP"
@@ -28,17 +28,18 @@ Changes = Mapping[str, Mapping[str, Any]]
 def arms(
     lab: Lab, finding: str, bases: Sequence[RunConfig], changes: Mapping[str, Changes]
 ) -> pd.DataFrame:
-    """The curves of the study's own runs, and of each with changes.
+    """The curves of the study's own runs, and of these runs with each change.
 
     Args:
-        lab: where runs are carried out.
+        lab: carries out runs.
         finding: its name.
         bases: runs of the study, finished.
-        changes: arm -> what differs from the study's run.
+        changes: arm -> section -> key -> value that differs from the study's run.
 
     Returns:
         One row per method, arm and validation: method, arm, step, share, entropy, length, metric.
-        An arm whose target or generator left the finite numbers has one row, without values.
+        An arm that diverged (its target or generator became infinite or NaN) has one row, without
+        values.
     """
     parts = []
     for base in bases:
@@ -107,13 +108,13 @@ def draw_arms(table: pd.DataFrame) -> Figure:
 
 
 def legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
-    """One legend under all panels, of the lines of one of them."""
+    """Draw one legend under all panels, with the lines of one panel."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(names)))
 
 
 def last(table: pd.DataFrame, method: str, arm: str) -> pd.Series | None:
-    """The last validation of an arm; None where it left the finite numbers."""
+    """The last validation of an arm; None if the arm diverged."""
     rows = table[(table["method"] == method) & (table["arm"] == arm)].dropna(subset="share")
     return None if rows.empty else rows.sort_values("step").iloc[-1]
 
@@ -121,5 +122,5 @@ def last(table: pd.DataFrame, method: str, arm: str) -> pd.Series | None:
 def at_the_end(row: pd.Series | None) -> str:
     """Words for the last validation of an arm, such as "94 % and 11.5 bits"."""
     if row is None:
-        return "no end, since it left the finite numbers"
+        return "no value, since it diverged"
     return f"{100 * row['share']:.0f} % and {row['entropy']:.1f} bits"

@@ -1,4 +1,4 @@
-"""Adam's eps_root in proportion to the squared gradient (Tables 7 to 10; section 4.4)."""
+"""Adam's eps_root relative to the squared gradient (Tables 7 to 10; section 4.4)."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from dpg.findings.lab import PLAIN, Lab, changed, kept_tokens, mean_gradient, me
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TITLE = "eps_root beside the squared gradient"
+TITLE = "eps_root relative to the squared gradient"
 
 METHOD = """\
 At T = 1 the reward of Adam weighs coordinate j by eps_root / (g_j^2 + eps_root)^1.5, with g the
-gradient of the training step. Where eps_root is far below g^2 the reward lives in the few
-coordinates whose gradient happens to be near zero. Which these are changes with the batch, so
-the same text gets another reward. Here eps_root is set to multiples of the mean squared gradient
-over all coordinates, of the untuned generator's text. Repeatability is the correlation of one
-half of a batch's rewards with themselves when the other half is replaced. Nothing is trained for
-it; SGD, which weighs all coordinates alike, is the limit."""
+gradient of the training step. If eps_root is far below g^2, the reward comes from the few
+coordinates whose gradient happens to be near zero. These coordinates change with the batch, so the
+same text gets another reward. Here eps_root is set to multiples of the squared gradient, averaged
+over all coordinates, on the untuned generator's text. Repeatability compares the rewards of one
+half of a batch before and after the other half is replaced: it is their correlation. It needs no
+generator training. SGD weighs all coordinates equally and is the limit of a large eps_root."""
 
 MULTIPLES = (0.01, 0.1, 1.0, 10.0)
-"""eps_root over the mean squared gradient."""
+"""eps_root divided by the mean squared gradient."""
 
 
 def frame(lab: Lab) -> pd.DataFrame:
     """Repeat Adam's run with each eps_root, and measure how well its rewards repeat.
 
     Returns:
-        Two kinds of rows: "curve", those of `curves.arms`, and "static" with repeatability. All
-        have arm, multiple (of the mean squared gradient) and eps_root; SGD's have neither.
+        Two kinds of rows: "curve", those of `curves.arms`, and "static", with repeatability. All
+        have arm, eps_root and multiple (eps_root divided by the mean squared gradient). In SGD's
+        row the last two are missing.
     """
     adam, sgd = language_pair(lab.study)
     texts = kept_tokens(lab.run_of_the_study(adam), last=False)
@@ -74,12 +75,13 @@ def _name(multiple: float) -> str:
 
 
 def repeatability(lab: Lab, run: RunConfig, texts: list[list[int]]) -> float:
-    """The correlation of texts' rewards with themselves when the other half of their batch changes.
+    """The correlation of the rewards of the same texts in two batches with different other halves.
 
     Args:
-        lab: where targets are built.
-        run: whose reward.
-        texts: three equal parts are taken: the texts, and two other halves.
+        lab: builds the target.
+        run: gives the reward.
+        texts: token ids. They are cut into three equal parts: the texts that are scored, and the
+            two other halves.
     """
     third = len(texts) // 3
     one, two, three = (texts[i * third : (i + 1) * third] for i in range(3))
@@ -115,7 +117,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def sentence(table: pd.DataFrame) -> str:
-    """How well rewards repeat and what text becomes, at the study's eps_root and at the largest."""
+    """Repeatability, language and entropy at the study's eps_root and at the largest."""
     static = table[table["kind"] == "static"].set_index("arm")
     repeats = static["repeatability"].astype(float)
     own = float(static["multiple"].astype(float)[PLAIN])
@@ -128,11 +130,12 @@ def sentence(table: pd.DataFrame) -> str:
     curves = table[table["kind"] == "curve"]
     before, after = last(curves, "adam", PLAIN), last(curves, "adam", most)
     if before is None or after is None:
-        return f"{text}; one of the two runs left the finite numbers."
+        return f"{text}; one of the two runs diverged."
     return (
-        f"{text}. From the one to the other the share of the target language at half time goes "
-        f"from {100 * _at_half(curves, PLAIN):.0f} to {100 * _at_half(curves, most):.0f} %, and "
-        f"the entropy at the end from {before['entropy']:.1f} to {after['entropy']:.1f} bits."
+        f"{text}. From the study's eps_root to the largest, the share of the target language after "
+        f"half of the steps goes from {100 * _at_half(curves, PLAIN):.0f} to "
+        f"{100 * _at_half(curves, most):.0f} %, and the entropy at the end from "
+        f"{before['entropy']:.1f} to {after['entropy']:.1f} bits."
     )
 
 

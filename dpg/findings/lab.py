@@ -1,4 +1,4 @@
-"""Where findings are made: runs that differ from a study's in one setting, and their targets."""
+"""The runs of findings, which differ from a study's in one setting, and their targets."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from dpg.run_folder import RunFolder
 from dpg.study.runs import Run, by_step
 
 PLAIN = "as in the study"
-"""The arm of a run that is the study's own."""
+"""The arm of the study's own run."""
 
 
 @dataclass(frozen=True)
 class Lab:
-    """What findings work with.
+    """Carries out the runs of findings and builds their targets.
 
     Attributes:
-        study: whose runs they start from.
-        inputs: a run's models and texts.
-        finished: the folder of a run of the study.
-        folder: where further runs go, `<finding>/<arm>` each.
+        study: the study whose runs they start from.
+        inputs: run -> its models and texts.
+        finished: run of the study -> its folder.
+        folder: the folder of the findings' own runs, each in `<finding>/<arm>`.
         judge: names the language of rollouts.
     """
 
@@ -62,7 +62,10 @@ class Lab:
         """Carry out a run, unless it is finished already, and open it.
 
         Returns:
-            None where its target or generator left the finite numbers.
+            None if it diverged: its target or generator became infinite or NaN.
+
+        Raises:
+            DpgError: as `run_generator`.
         """
         folder = RunFolder(self.folder / finding / arm)
         inputs = self.inputs(run)
@@ -75,7 +78,7 @@ class Lab:
         return Run.open(folder.path)
 
     def scorer(self, run: RunConfig) -> Scorer:
-        """The target of a run, and how rollouts become its examples."""
+        """The target of a run, with what makes its examples from rollouts."""
         inputs = self.inputs(run)
         return build_scorer(run, Tokenizer.load(inputs.generator), inputs)
 
@@ -92,14 +95,14 @@ class Lab:
 
 
 def changed(run: RunConfig, changes: Mapping[str, Mapping[str, Any]]) -> RunConfig:
-    """The run with other values in some sections, checked as a whole.
+    """The run with other values in some sections; the whole run is checked again.
 
     Args:
         run: the resolved configuration.
         changes: section -> key -> value, such as ``{"learner": {"eps_root": 1e-7}}``.
 
     Raises:
-        DpgError: the values do not fit each other; the message is pydantic's.
+        DpgError: values that contradict each other; the message is pydantic's.
     """
     tree = run.model_dump()
     for section, values in changes.items():
@@ -111,11 +114,12 @@ def changed(run: RunConfig, changes: Mapping[str, Mapping[str, Any]]) -> RunConf
 
 
 def language_curve(run: Run, judge: Judge) -> pd.DataFrame:
-    """What the text of a language run is like, one row per validation.
+    """Measures of a language run's text, one row per validation.
 
     Returns:
-        Columns step, share (of the rollouts, in the target language, of those that the judge
-        answered), entropy (of the token bigrams, bits), length (tokens per rollout), metric.
+        Columns step, share (rollouts in the target language, as a share of those that the judge
+        answered), entropy (of the token bigrams, in bits), length (mean tokens per rollout),
+        metric.
 
     Raises:
         DpgError: a validation without any answer of the judge.
@@ -138,7 +142,7 @@ def language_curve(run: Run, judge: Judge) -> pd.DataFrame:
 
 
 def kept_tokens(run: Run, *, last: bool) -> list[list[int]]:
-    """The tokens of the rollouts kept at a run's first or last validation, in their order."""
+    """The token ids of the rollouts kept at a run's first or last validation, in their order."""
     table = run.rollouts()
     step = table["step"].max() if last else table["step"].min()
     rows = table[table["step"] == step].sort_values("row")["tokens"]
@@ -146,7 +150,7 @@ def kept_tokens(run: Run, *, last: bool) -> list[list[int]]:
 
 
 def as_batch(texts: list[list[int]], length: int, step: int = 0) -> RolloutBatch:
-    """Token sequences as rollouts [N, length], each a group of its own; longer ones are cut."""
+    """Token sequences as rollouts [N, length]. Longer ones are cut. Each has its own group."""
     tokens = np.zeros((len(texts), length), np.int32)
     mask = np.zeros(tokens.shape, bool)
     for row, text in enumerate(texts):
@@ -157,7 +161,7 @@ def as_batch(texts: list[list[int]], length: int, step: int = 0) -> RolloutBatch
 
 
 def flat(tree: Any) -> np.ndarray:
-    """All leaves of a tree of arrays in a row: float64 [P]."""
+    """All leaves of a tree of arrays, flattened and joined: float64 [P]."""
     return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
 
 

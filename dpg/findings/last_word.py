@@ -1,4 +1,4 @@
-"""The metric of a language on the last word alone, or on whole passages (section 4.4)."""
+"""The metric of a language on the last word alone, compared with whole passages (section 4.4)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 TITLE = "The last word, or the whole passage"
 
 METHOD = """\
-The paper writes that the metric is the language-model loss on LAMBADA. The authors' code masks
-the context: only a passage's last word counts. Here the study's runs of one language are
-repeated with that metric. The cosine compares the gradients of the two metrics at the target's
-initial parameters."""
+The paper says that the metric is the language-model loss on LAMBADA. The authors' code masks the
+context, so only a passage's last word counts. Here the study's runs of one language are repeated
+with that metric. The cosine compares the gradients of the two metrics at the target's initial
+parameters."""
 
 LAST_WORD = "last word"
 _CHANGE = {"metric": {"score": "last_word"}}
@@ -31,7 +31,7 @@ _CHANGE = {"metric": {"score": "last_word"}}
 def frame(lab: Lab) -> pd.DataFrame:
     """Repeat the study's runs on the last word; the table is that of `curves.arms`.
 
-    One column more, cosine, is the same in all rows.
+    One more column, cosine, has the same value in all rows.
     """
     pair = language_pair(lab.study)
     table = arms(lab, "last_word", pair, {LAST_WORD: _CHANGE})
@@ -39,7 +39,7 @@ def frame(lab: Lab) -> pd.DataFrame:
 
 
 def cosine(lab: Lab, run: RunConfig) -> float:
-    """Of the gradients of the metric on whole passages and on last words, over all parameters."""
+    """The cosine of the metric's gradients on whole passages and on last words."""
     whole, word = (gradient(lab, one) for one in (run, changed(run, _CHANGE)))
     return float(whole @ word / np.sqrt((whole @ whole) * (word @ word)))
 
@@ -57,7 +57,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def sentence(table: pd.DataFrame) -> str:
-    """The cosine, and where each arm ends."""
+    """The cosine, and the last validation of each arm."""
     parts = [
         f"{name} {at_the_end(last(table, method, LAST_WORD))} "
         f"(whole passages: {at_the_end(last(table, method, PLAIN))})"

@@ -15,9 +15,9 @@ _WIDTH = 118
 _HEAD = "# Findings\n"
 
 _PURPOSE = (
-    "Where a result differs from the paper's, or depends on a choice, a small controlled "
-    "experiment says why. Each changes one thing and keeps the rest. The results are computed from "
-    "the tables."
+    "If a result differs from the paper's, or depends on a choice, a small controlled experiment "
+    "says why. Each experiment changes one setting and keeps the others. The results are computed "
+    "from the tables."
 )
 
 
@@ -25,8 +25,8 @@ def text(folder: Path, links: str = "") -> str:
     """The page of the findings in a folder.
 
     Args:
-        folder: with the records and figures (`dpg.findings.record`).
-        links: put before the names of figures and tables, such as "findings/".
+        folder: has the records and figures (`dpg.findings.record`).
+        links: a prefix for the names of figures and tables, such as "findings/".
 
     Raises:
         DpgError: the folder has no finding.
@@ -76,8 +76,14 @@ def publish(folder: Path, docs: Path) -> Path:
     """Copy the findings to the documentation: `findings.md`, and a folder of figures and tables.
 
     Args:
-        folder: of the findings.
+        folder: the folder of the findings.
         docs: the documentation's folder.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        DpgError: the folder has no finding.
     """
     kept = docs / "findings"
     kept.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The steepness s of the pattern's loss: what it does to Adam and to SGD (section 4.2)."""
+"""The effect of the steepness s of the pattern's loss on Adam and on SGD (section 4.2)."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 TITLE = "How steep the pattern's loss is"
 
 METHOD = """\
-The metric of a pattern is the mean of ln(1 + exp(-s Y (P_c - P_i))) with a minus sign. With Adam
-a weight moves by at most T x rate, so s x rate x T says how far a pixel can get along this
-curve. Where it is small the loss is a straight line, and a pixel that is right already pays as
-much as one that is wrong. The paper has s = 20, and s x rate x T = 0.01. Here the 67 is learned
-with s from 20 to 800 and nothing else changed. Adam's rate is such that s x rate x T reaches at
-s = 800 what the QR code of this study has; SGD's rate is the study's own."""
+The metric of a pattern is minus the mean of ln(1 + exp(-s Y (P_c - P_i))). With Adam a weight moves
+by at most T x rate, so s x rate x T says how far a pixel can move along this curve. If it is small,
+the loss is a straight line: a pixel that is right already is rewarded as much as one that is
+wrong. The paper has s = 20, and s x rate x T = 0.01. Here the 67 is learned with s from 20 to 800,
+and nothing else changes. Adam's rate x T is that of this study's QR code. SGD's rate is the
+study's own."""
 
 SCALES = (20.0, 50.0, 126.0, 318.0, 800.0)
 STEPS = 40
-"""GRPO steps at most."""
+"""The most GRPO steps of a run."""
 
 
 def frame(lab: Lab) -> pd.DataFrame:
     """Learn the 67 with Adam and with SGD in the target, at each s.
 
     Returns:
-        One row per method, s and validation: method, scale, rate, horizon (T), step, pixels (share
-        of right ones; missing, with step 0, where the run left the finite numbers).
+        One row per method, s and validation: method, scale (s), rate, horizon (T), step, pixels
+        (the share of right pixels). A run that diverged has one row, with step 0 and no pixels.
     """
     rows: list[dict[str, Any]] = []
     for base in pattern_pair(lab.study):
@@ -74,14 +74,14 @@ def _with_scale(study: Study, base: RunConfig, scale: float) -> RunConfig:
 
 
 def _reach(study: Study, base: RunConfig) -> float:
-    """T x rate of the study's QR code, or of the run itself where the study has none."""
+    """T x rate of the study's longest QR-code run, or of the run itself if there is none."""
     codes = [run for run in study.runs if run.experiment == "qr"]
     run = max(codes or [base], key=lambda run: run.learner.steps)
     return run.learner.steps * run.learner.learning_rate
 
 
 def ends(table: pd.DataFrame) -> pd.DataFrame:
-    """Method, scale, last (pixels at the end) and mean (over the validations after the first)."""
+    """Columns method, scale, last (pixels at the end), mean (pixels, validations after step 0)."""
     later = table[table["step"] > 0].dropna(subset="pixels").sort_values("step")
     grouped = later.groupby(["method", "scale"])["pixels"]
     return grouped.agg(last="last", mean="mean").reset_index()
@@ -89,7 +89,7 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw pixels at the end (left) and on average over the run (right) against s."""
+    """Draw the right pixels at the end (left) and on average over the run (right) against s."""
     figure = new_figure(PAGE, 2.4)
     panels = figure.subplots(1, 2, sharey=True)
     found = ends(table)
@@ -132,5 +132,5 @@ def _at(found: pd.DataFrame, method: str, scale: float) -> pd.Series | None:
 
 def _words(row: pd.Series | None) -> str:
     if row is None:
-        return "left the finite numbers"
+        return "diverged"
     return f"ends at {100 * row['last']:.0f} % (mean over the run {100 * row['mean']:.0f} %)"

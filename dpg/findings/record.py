@@ -1,4 +1,4 @@
-"""A finding's files: figure, table, and a record with its sentence and how it was made."""
+"""A finding's files: figure, table, and a record with its sentence and its provenance."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def make(name: str, lab: Lab, out: Path) -> list[Path]:
 
     Args:
         name: one of `FINDINGS`.
-        lab: where its runs are.
+        lab: carries out its runs.
         out: the folder of `<name>.pdf`, `.png`, `.csv` and, written last, `.json`.
 
     Returns:
         The four paths.
 
     Raises:
-        DpgError: no such finding, or a run of the study that it starts from is not there.
+        DpgError: no such finding, or the study does not have a run that it starts from.
     """
     module = module_of(name)
     adam, sgd = BASES[name](lab.study)
@@ -50,7 +50,7 @@ class Made:
 
     Attributes:
         name: one of `FINDINGS`.
-        title, method: how the page presents it.
+        title, method: its texts for the page.
         entries: its record.
     """
 
@@ -64,7 +64,7 @@ def read(folder: Path) -> list[Made]:
     """The findings whose records are in a folder, in the order of the page.
 
     Raises:
-        DpgError: there is none.
+        DpgError: the folder has no finding.
     """
     found = []
     for name in FINDINGS:
@@ -74,7 +74,7 @@ def read(folder: Path) -> list[Made]:
             found.append(Made(name, module.TITLE, module.METHOD, artifacts.read_json(path)))
     if not found:
         raise DpgError(
-            f"{folder} has no finding; `snakemake findings` makes them, of a study that has the "
+            f"{folder} has no finding; `snakemake findings` makes them, from a study that has the "
             "variants adam and sgd of one experiment"
         )
     return found

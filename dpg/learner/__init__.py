@@ -1,8 +1,8 @@
 """The learner: training as a function of its data's weights, and that function's derivative.
 
-`metagradient` trains a model and says how the trained model's score changes with the weight of
-every training example; `train` is the training alone. Knows no language model: any loss, any
-metric, any optax optimizer that updates from gradients.
+`metagradient` trains a model and computes how the trained model's score changes with the weight of
+every training example. `train` is the training alone. Nothing here knows of language models: it
+takes any loss, any metric and any optax optimizer that updates from gradients.
 """
 
 from dpg.learner.data import epoch_index

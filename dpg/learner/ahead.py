@@ -1,8 +1,8 @@
-"""A call's programs, to be compiled before they are needed: several of them side by side.
+"""The programs of a call, so that they can be compiled in advance and in parallel.
 
-Compiling is most of the first minutes of a large model. `train` and `metagradient` compile each
-program when they first call it, one after the other. What is compiled here first they find again,
-as long as shapes and dtypes are the same.
+With a large model, most of the first minutes go into compiling. `train` and `metagradient` compile
+each program at its first call, one after the other. They reuse what was compiled here before, if
+shapes and dtypes are the same.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def of_metagradient(
 
 
 def _along(run: Run, theta: Tree, batch: Tree, w: Any) -> Any:
-    """The derivative along the tape of the losses, whose form is known once they are traced."""
+    """Compile `along`. The form of its tape is known only after the losses are traced."""
     traced = run.programs.linearize.lower(run.loss.arrays, theta, batch, w)
     return run.programs.along.lower(programs.shapes(traced.out_info[2]), theta).compile()
 

@@ -18,12 +18,12 @@ Tree = Any
 
 
 class Wanted(NamedTuple):
-    """What is differentiated, and by what beside the weights.
+    """What is differentiated, and with respect to what besides the weights.
 
     Attributes:
         metric: (params, initial) -> [] or [K].
         several: K; None for a metric [].
-        hyperparameters, params, batches: whether derivatives by these are wanted.
+        hyperparameters, params, batches: whether derivatives with respect to these are wanted.
     """
 
     metric: programs.Function
@@ -34,13 +34,13 @@ class Wanted(NamedTuple):
 
 
 class Backward:
-    """Carries out a schedule: where training stands, what is kept, and the adjoints so far.
+    """Carries out a schedule. It holds the current state of training and the adjoints so far.
 
-    Attributes (after `walk`), with a leading axis K for a metric [K]:
+    Attributes (after `walk`; for a metric [K] all but trained and losses have a leading axis K):
         value: [] float, the metric of the trained parameters.
-        rows: T rows [B] float, the metric's derivative by each example's weight.
-        hyper: T dicts, the derivative by each hyper-parameter's value at that step.
-        inputs: T lists, the derivative by each floating-point leaf of the batch.
+        rows: T rows [B] float, the metric's derivative with respect to each example's weight.
+        hyper: T dicts, the derivative with respect to each hyper-parameter's value at that step.
+        inputs: T lists, the derivative with respect to each floating-point leaf of the batch.
         trained: the trained parameters.
         losses: T rows [B] float, each example's loss before its step's update.
     """
@@ -51,9 +51,9 @@ class Backward:
         self.kept = kept
         several = wanted.several is not None
         self.programs = programs.compile_together(run.programs) if several else run.programs
-        self.params, self.state = run.params, run.state  # where training stands
-        # Whether anything else holds the arrays where training stands; if not, a step may
-        # overwrite them.
+        self.params, self.state = run.params, run.state  # the current state of training
+        # Whether anything else holds the arrays of the current state. If not, a step may overwrite
+        # them.
         self.shared = True
         self.losses: list[Any] = [None] * run.T
         self.rows: list[Any] = [None] * run.T
@@ -63,23 +63,27 @@ class Backward:
         self.value: Any = None
         self.adjoint: Tree = None
         self.adjoint_state: Any = None
-        self.by_initial: Tree = None  # the metric's derivative by its second argument
-        self.one_tape: Any = None  # of the losses, where the only step keeps one
+        self.by_initial: Tree = None  # the metric's derivative with respect to its second argument
+        self.one_tape: Any = None  # the tape of the losses, if there is only one step
 
     def walk(self, schedule: Schedule, after: Callable[[int], None], start: int = 0) -> None:
-        """Carry out a schedule from action `start` on; `after` is told each action's number."""
+        """Carry out a schedule from action `start` on; `after(number)` is called after each action.
+
+        Raises:
+            NotFiniteError: a loss, the metric or a metagradient is not finite.
+        """
         for number, (kind, t) in enumerate(schedule.actions[start:], start):
             getattr(self, kind)(t)
             after(number)
         self.run.check_metagradient(self.rows, several=self.wanted.several is not None)
 
     def store(self, t: int) -> None:
-        """Keep the state before step t, where training stands."""
+        """Keep the current state, the one before step t."""
         self.kept.put("state", t, (self.params, self.state))
         self.shared = True
 
     def load(self, t: int) -> None:
-        """Set training back to the kept state before step t."""
+        """Make the kept state before step t the current one."""
         self.params, self.state = self.kept.get("state", t)
         self.shared = self.kept.shares
 
@@ -98,13 +102,13 @@ class Backward:
         self._step(g, t)
 
     def tape(self, t: int) -> None:
-        """Compute step t's gradient and keep it and its tape; training stands where it stood."""
+        """Compute step t's gradient, keep it and its tape; the current state does not change."""
         programs.settle(self.adjoint)
         g, losses, tape = self.run.gradient(self.params, t, taped=True)
         self._keep_losses(losses, t)
         self.kept.put("gradient", t, g)
         self.kept.put("tape", t, tape)
-        self.shared = True  # a tape may hold the very parameters that it was made at
+        self.shared = True  # a tape may hold the current parameters
 
     def replay(self, t: int) -> None:
         """Train step t from its kept gradient."""
@@ -127,7 +131,7 @@ class Backward:
         self.shared = False
 
     def reverse(self, t: int) -> None:
-        """Carry the adjoints back over step t; gives its row of the derivative."""
+        """Carry the adjoints back over step t and set its row of the derivative."""
         g = self.kept.take("gradient", t) if self.kept.has("gradient", t) else self._gradient(t)
         state = self.run.state_at(self.state, t)
         if t == self.run.T - 1:
@@ -135,20 +139,20 @@ class Backward:
         here = (g, state, self.params, self.adjoint, self.adjoint_state)
         direction, self.adjoint_state, self.adjoint = self.programs.pull(*here)
         self._take_hyperparameters(t)
-        # What is not needed any more is let go before the pass that takes most memory.
+        # Release what is not needed any more before the pass that takes the most memory.
         params, self.params, self.state, self.shared = self.params, None, None, True
         del here, g, state
         self.rows[t] = self._row(t, params, direction)
 
     def _row(self, t: int, params: Tree, direction: Tree) -> jax.Array:
-        """The derivative by step t's weights; carries the parameters' adjoint on where needed."""
+        """The derivative with respect to step t's weights; updates the adjoint where needed."""
         compiled, arrays = self.programs, self.run.loss.arrays
         programs.settle(direction)
         batch, w = self.run.at(t)
         if self.one_tape is not None:
             row = compiled.along(self.one_tape, direction)
         elif self.wanted.batches:
-            if self.kept.has("tape", t):  # of a schedule of the caller's own
+            if self.kept.has("tape", t):  # only a schedule from the caller has one here
                 self.kept.drop("tape", t)
             given = (arrays, params, direction, batch, w, self.adjoint)
             self.adjoint, row, self.inputs[t] = compiled.inputs(*given)
@@ -163,10 +167,10 @@ class Backward:
         return self.run.data.by_weight(t, row)
 
     def _take_hyperparameters(self, t: int) -> None:
-        """Keep the derivative by the values at step t, and go on with none.
+        """Keep the derivative with respect to the values at step t, and set their adjoint to zero.
 
-        A value of a step goes on to the next one's; what is left behind here is that of step t
-        alone.
+        The optimizer passes a hyper-parameter on from step to step. The reset leaves each step with
+        the derivative with respect to its own value alone.
         """
         if not (self.wanted.hyperparameters or self.run.values):
             return
@@ -176,7 +180,7 @@ class Backward:
             self.adjoint_state[place] = jnp.zeros_like(self.adjoint_state[place])
 
     def _evaluate(self, g: Tree, state: Tree) -> None:
-        """The last step's end: the trained parameters, their score, and the adjoints there."""
+        """Do the last update, evaluate the metric and start the adjoints from its gradient."""
         run, metric, several = self.run, self.wanted.metric, self.wanted.several
         self.trained, state = run.programs.apply(g, state, self.params)
         run.check_losses(self.losses, run.T - 1)
@@ -197,9 +201,10 @@ class Backward:
             self.adjoint_state = jax.tree.map(jnp.zeros_like, floats)
 
     def by_params(self) -> Tree:
-        """The derivative by the initial parameters, through everything that reads them.
+        """The derivative with respect to the initial parameters.
 
-        Those are the training, the optimizer's initial state and the metric's second argument.
+        It goes through everything that reads them: the training, the optimizer's initial state and
+        the metric's second argument.
         """
 
         def initial(params: Tree) -> list:

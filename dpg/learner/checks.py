@@ -1,7 +1,7 @@
 """Checks of what the learner is given, before anything is trained: shapes, types, the optimizer.
 
-The loss, the metric and the optimizer are traced with shapes alone. What was found to be good is
-remembered, so that a later call with the same objects and shapes pays nothing for it.
+The loss, the metric and the optimizer are traced with shapes alone. A check that passed is cached,
+so a later call with the same objects and shapes does not repeat it.
 """
 
 import functools
@@ -26,7 +26,7 @@ class Losses(NamedTuple):
     Attributes:
         dtype: of the losses.
         shape: (B,), or (B, L) for a loss per token.
-        own: whether it also says which of the entries are own.
+        own: whether it also says which of the entries are own (count; padding does not).
     """
 
     dtype: np.dtype
@@ -49,10 +49,11 @@ def check_params(params: Tree) -> None:
 
 
 def half_precision(params: Tree) -> str | None:
-    """A warning about parameters of 16 bits, in words; None where there are none.
+    """A warning about 16-bit parameters, as text; None if there are none.
 
-    Adam's moments in bfloat16 (`mu_dtype`) are no reason for it: with parameters in float32 the
-    metagradients then correlate with float32's by 0.999 or more in the same measurement.
+    There is no warning for Adam's moments in bfloat16 (`mu_dtype`). With float32 parameters the
+    metagradients then correlate with those in full float32 by 0.999 or more, in the measurement
+    that the warning quotes.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     half = [(path, leaf) for path, leaf in leaves if leaf.dtype.itemsize == 2]
@@ -69,13 +70,17 @@ def half_precision(params: Tree) -> str | None:
 
 
 def leading_axes(batches: Tree) -> tuple[int, int]:
-    """(T, B) of batches whose arrays are all [T, B, ...]; a LearnerError for any other tree."""
+    """(T, B) of batches whose arrays are all [T, B, ...].
+
+    Raises:
+        LearnerError: any other tree; T or B is 0.
+    """
     leaves = _arrays(batches, "batches", 2, "[T, B, ...]")
     shapes = {tuple(leaf.shape[:2]) for _, leaf in leaves}
     if len(shapes) > 1:
         listed = ", ".join(f"{_name(path)} {tuple(leaf.shape)}" for path, leaf in leaves)
         raise LearnerError(
-            f"batches disagree on their leading axes [T, B]: {listed}; expected the same two first"
+            f"batches disagree on their leading axes [T, B]: {listed}; expected the same two in all"
             + libraries.stacking(batches)
         )
     T, B = shapes.pop()
@@ -87,7 +92,11 @@ def leading_axes(batches: Tree) -> tuple[int, int]:
 
 
 def examples(dataset: Tree) -> int:
-    """N of a dataset whose arrays are all [N, ...]; a LearnerError for any other tree."""
+    """N of a dataset whose arrays are all [N, ...].
+
+    Raises:
+        LearnerError: any other tree; N is 0.
+    """
     leaves = _arrays(dataset, "the dataset", 1, "[N, ...]")
     lengths = {leaf.shape[0] for _, leaf in leaves}
     if len(lengths) > 1:
@@ -144,17 +153,21 @@ def check_microbatch(microbatch: object) -> None:
 def losses_of(
     per_example_loss: Callable[[Tree, Tree], Any], params: Tree, batch: Tree, given: Tree, B: int
 ) -> Losses:
-    """What a loss returns; a LearnerError unless it is one loss per example or per token.
+    """What a loss returns for one step.
 
     Args:
         per_example_loss, params: as `metagradient` takes them.
         batch: the shapes of one step's batch.
-        given: all batches as the caller gave them, for the advice to stack them.
-        B: examples of a step.
+        given: all batches as the caller passed them. If they are a list or a loader, the error
+            says how to stack them.
+        B: examples per step.
+
+    Raises:
+        LearnerError: it is not one loss per example or per token.
     """
     try:
         out: Any = jax.eval_shape(per_example_loss, programs.shapes(params), batch)
-    except Exception as error:  # of the loss's own operations, so of any type
+    except Exception as error:  # the loss may raise any type
         if advice := libraries.stacking(given):
             raise LearnerError(
                 f"per_example_loss cannot read a step of these batches{advice}"
@@ -175,7 +188,7 @@ def losses_of(
 
 
 def check_metric(metric: Callable[[Tree, Tree], jax.Array], params: Tree) -> int | None:
-    """K of a metric [K], None of a metric []; a LearnerError for any other."""
+    """K for a metric [K], None for a metric []; a LearnerError for any other shape or dtype."""
     out: Any = jax.eval_shape(metric, programs.shapes(params), programs.shapes(params))
     if not programs.is_float(out) or out.ndim > 1 or out.shape == (0,):
         raise LearnerError(
@@ -198,12 +211,16 @@ def check_single(metric: Callable[[Tree, Tree], jax.Array], params: Tree) -> Non
 def checked_weights(
     weights: Any, first: tuple[int, ...], rest: tuple[int, ...], dtype: np.dtype
 ) -> Any:
-    """Weights of a dtype, ones for None; a LearnerError for another shape or kind.
+    """The weights [*first, *rest] in a dtype.
 
     Args:
-        weights: [*first], or [*first, ...] where the rest broadcasts, or None.
-        first: (T, B) of batches, (N,) of a dataset.
-        rest: () of losses per example, (L,) of losses per token.
+        weights: [*first], or [*first, ...] if the rest broadcasts; None for ones.
+        first: (T, B) for batches, (N,) for a dataset.
+        rest: () for losses per example, (L,) for losses per token.
+        dtype: that of the result.
+
+    Raises:
+        LearnerError: another shape, or no real numbers.
     """
     whole = (*first, *rest)
     if weights is None:
@@ -237,7 +254,11 @@ def _broadcasts(weights: Any, whole: tuple[int, ...]) -> bool:
 
 
 def initial_state(optimizer: optax.GradientTransformation, params: Tree) -> Tree:
-    """The optimizer's state before the first step; a LearnerError where it has none that fits."""
+    """The optimizer's state before the first step.
+
+    Raises:
+        LearnerError: no optax transformation, `init` fails, or the state is not a tree of arrays.
+    """
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise LearnerError(
             f"optimizer is of type {type(optimizer).__name__}; expected an optax transformation "
@@ -245,7 +266,7 @@ def initial_state(optimizer: optax.GradientTransformation, params: Tree) -> Tree
         )
     try:
         state = optimizer.init(params)
-    except Exception as error:  # of any optimizer, so of any type
+    except Exception as error:  # an optimizer may raise any type
         raise LearnerError(_cannot(error, "start from these parameters", params)) from error
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if not programs.is_array(leaf) or getattr(leaf.dtype, "kind", "") == "O":
@@ -259,9 +280,10 @@ def initial_state(optimizer: optax.GradientTransformation, params: Tree) -> Tree
 def check_optimizer(
     compiled: programs.Programs, params: Tree, state: Tree, *, derivative: bool
 ) -> None:
-    """Raise a LearnerError unless the optimizer can be applied and, if asked, differentiated.
+    """Raise a LearnerError unless the optimizer can update the parameters.
 
-    It is given gradients, its state and parameters, and nothing else.
+    With `derivative` its update must also be differentiable. It is given gradients, its state and
+    parameters, and nothing else.
     """
     leaves, treedef = jax.tree.flatten((params, state))
     _trace(compiled, treedef, tuple(map(_abstract, leaves)), derivative)
@@ -274,7 +296,7 @@ def _trace(
     params, state = jax.tree.unflatten(treedef, leaves)
     try:
         after, moved_on = jax.eval_shape(compiled.apply, params, state, params)
-    except Exception as error:  # of any optimizer, so of any type
+    except Exception as error:  # an optimizer may raise any type
         raise LearnerError(_cannot(error, "update these parameters", (params, state))) from error
     if not derivative:
         return
@@ -296,7 +318,7 @@ def check_finite(
         row: of step t.
         t: the training step, from 0.
         hint: what to do.
-        named: the examples' names in the dataset, as a part of a sentence.
+        named: places in the batch -> text that names the examples in the dataset, or "".
     """
     finite = np.isfinite(np.asarray(row))
     if not finite.all():
@@ -316,7 +338,13 @@ _EXTRA = re.compile(r"missing \d+ required keyword-only arguments?: (.*)")
 
 
 def _cannot(error: Exception, what: str, trees: Tree) -> str:
-    """Why an optimizer is refused, and what to use instead."""
+    """The error message: why an optimizer is refused, and what to use instead.
+
+    Args:
+        error: what it raised.
+        what: what it cannot do, after "the optimizer cannot".
+        trees: the parameters and state, searched for optax.lookahead's pairs.
+    """
     extra = _EXTRA.search(str(error))
     if extra:
         return (
@@ -344,7 +372,7 @@ def _holds(tree: Tree, kinds: tuple[type, ...]) -> bool:
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:
-    """What a program is compiled for: without it, tracing here would not serve the later call."""
+    """The shape, dtype and weak type: with all three, the later call reuses the trace made here."""
     weak = bool(getattr(x, "weak_type", False))
     return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=weak)
 

@@ -1,14 +1,16 @@
-"""What the steps of a training are given: batches, or a dataset and an index into it.
+"""The data of the training steps: batches, or a dataset with an index into it.
 
-Batches are arrays [T, B, ...]. A dataset is arrays [N, ...] with an index [T, B] of its rows: the
-same example may stand in several steps (epochs), and a place may be empty (-1), as at the end of an
-epoch whose last batch is short. An array may be anything with a shape, a dtype and `[...]`: numpy,
-a memory map, an HDF5 dataset. One step is read at a time.
+Batches are arrays [T, B, ...]. A dataset is arrays [N, ...] with an index [T, B] of its rows. The
+same example may appear in several steps (epochs). A place of the index may be empty (-1), as at the
+end of an epoch whose last batch is short. An array may be anything with a shape, a dtype and
+`[...]`: numpy, a memory map, an HDF5 dataset. One step is read at a time.
 
-A step's loss is the sum of weight times loss over its own entries, over their number. Entries are
-examples, or tokens where the loss is [B, L]. Own are those of filled places, and, where the loss
-says so, the tokens that are not padding. Inside, each entry is weighted by weight times factor: the
-factor is 0 where an entry is not own, and else makes a mean over own entries of a mean over all.
+The entries of a step are its examples, or its tokens if the loss is [B, L]. An entry is "own" if
+its place is filled and, where the loss says which tokens are padding, if it is not padding. A
+step's loss is the sum of weight times loss over its own entries, divided by their number.
+
+The compiled programs divide by the number of all entries. So each weight is multiplied by a factor:
+0 for an entry that is not own, and (all entries / own entries) for the others.
 """
 
 import functools
@@ -25,7 +27,7 @@ from dpg.learner.errors import LearnerError
 Tree = Any
 
 EMPTY = -1
-"""A place of an index where no example stands."""
+"""Marks a place of an index that has no example."""
 
 
 class Data:
@@ -34,7 +36,8 @@ class Data:
     Attributes:
         T: steps.
         B: places per step.
-        index: [T, B] rows of the dataset, -1 where a place is empty; None for batches.
+        N: examples of the dataset; None for batches.
+        index: [T, B] int64, rows of the dataset, -1 where a place is empty; None for batches.
         entries: the shape of a step's losses, (B,) or (B, L).
         weights: [T, *entries], or with an index [N, *entries[1:]].
     """
@@ -65,13 +68,13 @@ class Data:
     def weigh(
         self, weights: Any, losses: checks.Losses, loss: programs.Function, params: Tree
     ) -> None:
-        """Take the weights, checked against the shape that the losses have."""
+        """Check the weights against the shape of the losses and keep them."""
         self.entries = losses.shape
         first = (self.T, self.B) if self.N is None else (self.N,)
         self.weights = checks.checked_weights(weights, first, losses.shape[1:], losses.dtype)
         if losses.own:
             self._own = functools.partial(programs.compile_factor(loss.static), loss.arrays, params)
-        # Where every entry is own there is no factor, and a step's weights are the caller's.
+        # If every entry is own, all factors are 1 and a step uses the caller's weights unchanged.
         self.plain = not losses.own and (self.index is None or bool((self.index >= 0).all()))
 
     def at(self, t: int) -> tuple[Tree, Any]:
@@ -80,11 +83,16 @@ class Data:
         return batch, weights if self.plain else weights * self._factor(t, batch)
 
     def by_weight(self, t: int, row: jax.Array) -> jax.Array:
-        """The derivative by weights [..., *entries], of that by weights times factors."""
+        """Turn the derivative with respect to (weight times factor) into that by weight alone.
+
+        Args:
+            t: the step.
+            row: [..., *entries] float.
+        """
         return row if self.plain else row * self._factor(t)
 
     def means(self, losses: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """The steps' weighted mean losses [T], and all losses [T, *entries], nan if not own."""
+        """The steps' weighted mean losses [T], and all losses [T, *entries] (nan if not own)."""
         stacked = jnp.stack(losses)
         weights = self.weights if self.index is None else self.weights[self.index]
         weights, axes = jnp.asarray(weights, stacked.dtype), tuple(range(1, stacked.ndim))
@@ -95,9 +103,13 @@ class Data:
         return means, jnp.where(factors > 0, stacked, jnp.nan)
 
     def by_example(self, places: Any, lead: int = 0) -> np.ndarray:
-        """Sums over the places of each example: [lead..., T, B, ...] to [lead..., N, ...].
+        """Sum over the places of each example: [lead..., T, B, ...] to [lead..., N, ...].
 
-        On the host in the order of the steps, so that equal calls give equal bits.
+        It runs on the host in the order of the steps, so that equal calls give equal bits.
+
+        Args:
+            places: one number, or one array, per place.
+            lead: the number of leading axes.
         """
         assert self.index is not None
         places = np.asarray(places)
@@ -109,7 +121,7 @@ class Data:
         return sums.reshape(*places.shape[:lead], *sums.shape[1:])
 
     def named(self, t: int, places: Sequence[int]) -> str:
-        """Which examples of the dataset stand at these places, for a message; "" for batches."""
+        """Text for an error: the dataset's examples at these places of step t; "" for batches."""
         if self.index is None or not len(places):
             return ""
         rows = self.index[t][list(places)]
@@ -120,14 +132,17 @@ class Data:
         return jax.tree.map(lambda x: _read(x, rows), self.arrays)
 
     def _rows(self, t: int) -> Any:
-        """The rows of step t, the step itself of batches; an empty place has one of the others."""
+        """The rows of step t. An empty place gets the row of a filled one. For batches it is t."""
         if self.index is None:
             return t
         row = self.index[t]
         return np.where(row < 0, row[row >= 0][-1], row)
 
     def _factor(self, t: int, batch: Tree = None) -> Any:
-        """The factors of step t's weights, computed once; a walk that goes on skips steps."""
+        """The factors of step t's weights. They are cached when first needed.
+
+        No step can count on an earlier one: a resumed call skips the steps that are done.
+        """
         if t not in self._factors:
             self._factors[t] = self._computed_factor(t, batch)
         return self._factors[t]
@@ -141,7 +156,7 @@ class Data:
 
 
 def _read(x: Any, rows: Any) -> Any:
-    """Rows of an array; one that only takes rising numbers, such as HDF5's, is asked for those."""
+    """Rows of an array. Some arrays, such as HDF5 datasets, accept only increasing indices."""
     if isinstance(rows, int) or isinstance(x, np.ndarray | jax.Array):
         found = x[rows]
     else:
@@ -151,7 +166,11 @@ def _read(x: Any, rows: Any) -> Any:
 
 
 def checked_index(index: Any, examples: int) -> np.ndarray:
-    """An index [T, B] of integers; a LearnerError for any other, or one beyond the dataset."""
+    """The index as int64 [T, B].
+
+    Raises:
+        LearnerError: no integers [T, B], a row beyond the dataset, or a step without an example.
+    """
     if isinstance(index, list | tuple):
         index = _filled(index)
     index = np.asarray(index)
@@ -176,7 +195,7 @@ def checked_index(index: Any, examples: int) -> np.ndarray:
 
 
 def _filled(steps: Sequence[Any]) -> np.ndarray:
-    """Lists of rows, of any lengths, as one array; -1 where a list has ended."""
+    """Lists of rows, of any lengths, as one array. Short lists are padded with -1."""
     try:
         rows = [np.asarray(step).reshape(-1) for step in steps]
         if any(len(row) and not np.issubdtype(row.dtype, np.integer) for row in rows):
@@ -206,8 +225,8 @@ def epoch_index(
         examples: N, the dataset's length.
         batch: B, places per step.
         epochs: passes over the dataset, each in another order.
-        steps: end after this many steps, whatever `epochs` says; the index then has as many epochs
-            as it takes.
+        steps: T. If given, it replaces `epochs`: the index has exactly this many steps, over the
+            number of epochs that they need.
         seed: of the orders; None keeps the dataset's own order in every epoch.
 
     Returns:

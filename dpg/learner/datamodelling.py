@@ -1,8 +1,8 @@
 """The linear datamodelling score: do the metagradients rank datasets as real trainings do?
 
 Park et al. (TRAK: Attributing Model Behavior at Scale, 2023), section 2: draw random subsets of the
-examples, train on each for real, and correlate the metric of these trainings with the sum of the
-scores of each subset's examples. 1 is a perfect order, 0 says nothing.
+examples, train on each, and correlate the metric of these trainings with the sum of the scores of
+each subset's examples. 1 is the same order, 0 is no relation.
 """
 
 import time
@@ -26,11 +26,11 @@ class DatamodellingScore(NamedTuple):
 
     Attributes:
         score: Spearman's rank correlation of `measured` and `predicted`, in [-1, 1].
-        low, high: a 95 % interval of it, from 2,000 bootstrap samples of the subsets.
-        measured: [S] float, the metric after training on each subset.
-        predicted: [S] float, the same as the metagradient predicts it: the metric of the whole, and
-            the sum of weights_grad times the change of the weights.
-        subsets: [S, ...] bool, which examples each subset has, like the weights.
+        low, high: its 95 % interval, from 2,000 bootstrap samples of the subsets.
+        measured: [S] float64, the metric after training on each subset.
+        predicted: [S] float64, the metagradient's prediction of `measured`: the metric after
+            training on all examples, plus the sum of weights_grad times the change of the weights.
+        subsets: [S, T, B] bool, or [S, N] with an index: which examples each subset has.
     """
 
     score: float
@@ -57,23 +57,24 @@ def datamodelling_score(
     seed: int = 0,
     say: Callable[[str], Any] | None = print,
 ) -> DatamodellingScore:
-    """Trains on random subsets and compares what came with what the metagradient predicts.
+    """Train on random subsets and compare the measured metrics with the metagradient's prediction.
 
-    An example outside a subset has weight 0. The others' weights are divided by `fraction`, so that
-    a step is as large as with all examples.
+    An example outside a subset has weight 0. The weights of the others are divided by `fraction`
+    (by the exact share drawn), so that a step is as large as with all examples.
 
     Args:
         metric: (params, initial) -> [].
-        subsets: S, how many trainings, at least 3. The interval narrows with their root.
+        subsets: S, the number of trainings, at least 3. The width of the interval falls with the
+            square root of S.
         fraction: the share of the examples in a subset, between 0 and 1. Near 1 the changes are
-            small, as a derivative sees them; 0.5 is customary.
+            small, so a derivative describes them well. 0.5 is customary.
         seed: of the subsets.
-        say: called once, before anything is trained, with a line on what it will cost; None says
-            nothing.
-        The others: as for `metagradient`, which also says what is raised.
+        say: called once, before any training, with one line about the cost; None for no line.
+        The others: as for `metagradient`.
 
     Raises:
-        LearnerError: besides, a number of subsets or a fraction that is out of range.
+        LearnerError: a number of subsets or a fraction that is out of range, fewer than 2 examples,
+            or whatever `metagradient` raises.
     """
     if isinstance(subsets, bool) or not isinstance(subsets, int) or subsets < 3:
         raise LearnerError(f"subsets = {subsets!r}; expected an integer of at least 3")
@@ -103,7 +104,7 @@ def datamodelling_score(
 
 
 def cost(run: Run, subsets: int, memory: float | None) -> str:
-    """What a call will take, in a line: trainings, steps, and seconds after one step is timed."""
+    """One line about the cost of a call: trainings, steps and time. One training step is timed."""
     steps = run.T * subsets
     derivative = run.plan(memory).schedule.cost() / run.T
     seconds = _seconds_per_step(run) * run.T * (subsets + derivative)
@@ -122,7 +123,7 @@ def _in_words(seconds: float) -> str:
 
 
 def _seconds_per_step(run: Run) -> float:
-    """Of a training step, the second of two: the first compiles."""
+    """The time of a training step. It runs twice: the first run compiles, the second is timed."""
     for _ in range(2):
         began = time.perf_counter()
         g, _, _ = run.gradient(run.params, 0)
@@ -144,7 +145,10 @@ def _draw(shape: tuple[int, ...], subsets: int, fraction: float, seed: int) -> n
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """The correlation of ranks; equal numbers share the mean of their ranks. 0 for a constant."""
+    """Spearman's rank correlation of a [S] and b [S]. Ties share their mean rank.
+
+    It is 0 if a or b is constant.
+    """
     x, y = _ranks(a), _ranks(b)
     x, y = x - x.mean(), y - y.mean()
     size = np.sqrt((x @ x) * (y @ y))

@@ -1,11 +1,10 @@
-"""One training spread over the devices of a machine: states in parts, examples divided.
+"""One training over several devices of a machine: parameters are sharded, examples are divided.
 
-For the target's training and for the generator's. Every array of the parameters is cut along one
-axis, and so are the states and gradients that are kept, which are most of the memory: n devices
-hold n times as many. A step puts the parameters together, on every device, for as long as it lasts;
-each device computes on its own part of the examples. XLA finds the communication from where the
-arrays shall lie, so that the functions stay as they are, and the numbers, but for the order of
-sums.
+It serves the target's training and the generator's. Every array of the parameters is cut along one
+axis, and so are the kept states and gradients. They take most of the memory, so n devices hold n
+times as many. A step gathers the whole parameters on every device (all-gather) and frees them at
+its end. Each device computes on its own part of the examples. XLA derives the communication from
+the shardings, so the functions do not change. The numbers change only by the order of sums.
 """
 
 import functools
@@ -27,16 +26,16 @@ _AXIS = "devices"
 
 @functools.cache
 def mesh_of(count: int) -> Mesh:
-    """The first `count` devices of this process in a row.
+    """A one-dimensional mesh of the first `count` devices of this process.
 
     Raises:
-        LearnerError: it has fewer.
+        LearnerError: the process has fewer devices.
     """
     devices = jax.local_devices()
     if len(devices) < count:
         raise LearnerError(
             f"{count} devices are asked for, and JAX sees {len(devices)} ({devices[0].platform}): "
-            "ask for fewer, or see why the others are not there"
+            "set a smaller number, or check why JAX does not see the others"
         )
     return Mesh(np.array(devices[:count]), (_AXIS,))
 
@@ -50,9 +49,9 @@ def spread(params: Tree, loss: Loss, count: int) -> tuple[Tree, Loss]:
         count: how many devices, at least 1.
 
     Returns:
-        The tree, each array cut along its longest axis that `count` divides, whole on every device
-        where there is no such axis; and the loss, which puts the parameters together and divides
-        the examples, where `count` divides their number.
+        The tree: each array is cut along its longest axis that `count` divides, and whole on every
+        device if there is no such axis. And the loss: it gathers the parameters, and divides the
+        examples if `count` divides their number.
 
     Raises:
         LearnerError: this process has fewer devices.
@@ -62,17 +61,17 @@ def spread(params: Tree, loss: Loss, count: int) -> tuple[Tree, Loss]:
 
 
 def in_parts(mesh: Mesh, tree: Tree) -> Tree:
-    """Arrays cut along their longest axis that the devices divide, whole where there is none."""
+    """Arrays cut along their longest axis that the number of devices divides; whole if none."""
     return jax.tree.map(lambda x: _place(x, mesh, _longest(mesh, np.shape(x))), tree)
 
 
 def together(mesh: Mesh, tree: Tree) -> Tree:
-    """Arrays whole on every device."""
+    """The arrays, whole on every device."""
     return jax.tree.map(lambda x: _place(x, mesh, P()), tree)
 
 
 def shares(mesh: Mesh, tree: Tree) -> Tree:
-    """Arrays divided along their first axis, whole where the devices do not divide it."""
+    """Arrays divided along their first axis; whole if the number of devices does not divide it."""
 
     def share(x: Any) -> jax.Array:
         return _place(x, mesh, P(_AXIS) if np.shape(x)[0] % mesh.size == 0 else P())
@@ -81,7 +80,7 @@ def shares(mesh: Mesh, tree: Tree) -> Tree:
 
 
 def divided(mesh: Mesh, function: Loss, params: Tree, batch: Tree) -> jax.Array:
-    """`function(params, batch)` [B, ...] of whole parameters, each device's share computed there.
+    """`function(params, batch)` -> [B, ...]: each device computes its share with whole parameters.
 
     A row of the result must not depend on the batch's other rows.
     """

@@ -1,13 +1,14 @@
-"""When two callables are the same: the same code, and equal constants in all that the code reads.
+"""When two callables count as the same: the same code, and equal constants that the code reads.
 
-A function made anew on every call (a closure, an optimizer such as `optax.adam(1e-3)`) is another
-object each time, and a program compiled for one would be compiled again for the next. `key_of`
-gives equal keys to functions that must compute the same. It sees a function's code, its defaults,
-what it closes over and the global names that it reads, and it knows a value only if nobody can
-change it later: numbers, strings, types, tuples and frozen dataclasses of such, functions, and
-modules of installed libraries. For a function that reads anything else (an array, a list, an object
-with attributes, a module of the user's own) there is no key, and only the very same object counts
-as the same.
+A function that is made on every call (a closure, an optimizer such as `optax.adam(1e-3)`) is a
+different object each time. Compared by identity, its program would be compiled again for each.
+`key_of` gives equal keys to functions that must compute the same. It looks at a function's code,
+its defaults, what it closes over and the global names that it reads.
+
+It accepts only values that nobody can change later: numbers, strings, types, tuples and frozen
+dataclasses of these, functions, and modules of installed libraries. A function that reads anything
+else (an array, a list, an object with attributes, a module of the user) has no key. Such functions
+are the same only if they are the same object.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ class _ChangeableError(Exception):
 
 
 def key_of(function: Any) -> Hashable | None:
-    """A key that equal functions share; None where only identity tells.
+    """A key that equal functions share; None if they can be compared only by identity.
 
     Args:
         function: a Python function, a `functools.partial`, or a tuple of such (an optax
@@ -76,7 +77,7 @@ def _compound(value: Any, above: tuple[int, ...]) -> Hashable:
 
 
 def _is_of_a_library(value: Any) -> bool:
-    """Whether it is what a library's module has under its own name, such as `jax.nn.gelu`."""
+    """Whether a library's module has this very object under its own name, such as `jax.nn.gelu`."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not (isinstance(module, str) and module.partition(".")[0] in _LIBRARIES):
         return False

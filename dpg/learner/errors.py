@@ -4,7 +4,7 @@ from dpg.errors import DpgError
 
 
 class LearnerError(DpgError):
-    """Input that the learner cannot train on, or whose derivative would say nothing."""
+    """Input that the learner cannot train on, or whose derivative would be meaningless."""
 
 
 class NotFiniteError(LearnerError):
@@ -24,4 +24,4 @@ class NotFiniteError(LearnerError):
 
 
 class LearnerWarning(UserWarning):
-    """Metagradients that are computed as defined, and likely useless all the same."""
+    """The metagradients are computed correctly but are probably useless."""

@@ -1,11 +1,13 @@
-"""A long call that was killed goes on: a folder holds what is kept and where the walk stands.
+"""Resume a long call that was killed, from a folder that holds its state.
 
-Kept states and gradients are files instead of arrays in memory. Besides, the folder holds the rest
-of the walk (where training stands, the adjoints, the rows so far), written anew as often as costs
-at most a twentieth of the time. A file is written under another name first, so a kill leaves the
-old one or the new one. A repeated call goes on after the last action of the schedule that
-`now.json` names, with the same numbers bit for bit as one that was never stopped. What was kept at
-that action stays on disk until `now.json` names a later one.
+Kept states and gradients are files instead of arrays in memory. The folder also holds the rest of
+the walk: the current state of training, the adjoints and the rows so far. That part is written
+again from time to time, so rarely that writing takes at most about a twentieth of the time. A file
+is written under another name first, so a kill leaves the old file or the new file whole.
+
+`now.json` names the last action of the schedule that is saved. A repeated call goes on after that
+action. Its numbers are the same, bit for bit, as those of a call that was never stopped. What was
+kept at that action stays on disk until `now.json` names a later one.
 """
 
 import hashlib
@@ -33,14 +35,14 @@ Array = Any
 
 _NOW = "now.json"
 SHARE = 20
-"""Writing where the walk stands takes at most one part in this many of the time."""
+"""Writing the state of the walk takes at most about 1/SHARE of the time."""
 
 
 class OnDisk:
-    """Kept states and gradients as files; like `dpg.learner.kept.Kept`, for the same callers.
+    """Kept states and gradients as files, with the methods of `dpg.learner.kept.Kept`.
 
     Attributes:
-        shares: False: what `get` gives is the caller's alone.
+        shares: False: nobody else holds what `get` returns.
     """
 
     shares = False
@@ -49,7 +51,7 @@ class OnDisk:
         self.folder = folder
         self.likes = {"state": (run.params, run.state), "gradient": run.params}
         self.held: set[tuple[What, int]] = set()
-        self.sizes: dict[str, int] = {}  # of the files there, those let go included
+        self.sizes: dict[str, int] = {}  # of all files in the folder, dropped ones included
 
     def put(self, what: What, t: int, tree: Tree) -> None:
         """Write a tree to its file."""
@@ -67,7 +69,7 @@ class OnDisk:
         return jax.tree.unflatten(treedef, leaves)
 
     def take(self, what: What, t: int) -> Tree:
-        """A tree, read from its file to the device; it is kept no more."""
+        """A tree, read from its file to the device, and no longer kept."""
         tree = self.get(what, t)
         self.drop(what, t)
         return tree
@@ -77,18 +79,18 @@ class OnDisk:
         return (what, t) in self.held
 
     def drop(self, what: What, t: int) -> None:
-        """Forget a tree; its file goes with the next `now.json`."""
+        """Forget a tree. Its file is deleted after the next `now.json` is written."""
         self.held.remove((what, t))
 
     def clean(self) -> None:
-        """Delete the files of what is kept no more."""
+        """Delete the files of the trees that are no longer kept."""
         for name in self.sizes.keys() - {_file(*key) for key in self.held}:
             (self.folder / name).unlink(missing_ok=True)
             del self.sizes[name]
 
 
 class Bookmark:
-    """Where the walk stands, in a folder."""
+    """The state of the walk, in a folder."""
 
     TREES = ("params", "state", "trained", "value", "adjoint", "adjoint_state", "by_initial")
     ROWS = ("losses", "rows", "hyper", "inputs")
@@ -107,18 +109,21 @@ class Bookmark:
         self._written, self._took = -np.inf, 0.0
 
     def open(self) -> int:
-        """Make or read the folder: the number of actions that are done.
+        """Make the folder, or restore the walk from it.
+
+        Returns:
+            The number of actions that are done.
 
         Raises:
-            LearnerError: the folder is another call's, is damaged, or its disk is too small.
+            LearnerError: the folder belongs to another call, is damaged, or its disk is too small.
         """
         folder = self.kept.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LearnerError(
-                f"folder = {str(folder)!r} cannot be made: {error}; expected a folder of this "
-                "call's own"
+                f"folder = {str(folder)!r} cannot be made: {error}; expected a folder that only "
+                "this call uses"
             ) from error
         done = self._restore() if (folder / _NOW).exists() else 0
         there = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
@@ -131,7 +136,7 @@ class Bookmark:
         return done
 
     def after(self, number: int) -> None:
-        """Write where the walk stands, if it is time, or the last action has been done."""
+        """Write the state of the walk if it is time, or if this was the last action."""
         last = number == self.actions - 1
         if last:
             self.kept.held.clear()  # the schedule does not drop the first state
@@ -172,7 +177,7 @@ class Bookmark:
         if other := [x for x in self.identity if now["identity"].get(x) != self.identity[x]]:
             raise LearnerError(
                 f"folder = {str(folder)!r} is of a call with other {', '.join(other)}; expected a "
-                "folder of this call's own: choose another one, or delete it to begin anew"
+                "folder that only this call uses: choose another folder, or delete it to start over"
             )
         found = load(folder / f"walk-{now['done']}.npz")
         trees = self._trees(found, now["there"])
@@ -209,15 +214,15 @@ class Bookmark:
         leaves = [jnp.asarray(found[f"{name}/{t}/{i}"]) for i in range(count)]
         if not leaves:
             return None
-        if name == "hyper":  # a tree of a dict has its names in order
+        if name == "hyper":  # jax sorts the keys of a dict
             return dict(zip(sorted(self.run.places.floats), leaves, strict=True))
         return leaves if name == "inputs" else leaves[0]
 
 
 def identity(back: Any, schedule: Schedule) -> dict[str, str]:
-    """What a call is known by: digests of what it is given, by name.
+    """What identifies a call: a digest of each argument, by name.
 
-    Of the batches, the shapes and the first and the last step count. Functions do not.
+    The batches count by their shapes and by their first and last step. Functions do not count.
     """
     run, data = back.run, back.run.data
     parts = {
@@ -248,9 +253,9 @@ def _digest(tree: Tree) -> str:
 
 
 def save(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write arrays to a file, whole or not at all."""
+    """Write arrays to an .npz file, whole or not at all."""
     plain = {name: _plain(x) for name, x in arrays.items()}
-    # numpy's format has no name for a dtype such as bfloat16: its bits are written.
+    # numpy's format does not know dtypes such as bfloat16: their bits are written.
     kinds = {name: str(x.dtype) for name, x in plain.items() if x.dtype.kind == "V"}
     bits = {
         name: x.view(f"u{x.dtype.itemsize}") if name in kinds else x for name, x in plain.items()
@@ -260,10 +265,10 @@ def save(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file.
+    """The arrays of a file, by name.
 
     Raises:
-        LearnerError: it is not there or damaged.
+        LearnerError: the file is missing or damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -272,7 +277,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise LearnerError(
             f"{path} cannot be read ({error}); expected a file of a call that was stopped: delete "
-            "the folder to begin anew"
+            "the folder to start over"
         ) from error
     return {
         name: x.view(jnp.dtype(kinds[name])) if name in kinds else x for name, x in arrays.items()
@@ -280,7 +285,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 def placed(x: np.ndarray, like: jax.Array) -> jax.Array:
-    """An array on the device, as `like` lies there: its keys, its kind of number, its parts."""
+    """An array on the device, with the sharding of `like`, and with its random-key or weak type."""
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(like))
     if getattr(like, "weak_type", False) and x.ndim == 0:
@@ -305,7 +310,7 @@ def _count(found: Mapping[str, Array], name: str) -> int:
 
 
 class _Whole:
-    """The path to write to; it takes the file's name when all is written."""
+    """A temporary path to write to. It is renamed to the file's name when all is written."""
 
     def __init__(self, path: Path):
         self.path, self.partial = path, path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""How much memory one step of the learner takes, by XLA's own count: nothing is computed."""
+"""How much memory one step of the learner takes, as XLA reports it. Nothing is computed."""
 
 import functools
 from collections.abc import Callable
@@ -19,9 +19,9 @@ def step_bytes(
     steps: int,
     microbatch: int | None,
 ) -> int:
-    """Bytes of the largest program of a step: what it is given, what it gives and all between.
+    """Bytes of the largest program of a step: its arguments, its results and its temporaries.
 
-    Kept states are not among them: `explain` counts those.
+    Kept states are not included: `explain` counts those.
 
     Args:
         per_example_loss, optimizer, microbatch: as `metagradient` takes them.
@@ -49,7 +49,7 @@ def step_bytes(
 
 
 def program_bytes(compiled: jax.stages.Compiled) -> int:
-    """What a compiled program needs at its peak, arguments and results included."""
+    """Bytes that a compiled program needs at its peak, arguments and results included."""
     need = compiled.memory_analysis()
     assert need is not None, "XLA tells what its programs need on every platform of ours"
     held = need.argument_size_in_bytes + need.output_size_in_bytes - need.alias_size_in_bytes

@@ -1,13 +1,14 @@
-"""Hyper-parameters that live in the optimizer's state: where they lie, and their values per step.
+"""Hyper-parameters in the optimizer's state: their positions, and their values per step.
 
 `optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)` keeps the rate, the betas and the rest in
 its state, and every update reads them there. They are inputs of each step's update, like the
-gradient: the vector-Jacobian product of the optimizer gives the derivative by their value at that
-step. Its sum over the steps is the derivative by a constant.
+gradient. So the vector-Jacobian product of the optimizer also gives the derivative with respect to
+their value at that step. Its sum over the steps is the derivative with respect to a constant.
 
-A schedule under `inject_hyperparams` is another thing: a function of the step's number inside the
-optimizer, whose value the state only reports. No input stands for it, so it is not among those
-here. Give its values per step instead (`hyperparameters=`), for a constant of the same name.
+A schedule under `inject_hyperparams` is different: it is a function of the step's number inside the
+optimizer, and the state only reports its value. It is no input of the update, so it has no
+derivative here. Give the optimizer a constant of the same name instead, and the schedule's values
+per step (`hyperparameters=`).
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ _CONSTANT, _SCHEDULED = "hyperparams", "hyperparams_states"
 
 
 class Places(NamedTuple):
-    """Where the hyper-parameters lie.
+    """Where the hyper-parameters are in the optimizer's state.
 
     Attributes:
         leaves: by name, the position among the leaves of the optimizer's state.
@@ -41,9 +42,9 @@ class Places(NamedTuple):
 
     @classmethod
     def find(cls, state: Tree) -> "Places":
-        """Look for them in a state.
+        """Find the hyper-parameters in a state.
 
-        Several of one name are told apart by their order: `learning_rate[0]`, `learning_rate[1]`.
+        If several have the same name, they are numbered: `learning_rate[0]`, `learning_rate[1]`.
         """
         paths = jax.tree_util.tree_leaves_with_path(state)
         scheduled = {found for path, _ in paths if (found := _entry(path, _SCHEDULED))}
@@ -63,7 +64,7 @@ class Places(NamedTuple):
         )
 
     def check(self) -> None:
-        """Raise a LearnerError where there are none."""
+        """Raise a LearnerError if there are none."""
         if not self.leaves:
             raise LearnerError(
                 "the optimizer's state holds no hyper-parameters"
@@ -75,7 +76,15 @@ class Places(NamedTuple):
             )  # fmt: skip
 
     def values(self, given: Mapping[str, Any], state: Tree, T: int) -> dict[int, np.ndarray]:
-        """Values per step by position in the state, checked: [T], or [T, ...] like the leaf.
+        """Check the values per step.
+
+        Args:
+            given: by name, numbers [T, ...]; the rest of the shape is that of the state's leaf.
+            state: the optimizer's.
+            T: steps.
+
+        Returns:
+            The values by position in the state, [T, ...] in the dtype of the leaf.
 
         Raises:
             LearnerError: no such hyper-parameter, or values of another shape.
@@ -102,14 +111,14 @@ class Places(NamedTuple):
         return found
 
     def check_constant(self, before: Tree, after: Tree) -> None:
-        """Raise a LearnerError where a hyper-parameter has another value than it was given."""
+        """Raise a LearnerError if a hyper-parameter has another value after the update."""
         given, found = jax.tree.leaves(before), jax.tree.leaves(after)
         for name, position in self.leaves.items():
             if not np.array_equal(given[position], found[position], equal_nan=True):
                 raise LearnerError(
                     f"the optimizer has changed its hyper-parameter {name} from {given[position]} "
-                    f"to {found[position]}; expected one that it only reads: its derivative is "
-                    "that by the value at each step"
+                    f"to {found[position]}; expected an optimizer that only reads it, since the "
+                    "derivative is by the value at each step"
                 )
 
 
@@ -124,9 +133,9 @@ def with_values(state: Tree, values: Mapping[int, np.ndarray], t: int) -> Tree:
 
 
 def _entry(path: tuple[Any, ...], field: str) -> tuple[tuple[Any, ...], str] | None:
-    """(where the node lies, name) of a leaf below `field[name]`; None for any other leaf.
+    """(path of the node, name) of a leaf below `field[name]`; None for any other leaf.
 
-    The innermost such field counts, where one transformation is inside another.
+    If one transformation is inside another, the innermost such field counts.
     """
     for place in reversed(range(len(path) - 1)):
         key, name = path[place], path[place + 1]

@@ -12,7 +12,7 @@ class Kept:
     """Kept states, gradients and tapes, by step.
 
     Attributes:
-        shares: whether `get` gives the very arrays that stay kept: nobody may overwrite them.
+        shares: whether `get` returns the kept arrays themselves, which nobody may overwrite.
     """
 
     def __init__(self, like: Tree, host_memory: bool):
@@ -30,7 +30,7 @@ class Kept:
         return tree if self.shares else to_device(tree, self.like)
 
     def take(self, what: What, t: int) -> Tree:
-        """A kept tree, on the device; it is kept no more."""
+        """A kept tree, on the device, and no longer kept."""
         tree = self.get(what, t)
         self.drop(what, t)
         return tree
@@ -45,13 +45,13 @@ class Kept:
 
 
 def to_host(tree: Tree) -> Tree:
-    """Copies of the arrays in the host's memory, laid out over the same devices' hosts."""
+    """Copies of the arrays in pinned host memory, with the same sharding."""
     return jax.tree.map(
         lambda x: jax.device_put(x, x.sharding.with_memory_kind("pinned_host")), tree
     )
 
 
 def to_device(tree: Tree, like: Tree) -> Tree:
-    """The way back of `to_host`, to the kind of memory that the arrays of `like` lie in."""
+    """The inverse of `to_host`: copies in the kind of memory that the arrays of `like` are in."""
     kind = jax.tree.leaves(like)[0].sharding.memory_kind
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)

@@ -1,6 +1,6 @@
-"""What to do with models and data as equinox, flax and PyTorch have them: parts of error messages.
+"""Advice for models and data of equinox, flax and PyTorch, as parts of error messages.
 
-Nothing of these libraries is imported.
+None of these libraries is imported.
 """
 
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ Tree = Any
 
 
 def advice(params: Tree, leaf: Any) -> str:
-    """What to do about a leaf of the parameters that is no array of floating-point numbers."""
+    """What to do about a leaf of the parameters that is not a floating-point array."""
     if is_torch(params) or is_torch(leaf):
         return (
-            "the learner differentiates JAX functions. Write the model in JAX and take over the "
+            "the learner differentiates JAX functions. Write the model in JAX and convert the "
             "numbers, jnp.asarray(tensor.detach().numpy())"
         )
     if _of(params, "flax") or _of(leaf, "flax"):
@@ -33,7 +33,7 @@ def advice(params: Tree, leaf: Any) -> str:
 
 
 def stacking(batches: Tree) -> str:
-    """What to do with batches that stand in a list or come from a loader; "" for others."""
+    """What to do with batches that are a list or come from a loader; "" for others."""
     if isinstance(batches, list) or type(batches) is tuple:
         if len(batches) > 1 and len({_layout(batch) for batch in batches}) == 1:
             return (
@@ -57,7 +57,7 @@ def is_torch(x: Any) -> bool:
 
 
 def _of(x: Any, library: str) -> bool:
-    """Whether x's class, or one that it derives from, is of a library."""
+    """Whether x's class, or a base class of it, belongs to a library."""
     return any(base.__module__.partition(".")[0] == library for base in type(x).__mro__)
 
 

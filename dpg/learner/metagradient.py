@@ -1,24 +1,26 @@
 """The metagradient: the derivative of a trained model's score by every training example's weight.
 
-Training is theta_{t+1}, s_{t+1} = O(g_t, s_t, theta_t) with g_t the gradient of the step's loss
-L_t = 1/B sum_i w_ti l_i(theta_t), O the optimizer (parameters updated, its state moved on). The
-metric M = Phi(theta_T, theta_0) is differentiated by w backwards through time. Let a and b be the
-adjoints of theta_{t+1} and s_{t+1}. The vector-Jacobian product of O at (a, b) yields the adjoint
-lambda of g_t, the adjoint of s_t, and the direct part of the adjoint of theta_t. The rest is
+Training is theta_{t+1}, s_{t+1} = O(g_t, s_t, theta_t). Here g_t is the gradient of the step's loss
+L_t = 1/B sum_i w_ti l_i(theta_t), and O is the optimizer, which updates parameters and its state.
+The metric is M = Phi(theta_T, theta_0). Its derivative by w is computed backwards through time. Let
+a and b be the adjoints of theta_{t+1} and s_{t+1}. The vector-Jacobian product of O at (a, b) gives
+the adjoint lambda of g_t, the adjoint of s_t, and the direct part of the adjoint of theta_t. The
+rest is
 
     adjoint of theta_t  = direct part + H_t lambda         (H_t the Hessian of L_t)
     dM / dw_ti          = 1/B <grad l_i(theta_t), lambda>
 
-and both are tangents of one forward-over-reverse pass: jvp of theta -> (grad L_t, l_1 ... l_B) in
-direction lambda. The first step needs the second line alone: forward mode of the losses. Where it
-is the only step, its gradient and that forward mode share one forward pass. Where there is room,
-theta -> (grad L_t, l_1 ... l_B) is linearized in place of its plain computation, and its matrix
-products are kept until the tangents are taken.
+Both are tangents of one forward-over-reverse pass: the jvp of theta -> (grad L_t, l_1 ... l_B) in
+direction lambda. Two things save work. The first step needs the second line alone, which is forward
+mode of the losses; if it is the only step, its gradient and that forward mode share one forward
+pass. And if the memory budget allows, theta -> (grad L_t, l_1 ... l_B) is linearized when g_t is
+computed, and its matrix products are kept for the tangents.
 
-What else the sweep holds: the adjoint of the optimizer's state has the derivatives by the
-hyper-parameters that live there, and the adjoint of theta_0 is that of the initial parameters. The
-derivative by a batch x_t is that of the scalar d L_t(theta_t, x_t) along lambda. One pass of
-reverse over forward mode gives it together with the two lines above.
+The same walk gives other derivatives. The adjoint of the optimizer's state contains the derivatives
+by the hyper-parameters in that state. The adjoint of theta_0 is the derivative by the initial
+parameters. The derivative by a batch x_t is the gradient by x_t of a scalar: the derivative of
+L_t(theta_t, x_t) along lambda. One reverse-over-forward pass gives it together with the two lines
+above.
 """
 
 import warnings
@@ -57,7 +59,7 @@ def train(
     microbatch: int | None = None,
     progress: Callback | None = None,
 ) -> TrainResult:
-    """Plain training: what `metagradient` trains, bit for bit, without the derivative.
+    """Plain training without the derivative. The result is that of `metagradient`, bit for bit.
 
     Arguments and errors are those of `metagradient`.
     """
@@ -71,7 +73,7 @@ def train(
         index=index,
         hyperparameters=hyperparameters,
     )
-    # Copies, since every step overwrites them and the caller's parameters are the caller's.
+    # Copies, since every step overwrites them and the caller's parameters must not change.
     theta, state = jax.tree.map(jnp.copy, (run.params, run.state))
     losses: list[Any] = []
     for t in range(run.T):
@@ -103,63 +105,65 @@ def metagradient(
     progress: Callback | None = None,
     folder: str | Path | None = None,
 ) -> MetagradientResult:
-    """Trains on `batches` and differentiates the metric by every example's weight.
+    """Train on `batches` and differentiate the metric by every example's weight.
 
     Args:
         per_example_loss: (params, batch) -> [B] float, one loss per example, or [B, L], one per
-            token; or a pair with booleans of the same shape that say which of the losses are own
-            (no padding), from the batch alone. A step's loss is the sum of weight times loss over
-            the own ones, over their number. An example's loss must not depend on the others of its
-            batch if `microbatch` is used or the index has empty places.
+            token. It may also return a pair: the losses, and booleans of the same shape that say
+            which losses are own (no padding). The booleans must depend on the batch alone. A step's
+            loss is the sum of weight times loss over the own losses, divided by their number. With
+            `microbatch`, or empty places in the index, an example's loss must not depend on the
+            other examples of its batch.
         metric: (params, initial params) -> [] float, higher is better; or [K], K metrics whose
-            derivatives are taken in one walk back.
+            derivatives are computed in one walk back.
         params: any tree of floating-point arrays; not changed.
-        batches: a tree of arrays [T, B, ...]: T steps of B examples. With `index` a dataset, a tree
-            of arrays [N, ...]. An array is anything with a shape, a dtype and `[...]` (numpy, a
-            memory map, an HDF5 dataset); one step is read at a time.
+        batches: a tree of arrays [T, B, ...]: T steps of B examples. With `index` it is a dataset,
+            a tree of arrays [N, ...]. An array is anything with a shape, a dtype and `[...]`
+            (numpy, a memory map, an HDF5 dataset). One step is read at a time.
         optimizer: any optax transformation of gradients, state and parameters whose state is a
-            tree of arrays. One that also reads the loss (a line search, polyak_sgd) is refused.
+            tree of arrays. Optimizers that also read the loss (a line search, polyak_sgd) are
+            refused.
         index: [T, B] integers, the dataset's rows in each step, or a list of T lists; -1 where a
-            place is empty. An example may stand in many places. See `epoch_index`.
-        weights: the point at which the derivative is taken, default ones: [T, B], with `index` [N];
-            for a loss per token [T, B, L] or [N, L], or one weight per example as before.
-        hyperparameters: values per step, by name, [T] each: the hyper-parameter of this name in the
-            optimizer's state (`optax.inject_hyperparams`) is set to it before each step's update.
-        wrt: what else to differentiate by: "weights" (always there), "hyperparameters" (those in
-            the optimizer's state, by their value at each step), "params" (the initial ones),
-            "batches" (their floating-point arrays); one name or several. All but "batches" cost
-            next to nothing; "batches" keeps no tapes, and its pass holds more at once.
+            place is empty. An example may appear in many places. See `epoch_index`.
+        weights: the point at which the derivative is taken, default ones: [T, B], or [N] with
+            `index`. For a loss per token also [T, B, L] or [N, L].
+        hyperparameters: by name, [T] values: the hyper-parameter of this name in the optimizer's
+            state (`optax.inject_hyperparams`) is set to value t before step t's update.
+        wrt: what to differentiate by, one name or several: "weights" (always included),
+            "hyperparameters" (those in the optimizer's state, by their value at each step),
+            "params" (the initial ones), "batches" (their floating-point arrays). All but "batches"
+            cost almost nothing. "batches" keeps no tapes and needs more memory per step.
         microbatch: examples at a time inside a step; the result does not depend on it.
-        memory: bytes for what is kept between the steps: states, gradients and, where there is
-            room, tapes of matrix products, which make a step's derivative cheaper. Within it the
-            cheapest schedule is chosen (`dpg.learner.schedule`). None keeps all states and
+        memory: bytes for what is kept between the steps: states, gradients and, if the budget
+            allows, tapes of matrix products, which make a step's derivative cheaper. The cheapest
+            schedule within the budget is chosen (`dpg.learner.schedule`). None keeps all states and
             gradients and no tape; math.inf keeps the tapes too. The result does not depend on it.
         host_memory: keep stored states in the host's memory instead of the device's.
-        schedule: a schedule of one's own, such as `schedule.kary(T, k)`, instead of the chosen one.
+        schedule: your own schedule, such as `schedule.kary(T, k)`, in place of the chosen one.
         progress: called with a `Progress` after each step and after each step's derivative.
-        folder: keep stored states and gradients there, as files, so that a call that was killed
-            goes on when it is repeated, with the same numbers. `memory` then counts bytes on this
-            disk, and no tape is kept. The folder is this call's own; it stays, small, when the call
-            has ended, and gives the same call its result at once.
+        folder: keep states and gradients as files in this folder. If the call is killed, repeat it:
+            it goes on from there, with the same numbers. `memory` then counts bytes on this disk,
+            and no tape is kept. Use a folder for one call only. After the call it stays, with small
+            files, and the same call then returns its result at once.
 
     Programs are compiled once for equal `per_example_loss`, `metric` and `optimizer`: the same
     objects, or functions of the same code that read equal constants, such as two calls of
-    `optax.adam(1e-3)`. A callable that carries arrays should be a `jax.tree_util.Partial`: its
-    arrays are then arguments, not constants, and do not count.
+    `optax.adam(1e-3)`. A callable that carries arrays should be a `jax.tree_util.Partial`. Its
+    arrays are then arguments instead of constants: other values need no new compilation.
 
     Returns:
         A `MetagradientResult`.
 
     Raises:
         LearnerError (a ValueError): input of a wrong shape or kind; an index beyond the dataset; a
-            budget below one state; too little room in `folder`, or another call's files there; an
-            optimizer that cannot be applied or differentiated; an optimizer that takes only the
-            signs of gradients (lion, sign_sgd), since every metagradient is then 0.
+            budget below one state; too little free space for `folder`, or files of another call in
+            it; an optimizer that cannot be applied or differentiated; an optimizer that uses only
+            the signs of gradients (lion, sign_sgd), since every metagradient is then 0.
         NotFiniteError (a LearnerError): a loss, the metric or a metagradient is not finite.
 
     Warns:
-        LearnerWarning: parameters of 16 bits; or every metagradient is 0 because the metric or
-            the losses are flat here.
+        LearnerWarning: 16-bit parameters; or every metagradient is 0 because the metric or the
+            losses do not change with the parameters at this point.
     """
     run = Run.check(
         per_example_loss,
@@ -188,8 +192,8 @@ def metagradient(
         raise LearnerError(
             "folder is given with "
             + ("host_memory=True; expected one of the two" if host_memory else
-               f"a schedule of {schedule.tapes} tapes, which are not kept in files; expected one "
-               "without tapes")
+               f"a schedule of {schedule.tapes} tapes, which are not kept in files; expected a "
+               "schedule without tapes")
         )  # fmt: skip
     kept = Kept(run.params, host_memory) if folder is None else OnDisk(Path(folder), run)
     back = Backward(run, wanted, kept)
@@ -201,7 +205,7 @@ def metagradient(
 
 
 def _walk(back: Backward, schedule: Schedule, watch: Watch) -> None:
-    """Carry out a schedule, from where a folder says that an earlier call was stopped."""
+    """Carry out a schedule. If a folder holds the state of a stopped call, go on from there."""
     bookmark = Bookmark(back, schedule, back.kept) if isinstance(back.kept, OnDisk) else None
     done = bookmark.open() if bookmark else 0
     for number in range(done):
@@ -228,7 +232,7 @@ def explain(
     memory: float | None = None,
     folder: str | Path | None = None,
 ) -> str:
-    """What `metagradient` with this budget would keep, compute and cost, in words; trains nothing.
+    """What `metagradient` would keep, compute and cost with this budget, as text. Trains nothing.
 
     Arguments and errors are those of `metagradient`. Nothing is read or written in `folder`.
     """
@@ -244,12 +248,16 @@ def _may_tape(by_batches: bool, folder: str | Path | None) -> bool:
 
 
 def _chosen(wrt: str | Collection[str], run: Run) -> dict[str, bool]:
-    """What `wrt` names beside the weights; a LearnerError where there is no such thing."""
+    """What `wrt` names besides the weights, as booleans by name.
+
+    Raises:
+        LearnerError: a name that is unknown, or that these arguments have no derivative for.
+    """
     known = ("weights", "hyperparameters", "params", "batches")
     names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
     for name in names:
         if name not in known:
-            raise LearnerError(f"wrt has {name!r}; expected of {', '.join(known)}")
+            raise LearnerError(f"wrt has {name!r}; expected names of {', '.join(known)}")
     if "hyperparameters" in names:
         run.places.check()
     if "batches" in names and not programs.split(run.data.arrays)[0]:
@@ -261,7 +269,7 @@ def _chosen(wrt: str | Collection[str], run: Run) -> dict[str, bool]:
 
 
 def _gathered(back: Backward) -> MetagradientResult:
-    """The result of a walk that has come to its end."""
+    """The result of a finished walk."""
     run, wanted, data = back.run, back.wanted, back.run.data
     lead = 0 if wanted.several is None else 1
 
@@ -298,9 +306,9 @@ def _like_data(arrays: Tree, by_data: Callable, steps: list[list]) -> Tree:
 
 
 def _why_all_zero(run: Run, metric: programs.Function, result: MetagradientResult) -> str | None:
-    """Why every metagradient is 0, in words; None where one is not 0.
+    """Why every metagradient is 0, as text; None if any of them is not 0.
 
-    Of several metrics the first whose metagradients are all 0 counts.
+    With several metrics, the text is about the first one whose metagradients are all 0.
 
     Raises:
         LearnerError: the optimizer is the reason.

@@ -5,17 +5,17 @@
     pull       (g, state, params, adjoints)  -> adjoints of g, of state, of params (direct part)
     curve      (params, direction, batch, w) -> Hessian @ direction, d losses along direction
     tape       (params, batch, w)            -> g, losses, tape of the step's matrix products
-    bend       (tape, direction)             -> what `curve` gives, without those products
-    inputs     (as `curve`)                  -> what `curve` gives, d loss along direction by batch
+    bend       (tape, direction)             -> as `curve`, but these products are not recomputed
+    inputs     (as `curve`)                  -> as `curve`, and d (loss along direction) / d batch
     slope      (params, direction, batch)    -> d losses along direction
     linearize  (params, batch, w)            -> g, losses, tape
     along      (tape, direction)             -> d losses along direction
 
-`slope` needs no tape; `along` saves the forward pass where the gradient has just been taken.
+`slope` needs no tape. `along` saves the forward pass if the gradient has just been computed.
 
 `gradient` and `apply` are separate programs on purpose: the backward sweep can then replay an
-update from a kept gradient and land on the same bits as the forward sweep. `tape` is `gradient`
-linearized: it keeps the results of matrix products by weights and computes the rest once more.
+update from a kept gradient and get the same bits as the forward sweep. `tape` is `gradient`
+linearized: it keeps the results of matrix products by weights and computes the rest again.
 """
 
 import functools
@@ -35,8 +35,8 @@ Arrays = tuple[jax.Array, ...]
 class Static:
     """Any object as a key of a cache.
 
-    Equal are functions that must compute the same (`dpg.learner.equal`); then what says so itself,
-    where it is hashable; else the very same object alone.
+    Two keys are equal if their functions must compute the same (`dpg.learner.equal`). Other objects
+    are compared by their own `==` if they are hashable, else by identity.
     """
 
     def __init__(self, value: Any):
@@ -58,18 +58,18 @@ class Static:
 
 
 class Function(NamedTuple):
-    """A callable taken apart into what a program is compiled for and what it is given at each call.
+    """A callable in two parts: what a program is compiled for, and its arguments at each call.
 
-    A callable may be a tree that carries arrays (`jax.tree_util.Partial`, a registered dataclass):
-    the arrays then become arguments of the compiled program instead of constants inside it.
+    A callable may be a tree that carries arrays (`jax.tree_util.Partial`, a registered dataclass).
+    The arrays then become arguments of the compiled program instead of constants inside it.
     """
 
-    static: Static  # hashable: the tree's shape and its leaves that are no arrays
+    static: Static  # hashable: the tree's structure and its leaves that are not arrays
     arrays: tuple[jax.Array, ...]
 
     @classmethod
     def take_apart(cls, function: Callable) -> "Function":
-        """The callable's static part and its arrays; `assemble` is the way back."""
+        """The callable's static part and its arrays; `assemble` is the inverse."""
         leaves, treedef = jax.tree.flatten(function)
         fixed = tuple(None if is_array(x) else Static(x) for x in leaves)
         return cls(Static((treedef, fixed)), tuple(x for x in leaves if is_array(x)))
@@ -93,7 +93,7 @@ def is_float(x: Any) -> bool:
 
 
 def losses_of(per_example_loss: Callable, params: Tree, batch: Tree) -> jax.Array:
-    """The losses [B] or [B, L] alone, of a loss that may also say which of them are own."""
+    """The losses [B] or [B, L] alone. A loss may also return which of them are own."""
     out = per_example_loss(params, batch)
     return out[0] if isinstance(out, tuple) else out
 
@@ -121,7 +121,7 @@ def tree_bytes(tree: Tree) -> int:
 
 
 def split(tree: Tree) -> tuple[list, Callable[[list], Tree]]:
-    """The floating-point leaves of a tree, and the function that puts others in their place.
+    """The floating-point leaves of a tree, and a function that rebuilds the tree with new ones.
 
     The other leaves (step counters, random keys, flags) carry no derivative and stay as they are.
     """
@@ -157,14 +157,14 @@ def compile_programs(
     microbatch: int | None,
     shardings: Static,
 ) -> Programs:
-    """The programs, made once for each loss, optimizer and layout, and compiled at first use.
+    """The programs, made once per loss, optimizer, microbatch and layout; compiled at first use.
 
     Args:
         loss: the static part of a `Function` (params, batch) -> [B].
         optimizer: an optax transformation.
         microbatch: examples at a time; None takes the whole batch.
-        shardings: a list of shardings, one per leaf of the parameters, kept by everything shaped
-            like them; its value is None on a single device.
+        shardings: a tuple of shardings, one per leaf of the parameters. Every result with the shape
+            of the parameters gets them. Its value is None on a single device.
     """
     update = optimizer.value.update
     places = shardings.value
@@ -189,8 +189,8 @@ def compile_programs(
                 x = jnp.concatenate([x, fill(x[-1:], padding)])
             return x.reshape(pieces, microbatch, *x.shape[1:])
 
-        # The last piece is filled up with copies of the last example at weight 0: they add exactly
-        # nothing, and being real examples they are as finite as the rest.
+        # Copies of the last example at weight 0 fill the last piece. They add exactly 0, and since
+        # they are real examples, their losses are finite if those of the batch are.
         batch = jax.tree.map(lambda x: cut(x, lambda y, n: jnp.repeat(y, n, 0)), batch)
         w = cut(w, lambda y, n: jnp.zeros((n, *y.shape[1:]), y.dtype))
         shapes = jax.eval_shape(step, jax.tree.map(lambda x: x[0], batch), w[0])[0]
@@ -310,7 +310,7 @@ def compile_programs(
     return Programs(
         gradient=jax.jit(gradient),
         apply=jax.jit(apply),
-        # The same program given leave to overwrite what it reads.
+        # The same program, allowed to overwrite its arguments.
         apply_in_place=jax.jit(apply, donate_argnames=("state", "params")),
         pull=jax.jit(pull, donate_argnames=("adjoint_params", "adjoint_state")),
         curve=jax.jit(curve, donate_argnames=("direct",)),
@@ -354,8 +354,8 @@ def compile_together(programs: Programs) -> Programs:
 def compile_metric(metric: Static, *, initial: bool = False) -> jax.stages.Wrapped:
     """(arrays, params, initial) -> (metric, its gradient with respect to params).
 
-    With `initial` the gradient is a pair, the second with respect to the initial parameters. Of a
-    metric [K] gradients are [K, ...].
+    With `initial` the gradient is a pair, the second with respect to the initial parameters. For a
+    metric [K], gradients have a leading axis K.
     """
     return _compile_metric(metric, initial)
 
@@ -379,9 +379,10 @@ def _compile_metric(metric: Static, initial: bool) -> jax.stages.Wrapped:
 
 @functools.lru_cache(maxsize=32)
 def compile_factor(loss: Static) -> Callable:
-    """(arrays, params, batch, here) -> what makes a mean over own entries of a mean over all.
+    """(arrays, params, batch, here) -> each entry's factor, in the shape and dtype of the losses.
 
-    `here` says which entries are of filled places. XLA leaves out what own entries do not need.
+    With these factors the mean over all entries is the mean over the own ones. `here` says which
+    entries are in filled places. XLA skips what is needed for the losses alone.
     """
 
     def factor(arrays: Arrays, params: Tree, batch: Tree, here: jax.Array) -> jax.Array:

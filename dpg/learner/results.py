@@ -1,4 +1,4 @@
-"""What the learner yields."""
+"""The results of the learner's calls."""
 
 from typing import Any, NamedTuple
 
@@ -8,29 +8,29 @@ Tree = Any  # any tree of arrays
 
 
 class MetagradientResult(NamedTuple):
-    """What one training run and its derivative yield.
+    """The result of one training and its derivative.
 
-    Of a metric [K], the metric and every derivative have a leading axis K. Of a loss per token,
-    [B, L], weights and losses have a last axis L.
+    For a metric [K], the metric and every derivative have a leading axis K. For a loss per token,
+    [B, L], the derivatives by weights and the example losses have a last axis L.
 
     Attributes:
         metric: [] float, Phi of the trained parameters.
         weights_grad: [T, B] float, d metric / d weight of each example, exact to rounding. With an
-            index [N], by example of the dataset: the sum over its places.
+            index: [N], one per example of the dataset, the sum over its places.
         params: the trained parameters, a tree like the initial ones.
         losses: [T] float, each step's weighted mean loss before its update.
         example_losses: [T, B] float, each example's loss before its step's update; nan where the
             index is -1, and for tokens that are not own.
-        places_grad: with an index, [T, B] float, d metric / d weight at each place; 0 where the
-            index is -1. Else None.
-        params_grad: a tree like the parameters, d metric / d initial parameters, through the
-            training, the optimizer's initial state and the metric's second argument. None unless
-            `wrt` has "params".
-        hyperparameters_grad: by name, [T] float, d metric / d value at each step, of the
-            hyper-parameters in the optimizer's state; the sum is the derivative by a constant.
+        places_grad: with an index, [T, B] float, d metric / d weight at each place, 0 where the
+            index is -1; without an index, None.
+        params_grad: d metric / d initial parameters, a tree like the parameters. It goes through
+            the training, the optimizer's initial state and the metric's second argument. None
+            unless `wrt` has "params".
+        hyperparameters_grad: by name, [T] float, d metric / d the value at each step, for the
+            hyper-parameters in the optimizer's state. The sum is the derivative by a constant.
             None unless `wrt` has "hyperparameters".
-        batches_grad: a tree like the batches (with an index: like the dataset), d metric / d each
-            floating-point array, None in place of the others. None unless `wrt` has "batches".
+        batches_grad: d metric / d each floating-point array, a tree like the batches (with an
+            index: like the dataset) with None for other arrays. None unless `wrt` has "batches".
     """
 
     metric: jax.Array
@@ -45,7 +45,7 @@ class MetagradientResult(NamedTuple):
 
 
 class TrainResult(NamedTuple):
-    """What plain training yields: see the same names in `MetagradientResult`."""
+    """The result of plain training; the names mean the same as in `MetagradientResult`."""
 
     params: Tree
     losses: jax.Array

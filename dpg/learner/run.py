@@ -1,4 +1,4 @@
-"""One call's training: its input, checked, and the programs compiled for it."""
+"""The training of one call: its checked input and the programs compiled for it."""
 
 import math
 import warnings
@@ -22,7 +22,7 @@ Loss = Callable[[Tree, Tree], Any]  # (params, batch) -> [B] or [B, L], or a pai
 
 
 class Plan(NamedTuple):
-    """A schedule, and the bytes of one state, one gradient and one tape (0 if none was asked)."""
+    """A schedule, and the bytes of one state, one gradient and one tape (0 without tapes)."""
 
     schedule: Schedule
     sizes: tuple[int, int, int]
@@ -59,7 +59,7 @@ class Run(NamedTuple):
         """Check the arguments of `metagradient`; with `derivative`, the optimizer's derivative too.
 
         Raises:
-            LearnerError: what was found, what was expected, what to do.
+            LearnerError: any argument of a wrong shape or kind.
         """
         checks.check_params(params)
         data = Data(batches, index)
@@ -83,15 +83,16 @@ class Run(NamedTuple):
         return self.data.at(t)
 
     def state_at(self, state: Tree, t: int) -> Tree:
-        """The optimizer's state with the hyper-parameters that step t is given."""
+        """The optimizer's state with the hyper-parameter values of step t."""
         return with_values(state, self.values, t)
 
     def gradient(
         self, theta: Tree, t: int, *, taped: bool = False
     ) -> tuple[Tree, jax.Array, Callable | None]:
-        """A step's gradient, its example losses and, where it is kept, a tape.
+        """A step's gradient, its example losses [B] or [B, L], and a tape or None.
 
-        The tape is that of the losses where a run has one step, else, if asked, of the gradient.
+        If the run has one step, the tape is that of the losses. Otherwise, with `taped`, it is that
+        of the gradient.
         """
         programs.settle(theta)
         arrays, batch, w = self.loss.arrays, *self.at(t)
@@ -113,13 +114,13 @@ class Run(NamedTuple):
 
     @property
     def tape_bytes(self) -> int | None:
-        """Bytes of one step's tape; None where the loss's products cannot be kept."""
+        """Bytes of one step's tape; None if the loss's matrix products cannot be kept."""
         if self.one_tape:
             return None
         given = (self.loss.arrays, self.params, *self.at(0))
         try:
             _, _, tape = jax.eval_shape(self.programs.tape, *given)
-        except Exception as error:  # of the loss's own operations, so of any type
+        except Exception as error:  # the loss may raise any type
             said = (str(error).strip().splitlines() or [""])[0]
             warnings.warn(
                 "the matrix products of this loss cannot be kept between a step's gradient and "
@@ -131,7 +132,7 @@ class Run(NamedTuple):
         return programs.tree_bytes(tape)
 
     def plan(self, memory: float | None, *, tapes: bool = True) -> Plan:
-        """The cheapest schedule within a budget in bytes, as `metagradient` takes it."""
+        """The cheapest schedule within a budget in bytes; `memory` is that of `metagradient`."""
         tape = self.tape_bytes if tapes and memory is not None else None
         costs = ONE_TAPE if self.one_tape else Costs()
         schedule = plan(
@@ -141,19 +142,22 @@ class Run(NamedTuple):
         return Plan(schedule, (self.state_bytes, self.gradient_bytes, tape or 0))
 
     def check_losses(self, losses: Sequence[jax.Array], t: int) -> None:
-        """Looks at step t, which is one behind the step in flight: the device never waits."""
+        """Raise a NotFiniteError if a loss of step t is not finite.
+
+        Callers pass the step before the one that is running, so the device never waits.
+        """
         if t >= 0 and losses[t] is not None:
-            hint = "a smaller learning rate, or a look at these rows"
+            hint = "lower the learning rate, or check these examples"
             checks.check_finite("loss", losses[t], t, hint, self._named(t))
 
     def check_metagradient(self, rows: Sequence[jax.Array], *, several: bool) -> None:
-        """Raise a NotFiniteError where a row of the metagradient is not finite."""
+        """Raise a NotFiniteError if a row of the metagradient is not finite."""
         hint = (
             "the losses are finite, their derivatives are not; an optimizer like Adam needs "
             "eps_root > 0 here, and a square root or a norm needs to stay away from 0"
         )
         for t in reversed(range(self.T)):
-            # A row of several metrics is [K, B, ...].
+            # With several metrics a row is [K, B, ...].
             row = jnp.moveaxis(rows[t], 0, -1) if several else rows[t]
             checks.check_finite("metagradient", row, t, hint, self._named(t))
 
@@ -161,9 +165,9 @@ class Run(NamedTuple):
         return lambda places: self.data.named(t, places)
 
     def check_hyperparameters(self, state: Tree, *, wanted: bool) -> None:
-        """Raise a LearnerError where the optimizer itself has moved a hyper-parameter.
+        """Raise a LearnerError if the optimizer itself has changed a hyper-parameter.
 
-        The derivative by the value at a step would then say something else.
+        The derivative by the value at a step would then be wrong.
         """
         if wanted:
             before = self.state_at(self.state, self.T - 1)
@@ -175,7 +179,7 @@ class Run(NamedTuple):
 
 
 def _beside(state: Tree, params: Tree) -> Tree:
-    """The state with every array on the parameters' mesh: counters are copied to each device."""
+    """The state with every array on the parameters' mesh, step counters copied to each device."""
     meshes = [x.sharding.mesh for x in jax.tree.leaves(params) if _is_named(x)]
     if not meshes:
         return state

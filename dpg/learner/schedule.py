@@ -1,31 +1,31 @@
 """Which training states to keep and which to compute again, so that a derivative fits a budget.
 
-Walking back through T steps needs the state before each of them, last one first. Keeping all is
-fastest; keeping c of them and training on from the nearest again is "checkpointing", known as
+Walking back through T steps needs the state before each of them, the last first. Keeping all is
+fastest. Keeping c of them and training again from the nearest is "checkpointing", also called
 "binomial checkpointing", "treeverse" or "revolve" (Griewank, Optimization Methods and Software 1,
-1992; Griewank & Walther, ACM TOMS 26, 2000, Algorithm 799). With c states kept (the first one
-among them) and no step trained more than r times, C(c + r, c) steps can be walked back, and no
-schedule needs fewer step computations in all:
+1992; Griewank & Walther, ACM TOMS 26, 2000, Algorithm 799). With c states kept (including the
+first) and no step trained more than r times, C(c + r, c) steps can be walked back. The number of
+step computations, which no schedule undercuts, is
 
     steps trained = r T - C(c + r, r - 1),   r the least with C(c + r, c) >= T.
 
-It is optimal for a number of steps known beforehand, equal steps and equal states: the case here.
+This is optimal if T is known in advance and all steps and states are equal, as they are here.
 
 Two things are special to training. A step's gradient is smaller than a state (a third of it for
-Adam), and with the gradient at hand a step is repeated by the optimizer's update alone, which
-costs next to nothing beside a pass over the data. So wherever the budget holds the gradients of a
-stretch of steps, the schedule keeps those, and a few states to replay updates from. `plan` finds
-by dynamic programming the cheapest way to cut T steps into such stretches; where no gradient fits
-beside the states it is the binomial schedule. Not considered: using the memory of gradients that
-are already spent for further states, and steps of unequal cost.
+Adam). And with its gradient kept, a step is repeated by the optimizer's update alone, which costs
+almost nothing compared with a pass over the data. So if the budget holds the gradients of a stretch
+of steps, the schedule keeps them, and a few states to replay updates from. `plan` finds the
+cheapest way to cut T steps into such stretches by dynamic programming. If no gradient fits beside
+the states, the result is the binomial schedule. Two cases are not considered: reusing the memory of
+released gradients for more states, and steps of unequal cost.
 
 A third thing can be kept: the matrix products of a step's gradient, its tape. The derivative of the
 step then computes none of them again. A tape is much larger than a state, so `plan` weighs tapes
 against states and gradients in the same budget. Within a stretch the last steps get the tapes,
-since those are let go first.
+since their tapes are released first.
 
 `kary` is the lazy k-ary tree of REPLAY (Engstrom et al., Optimizing ML Training with Metagradient
-Descent, 2025): k - 1 states a level and T log_k T steps, for comparison.
+Descent, 2025): k - 1 states per level and T log_k T steps, for comparison.
 """
 
 import functools
@@ -45,15 +45,15 @@ Kind = Literal["store", "load", "drop", "advance", "record", "tape", "replay", "
 
 
 class Action(NamedTuple):
-    """One thing to do; `step` is the step or the state before it.
+    """One action of a schedule; `step` is a step, or the state before that step.
 
-    store, load, drop: keep the current state, make a kept one current, forget it.
+    store, load, drop: keep the current state, make a kept state current, forget a kept state.
     advance:  train one step.                      record: the same, and keep its gradient.
-    tape:     compute a step's gradient and keep it and its tape; training stands where it stood.
+    tape:     compute a step's gradient, keep it and its tape; the current state does not change.
     replay:   train one step from its kept gradient, by the optimizer's update alone.
-    reverse:  carry the derivative back over the step, whose state is current; its gradient and its
-              tape are taken from where they are kept (and forgotten); a gradient that is not kept
-              is computed.
+    reverse:  carry the derivative back over the step; the state before it is the current one. A
+              kept gradient and a kept tape are used and forgotten. A gradient that is not kept is
+              computed.
     """
 
     kind: Kind
@@ -62,13 +62,13 @@ class Action(NamedTuple):
 
 @dataclass(frozen=True)
 class Costs:
-    """What each action costs, in steps of plain training.
+    """The cost of each action, in steps of plain training.
 
-    The defaults are counts of matrix products: a step is 3 (forward, and two backward), the
-    forward-over-reverse pass of an adjoint 8, forward mode of the losses 3; the update is small
-    once a batch has many more tokens than one. With the tape of a step at hand its adjoint is 6:
-    one forward and one backward product fewer per weight matrix. Forward mode of the losses is 2
-    after the only step of a training (`ONE_TAPE`), whose gradient has left a tape of the losses.
+    The defaults count matrix products per weight matrix: 3 for a step (one forward, two backward),
+    8 for the forward-over-reverse pass of an adjoint, 3 for forward mode of the losses. With the
+    step's tape an adjoint takes 6: one forward and one backward product fewer. If training has one
+    step in one piece, forward mode takes 2 (`ONE_TAPE`): the gradient has left a tape of the
+    losses. The update costs little if a batch has many tokens.
     """
 
     step: float = 1.0
@@ -90,13 +90,14 @@ class Schedule:
         name: which construction it is.
         steps: T.
         actions: what to do, in order; states are numbered 0 to T - 1, state t is before step t.
-        trained: how often a step's gradient is computed, over all; T at the least.
-        replayed: how often an update is repeated from a kept gradient.
-        states: how many states are kept at most, the first included.
-        gradients: how many gradients are kept at most.
-        tapes: how many tapes are kept at most.
-        taped: how many steps are reversed with their tape.
-        peaks: every (states, gradients, tapes) held at once that no other exceeds in all three.
+        trained: gradients computed in total, at least T.
+        replayed: updates repeated from a kept gradient.
+        states: most states kept at once, the first included.
+        gradients: most gradients kept at once.
+        tapes: most tapes kept at once.
+        taped: steps that are reversed with their tape.
+        peaks: the largest sets kept at once, as (states, gradients, tapes); no set in the list is
+            covered by another.
         costs: what its predicted time is made of.
     """
 
@@ -114,7 +115,11 @@ class Schedule:
 
     @classmethod
     def of(cls, name: str, steps: int, walk: Iterator[Action]) -> "Schedule":
-        """Walks through the actions once, counts, and raises ValueError where one is impossible."""
+        """Check and count the actions.
+
+        Raises:
+            ValueError: an action that is impossible at its place, or steps that are never reversed.
+        """
         actions = tuple(walk)
         kept, gradients, tapes, stepped = set(), set(), set(), set()
         current, left = 0, steps
@@ -181,11 +186,11 @@ class Schedule:
         )
 
     def describe(self, state_bytes: int = 0, gradient_bytes: int = 0, tape_bytes: int = 0) -> str:
-        """The plan in four lines: what it keeps, what it computes and what that costs.
+        """The plan in four lines: its name, what it keeps, what it computes and what it costs.
 
         Args:
-            state_bytes, gradient_bytes, tape_bytes: the size of one; sizes in bytes are left out
-                where 0.
+            state_bytes, gradient_bytes, tape_bytes: the size of one of each. If all are 0, the text
+                gives no size.
         """
         size = self.peak_bytes(state_bytes, gradient_bytes, tape_bytes)
         tapes = f" and {self.tapes} tapes of matrix products" if self.tapes else ""
@@ -206,7 +211,7 @@ def _exceeds(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 
 
 def repetitions(steps: int, states: int) -> int:
-    """r: the least number of times that any step must be trained, C(c + r, c) >= T."""
+    """r: the least r with C(c + r, c) >= T, for T steps and c states; no step trains more often."""
     r = 0
     while comb(states + r, states) < steps:
         r += 1
@@ -214,9 +219,9 @@ def repetitions(steps: int, states: int) -> int:
 
 
 def advances(steps: int, states: int) -> int:
-    """The fewest steps trained on the way to every state, last first, with `states` kept.
+    """The fewest steps that must be trained to reach every state, last first, with `states` kept.
 
-    The gradient at a state that is being reversed is not counted; the first sweep is.
+    The first sweep is counted. The gradients that are computed to reverse a step are not.
     """
     if steps == 1:
         return 0
@@ -225,7 +230,7 @@ def advances(steps: int, states: int) -> int:
 
 
 def keep_all(steps: int, tapes: int = 0) -> Schedule:
-    """Every state and every gradient kept, and some tapes: nothing is computed twice."""
+    """All states and gradients kept, and `tapes` tapes at once: nothing is computed twice."""
     actions = tuple(_stretch(0, steps, steps, record=True))
     return Schedule.of("all states kept", steps, _with_tapes(actions, tapes))
 
@@ -237,7 +242,11 @@ def binomial(steps: int, states: int, tapes: int = 0) -> Schedule:
 
 
 def kary(steps: int, k: int) -> Schedule:
-    """The k-ary tree of Engstrom et al. (2025): each stretch is cut in k, each part in k again."""
+    """The k-ary tree of Engstrom et al. (2025): each stretch is cut in k parts, recursively.
+
+    Raises:
+        LearnerError: k is below 2.
+    """
     if k < 2:
         raise LearnerError(f"k = {k}; expected a tree with at least 2 branches")
 
@@ -280,10 +289,10 @@ def plan(
         state_bytes: parameters and optimizer state of one step.
         gradient_bytes: one gradient.
         costs: what to minimise.
-        tape_bytes: one tape; None where none can be kept.
+        tape_bytes: one tape; None if none can be kept.
 
     Raises:
-        LearnerError: the budget is below one state; the message says what the least is.
+        LearnerError: the budget is below one state; the message names the smallest budget.
     """
     if memory is None:
         return keep_all(steps)
@@ -297,7 +306,7 @@ def plan(
     if tape_bytes is None:
         return best
     for tapes in _numbers_of_tapes(steps, memory, state_bytes, gradient_bytes, tape_bytes):
-        # The last step of a stretch has a tape and a gradient that no plan without tapes keeps.
+        # With tapes, the last step of a stretch keeps a tape and a gradient. Without, it does not.
         rest = memory - tapes * tape_bytes - gradient_bytes
         taped = _plan(steps, rest, state_bytes, gradient_bytes, costs, tapes, memory)
         best = min(best, taped, key=lambda schedule: schedule.cost(costs))
@@ -307,9 +316,10 @@ def plan(
 def _numbers_of_tapes(
     steps: int, memory: int, state_bytes: int, gradient_bytes: int, tape_bytes: int
 ) -> list[int]:
-    """How many tapes at once are worth a try: some up to T, and all that fit beside everything.
+    """The numbers of tapes at once that `plan` tries.
 
-    A long training tries one and all, since each number takes a plan of its own.
+    They are powers of 1.4 up to T - 1, and the number that fits beside all states and gradients.
+    Each number needs a plan of its own, so trainings above 128 steps try 1 instead of the powers.
     """
     most = min(steps - 1, (memory - gradient_bytes - state_bytes) // max(tape_bytes, 1))
     everything = keep_all(steps).peak_bytes(state_bytes, gradient_bytes)
@@ -328,13 +338,14 @@ def _plan(
     tapes: int = 0,
     budget: int | None = None,
 ) -> Schedule:
-    """Dynamic programming over stretches of n steps with j states kept before them.
+    """Dynamic programming over stretches of n steps, with j states kept up to their first.
 
-    best[j][n] is the least cost of walking back over n steps whose first state is kept, with
-    memory - j states free for more. A stretch is either recorded (gradients of all its steps but
-    the last kept, states to replay from in what is left) or cut in two: train k steps, keep the
-    state, walk back over the right part, drop the state, walk back over the left part. With
-    `tapes` kept at once beside them, that number of a stretch's steps have their cheaper adjoint.
+    best[j][n] is the least cost of walking back over n steps whose first state is kept. The memory
+    beyond j states is free for more. There are two ways to walk back over a stretch. Record it:
+    keep the gradients of all its steps but the last, and, in the memory that is left, states to
+    replay from. Or cut it: train k steps, keep the state, walk back over the right part, drop the
+    state, walk back over the left part. With `tapes` kept at once, that number of a stretch's steps
+    have the cheaper adjoint.
     """
     name = f"within {in_bytes(budget or memory)}"
     if keep_all(steps).peak_bytes(state_bytes, gradient_bytes) <= memory:
@@ -360,13 +371,13 @@ def _plan(
                 if split[k] < best[j, n]:
                     best[j, n], cut[j, n] = split[k], ks[k]
             if not np.isfinite(best[j, n]):
-                # No further state and no gradient fits: from the first state again, each time.
+                # No further state or gradient fits: train from the first state again, each time.
                 best[j, n] = costs.step * n * (n + 1) / 2 - saved * n
                 cut[j, n] = -1
 
     def walk() -> Iterator[Action]:
         yield Action("store", 0)
-        # What is still to do, last one first: a stretch, or an action between stretches.
+        # A stack of what is still to do: stretches, and actions between stretches.
         todo: list = [(0, steps, 1)]
         while todo:
             job = todo.pop()
@@ -389,11 +400,11 @@ def _plan(
 
 
 def _with_tapes(actions: tuple[Action, ...], most: int) -> Iterator[Action]:
-    """The same walk with at most this many tapes at once.
+    """The same walk with at most `most` tapes at once.
 
-    Every step whose gradient is computed where it is reversed has a tape for that moment. Of the
-    steps recorded before it the last ones have tapes, `most` - 1 of them. The first step's
-    derivative needs no tape.
+    A step whose gradient is computed when it is reversed gets a tape for that moment. Of the steps
+    that were recorded before it, the last `most` - 1 get tapes. The first step's derivative needs
+    no tape.
     """
     recorded = {t for kind, t in actions if kind == "record"}
     kept, since = set(), 0
@@ -419,9 +430,9 @@ def _with_tapes(actions: tuple[Action, ...], most: int) -> Iterator[Action]:
 def _stretch(
     start: int, n: int, states: int, *, record: bool, first_kept: bool = False
 ) -> Iterator[Action]:
-    """Walks back over n steps with at most `states` states kept, the first included.
+    """Walk back over n steps with at most `states` states kept, the first included.
 
-    With `record` the first sweep keeps every gradient but the last, and later ones replay.
+    With `record` the first sweep keeps every gradient but the last, and later sweeps replay.
     """
     recorded: set[int] = set()
 
@@ -461,7 +472,7 @@ def _stretch(
 
 
 def _cut(n: int, states: int) -> int:
-    """Where to keep the next state: the k that minimises the steps trained in all."""
+    """Where to keep the next state: the k that minimises the total number of steps trained."""
     if states >= n:
         return 1
     return min(range(1, n), key=lambda k: k + advances(n - k, states - 1) + advances(k, states))

@@ -1,9 +1,9 @@
-"""Is a training run smooth enough for its metagradient to mean anything?
+"""Is a training run smooth enough for its metagradient to be useful?
 
-A metagradient is exact, and can still be useless: where training reacts to a small change of the
+A metagradient is exact and can still be useless. If training reacts to a small change of the
 weights like noise (too large a learning rate, eps_root = 0, low precision), the derivative at a
-point says nothing about the neighbourhood. Engstrom et al. (2025), section 3, measure this with
-three trainings at w, w + h v and w + 2 h v along a direction v.
+point says nothing about nearby points. Engstrom et al. (2025), section 3, measure this with three
+trainings, at w, w + h v and w + 2 h v along a direction v.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,16 @@ Tree = Any
 
 
 class Metasmoothness(NamedTuple):
-    """What three trainings and one metagradient say about a training run.
+    """The smoothness of a training run, from three trainings and one metagradient.
 
     Attributes:
-        agreement: in [-1, 1]. Over all parameters, how often the change from w to w + h v and the
-            change from there to w + 2 h v have the same sign, weighted by how far the parameter
-            moved in all: 1 is as smooth as a line, 0 is noise (their definition 2).
+        agreement: in [-1, 1]. For each parameter, +1 if its change from w to w + h v and its change
+            from there to w + 2 h v have the same sign, -1 if not; averaged over all parameters,
+            weighted by how far each one moved in total. 1 is as smooth as a line, 0 is noise (their
+            definition 2).
         curvature: |metric(w + 2hv) - 2 metric(w + hv) + metric(w)| / h^2 (their definition 1).
         slope: (metric(w + hv) - metric(w)) / h.
-        predicted: the same slope as the metagradient predicts it, sum of weights_grad times v.
+        predicted: the metagradient's prediction of `slope`: the sum of weights_grad times v.
     """
 
     agreement: float
@@ -55,20 +56,22 @@ def metasmoothness(
     direction: Any = None,
     seed: int = 0,
 ) -> Metasmoothness:
-    """Trains three times and differentiates once: can the metagradient be trusted at this scale?
+    """Train three times and differentiate once: can the metagradient be trusted at step size h?
 
-    An agreement near 1 and a predicted slope near the measured one say yes. An agreement below
-    about 0.5 says that the metagradient is mostly noise: lower the learning rate, raise eps_root,
-    enlarge the batch or compute in a higher precision, and look again.
+    It can if the agreement is near 1 and the predicted slope is near the measured one. If the
+    agreement is below about 0.5, the metagradient is mostly noise: lower the learning rate, raise
+    eps_root, enlarge the batch or compute in a higher precision, and measure again.
 
     Args:
         step: h, the change of a weight in units of the direction's entries.
-        direction: v, like the weights; default standard normal numbers drawn from `seed`.
+        direction: v, with the shape of `weights_grad`; default standard normal numbers drawn from
+            `seed`.
         metric: (params, initial) -> [].
-        The others: as for `metagradient`, which also says what is raised.
+        The others: as for `metagradient`.
 
     Raises:
-        LearnerError: besides, a step that is not positive or a direction of the wrong shape.
+        LearnerError: a step that is not positive, a direction of the wrong shape, or whatever
+            `metagradient` raises.
     """
     if not step > 0:
         raise LearnerError(f"step = {step}; expected a positive number")
@@ -123,5 +126,5 @@ def _agreement(start: Tree, once: Tree, twice: Tree) -> float:
     )
     distance = np.abs(c - a)
     if not distance.any():
-        return 1.0  # the weights move nothing: as smooth as can be
+        return 1.0  # the weights change no parameter, which is perfectly smooth
     return float(np.sum(np.sign(b - a) * np.sign(c - b) * distance) / np.sum(distance))

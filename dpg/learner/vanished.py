@@ -1,8 +1,9 @@
 """Why every metagradient is exactly 0: the metric, the optimizer or the losses are flat.
 
-Rewards that are all 0 teach a generator nothing, so this is never passed over. An optimizer that
-lets no derivative through does so at every call: an error. A metric or losses that are flat at one
-point may be so by chance (a metric that has reached its end, a batch of empty examples): a warning.
+Rewards that are all 0 teach a generator nothing, so the user is always told. It is an error if the
+optimizer passes no derivative on, since every call then fails. It is a warning if the metric or the
+losses are flat at this point, since that may be by chance (a metric at its maximum, a batch of
+empty examples).
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ Tree = Any
 
 
 class Start(NamedTuple):
-    """Where a training began: its programs, and the first step's gradient, state and parameters."""
+    """The start of a training: programs, and the first step's gradient, state and parameters."""
 
     compiled: programs.Programs
     gradient: Tree
@@ -27,10 +28,10 @@ class Start(NamedTuple):
 
 
 def reason(start: Start, by_params: Tree) -> str:
-    """Why every metagradient of a training is 0, as a warning's text.
+    """Why every metagradient of a training is 0, as the text of a warning.
 
     Args:
-        start: where training began.
+        start: the start of the training.
         by_params: the metric's derivative by the trained parameters.
 
     Raises:

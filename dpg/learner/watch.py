@@ -1,4 +1,4 @@
-"""How far a training and its derivative have come."""
+"""The progress of a training and its derivative."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,11 +9,11 @@ from dpg.learner.schedule import Schedule
 
 
 class Progress(NamedTuple):
-    """How far a call has come.
+    """The progress of a call.
 
     Attributes:
-        fraction: of the call's predicted time, 0 to 1. Compilation is not in it.
-        trained: gradients of steps computed so far, those computed again included.
+        fraction: the part of the call's predicted time that is done, 0 to 1, without compilation.
+        trained: step gradients computed so far, including recomputed ones.
         reversed: steps that the derivative has been carried back over.
         steps: T. `train` ends at trained = T, `metagradient` at reversed = T.
     """
@@ -61,12 +61,12 @@ class Watch:
         self.spent += computes * self.costs.step
 
     def tell(self, number: int, rows: list[Any]) -> None:
-        """Tell the callback after an action that has computed a step or its derivative.
+        """Call the callback after an action that has computed a step or its derivative.
 
         Args:
-            number: of the action, counted before.
-            rows: the derivative so far. The last one but one is waited for, so that what is told
-                has happened, and the device has work meanwhile.
+            number: of the action, which `count` has counted.
+            rows: the derivative so far. This waits for the last row but one. So the reported
+                progress is real, and the device still has work to do.
         """
         kind, t = self.schedule.actions[number]
         if self.callback is None or kind not in ("advance", "record", "tape", "reverse"):

@@ -1,7 +1,7 @@
-"""Metrics: what a trained model is asked to be. Each is (params, initial params) -> scalar.
+"""Metrics: scores of a trained model. Each is (params, initial params) -> scalar, higher is better.
 
-Higher is better. A metric is differentiable and carries its arrays as a tree, so that a compiled
-program takes them as arguments.
+A metric is differentiable. It carries its arrays as a tree, so that a compiled program takes them
+as arguments.
 """
 
 from dpg.metrics.composition import from_dotted_path, weighted

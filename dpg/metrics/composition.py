@@ -1,4 +1,4 @@
-"""Metrics made of others: a weighted sum, and a user's own by its dotted path."""
+"""Weighted sums of metrics, and metrics of the user, imported by their dotted path."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -13,10 +13,10 @@ def weighted(terms: Sequence[tuple[float, Callable]]) -> jax.tree_util.Partial:
     """The metric (params, initial) -> [] float: Phi = sum_k c_k Phi_k.
 
     Args:
-        terms: pairs (c_k, Phi_k); a negative c_k asks for a lower Phi_k.
+        terms: pairs (c_k, Phi_k); a negative c_k rewards a lower Phi_k.
 
     Raises:
-        DpgError: no terms, or one that is no pair of a number and a function.
+        DpgError: no terms, or a term that is not a pair of a number and a function.
     """
     if not terms:
         raise DpgError("a weighted metric needs at least one term (weight, metric)")
@@ -36,16 +36,17 @@ def _sum(
 def from_dotted_path(
     path: str, settings: dict[str, Any] | None = None, *, what: str = "metric"
 ) -> Callable:
-    """A user's own metric (or reward): the object that "package.module:name" names.
+    """A metric (or reward) of the user: the object that "package.module:name" names.
 
     Args:
-        path: the module and, after the colon, the name in it (dots go deeper).
-        settings: None takes the object as the metric (params, initial) -> scalar; a table, even an
-            empty one, calls the object with it and takes what it returns.
-        what: what it is to be, for the errors.
+        path: the module, a colon, and the name in the module, which may contain dots.
+        settings: with None the object itself is the metric (params, initial) -> scalar. With a
+            table, even an empty one, the object is called with it and returns the metric.
+        what: "metric" or "reward", for the errors.
 
     Raises:
-        DpgError: a path of another form, a module or name that is not there, no function.
+        DpgError: a path of another form, a missing module or name, or an object that cannot be
+            called.
     """
     module, colon, name = path.partition(":")
     if not (colon and module and name):

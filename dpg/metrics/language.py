@@ -2,8 +2,8 @@
 
     Phi = - 1/N sum_i l_i(theta_T)
 
-with l_i the target model's own loss of text i: the higher, the more probable the texts. A text's
-loss is the mean over its tokens, or over those of its last word alone, which LAMBADA asks for.
+with l_i the target model's loss of text i. A higher Phi means more probable texts. A text's loss is
+the mean over its tokens, or over the tokens of its last word alone, as in the LAMBADA benchmark.
 """
 
 import functools
@@ -63,8 +63,8 @@ def _summed(microbatch: int, per_example_loss: Loss, batch: Tree, params: Tree) 
 def _summed_forward(
     microbatch: int, per_example_loss: Loss, batch: Tree, params: Tree
 ) -> tuple[jax.Array, Tree]:
-    # The gradient is taken with the value, piece by piece, so that one piece's activations are held
-    # at a time and none is computed twice.
+    # The gradient is computed together with the value, piece by piece. So only one piece's
+    # activations are in memory, and none are computed twice.
     piece = jax.value_and_grad(lambda params, p: jnp.sum(per_example_loss(params, p)))
     return _over_pieces(lambda p: piece(params, p), batch, microbatch)
 
@@ -106,12 +106,13 @@ def text_batch(
     Args:
         encode: text to token ids, without special tokens.
         texts: the passages, or one string in a list.
-        length: L; default that of the longest text. A longer text is an error, never cut: its last
-            word is what LAMBADA asks for.
-        bos_id: put before every text where given.
+        length: L; default that of the longest text. A longer text is an error. It is never cut,
+            since a passage of LAMBADA is scored on its last word.
+        bos_id: put before every text, if given.
 
     Raises:
-        DpgError: no texts, a text without tokens, or one longer than `length`; its index is named.
+        DpgError: no texts, a text of fewer than 2 tokens, or a text longer than `length`. The error
+            names the text's index.
     """
     start = [] if bos_id is None else [bos_id]
     return _batch([start + list(encode(text)) for text in texts], length)
@@ -146,21 +147,22 @@ def last_word_batch(
     context: int | None = None,
     bos_id: int | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Passages as a batch, and which of its tokens are those of a passage's last word.
+    """Passages as a batch, and which of its tokens belong to a passage's last word.
 
     Args:
         encode: text to token ids, without special tokens.
-        passages: what precedes the last word, and that word with the blank before it. The two are
-            tokenised apart.
-        context: tokens that a passage is cut to, begin-of-text included; what is cut off does not
-            count, so that a passage may be left without a last word. None cuts nothing.
-        bos_id: put before every passage where given.
+        passages: pairs: the text before the last word, and the last word with the blank before it.
+            The two are tokenised separately.
+        context: the most tokens of a passage, begin-of-text included; the rest is cut off. A
+            passage may then have no token of its last word left. None cuts nothing.
+        bos_id: put before every passage, if given.
 
     Returns:
-        The batch, as `text_batch` makes it, and bool [N, L].
+        The batch, as `text_batch` makes it, and bool [N, L], True for tokens of a last word.
 
     Raises:
-        DpgError: no passages, or `context` cuts off the last word of each.
+        DpgError: no passages, a passage of fewer than 2 tokens, or `context` cuts off the last word
+            of every passage.
     """
     start = [] if bos_id is None else [bos_id]
     before = [start + list(encode(head)) for head, _ in passages]
@@ -185,13 +187,14 @@ def weighted_tokens(
     *,
     positions: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """A batch with what each token's loss is multiplied by: `weights` float32 [N, L].
+    """A batch with `weights` float32 [N, L], the factor of each token's loss.
 
     Args:
         batch: as `text_batch` makes it.
-        scored: bool [N, L], the tokens that count; None = all of a text that are predicted.
-        positions: the sum of a text's losses is divided by this number; None = the number of tokens
-            that count (a text without any has a loss of 0).
+        scored: bool [N, L], the tokens that count; None for all tokens. A text's first token never
+            counts, since nothing predicts it.
+        positions: the sum of a text's losses is divided by this number; None for the number of
+            tokens that count (a text without any has a loss of 0).
     """
     counted = batch["mask"] if scored is None else scored.copy()
     counted = counted & (np.arange(counted.shape[1]) > 0)  # nothing precedes the first token

@@ -1,4 +1,4 @@
-"""The size of one weight matrix: minus its l2 norm, so that higher is smaller (section 4.3)."""
+"""The size of one weight matrix: minus its l2 norm, so a higher value is a smaller matrix (4.3)."""
 
 from typing import Any
 
@@ -12,7 +12,9 @@ def norm_metric(parameter: str = "lm_head") -> jax.tree_util.Partial:
     """The metric (params, initial) -> [] float: Phi = - sqrt(sum P_c^2).
 
     Args:
-        parameter: dotted path of the array, of any shape; the paper takes the language-model head.
+        parameter: dotted path of the array, of any shape. The paper takes the language-model head.
+
+    The metric raises a DpgError when it is called and there is no such parameter.
     """
     return jax.tree_util.Partial(_minus_norm, parameter=parameter)
 
@@ -23,7 +25,7 @@ def _minus_norm(params: Any, initial: Any, *, parameter: str) -> jax.Array:
 
 
 def norm_difference(params: Any, initial: Any, *, parameter: str = "lm_head") -> jax.Array:
-    """How much longer the parameter has become, ||P_c|| - ||P_i||, [] float (figure 2, right)."""
+    """The change of the parameter's norm, ||P_c|| - ||P_i||, [] float (figure 2, right)."""
     return _norm(lookup(params, parameter)) - _norm(lookup(initial, parameter))
 
 

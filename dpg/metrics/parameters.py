@@ -12,7 +12,7 @@ def lookup(params: Any, name: str) -> jax.Array:
 
     Raises:
         DpgError: no such parameter, or a branch of the tree instead of an array; the message lists
-            what is there.
+            the parameters.
     """
     node = params
     for key in name.split("."):

@@ -1,11 +1,11 @@
 """A picture in the weights: how well the signs of a trained patch show a pattern (section 4.1).
 
-With Y the pattern (+1 light, -1 dark), P_c the patch after training and P_i before, both read from
-one parameter (the paper: the upper left of the language-model head), the metric is
+Y is the pattern (+1 light, -1 dark). P_i and P_c are a patch of one parameter before and after
+training; the paper takes the upper left of the language-model head. The metric is
 
     Phi = - mean ln(1 + exp(-s Y (P_c - P_i))),    s = 20,
 
-and the picture is read off as sign(P_c - P_i).
+and the picture is sign(P_c - P_i).
 """
 
 from os import PathLike
@@ -54,8 +54,8 @@ def pattern_metric(
         scale: s of the formula, per unit of weight.
 
     Raises:
-        DpgError: entries other than -1 and +1 here; at the call, no such parameter or a patch that
-            does not fit it.
+        DpgError: entries other than -1 and +1. The metric itself raises it when there is no such
+            parameter, or the patch does not fit it.
 
     Source: section 4.1 (21x21 QR code), section 4.2 (6x7 image); s = 20 in both.
     """
@@ -102,7 +102,11 @@ def pixels_right(
     row: int = 0,
     column: int = 0,
 ) -> float:
-    """The fraction of the pattern's pixels that sign(P_c - P_i) shows; no change is wrong."""
+    """The fraction of pixels where sign(P_c - P_i) equals the pattern. No change counts as wrong.
+
+    Raises:
+        DpgError: as `pattern_metric`.
+    """
     pattern = check_pattern(pattern)
     signs = decode_signs(
         params, initial, pattern.shape, parameter=parameter, row=row, column=column
@@ -125,18 +129,22 @@ def _change(
 
 
 def check_pattern(pattern: Any) -> np.ndarray:
-    """The pattern as int8 [h, w]; a DpgError unless it is one of -1 and +1."""
+    """The pattern as int8 [h, w].
+
+    Raises:
+        DpgError: another number of axes, or entries other than -1 and +1.
+    """
     array = np.asarray(pattern)
     if array.ndim != 2 or array.size == 0 or not np.isin(array, (-1, 1)).all():
         raise DpgError(
-            f"a pattern is a table [h, w] of -1 and +1; given is shape {array.shape} with values "
-            f"{np.unique(array)[:8].tolist()}"
+            f"the pattern has shape {array.shape} with values {np.unique(array)[:8].tolist()}; "
+            "expected a table [h, w] of -1 and +1"
         )
     return array.astype(np.int8)
 
 
 def sixseven() -> np.ndarray:
-    """The 6x7 image of 67, int8, dark digits (section 4.2): ours."""
+    """The 6x7 image of 67 drawn for this project, int8, dark digits (section 4.2)."""
     return _drawn(SIXSEVEN)
 
 
@@ -160,11 +168,11 @@ def qr(payload: str, levels: str = "HQML") -> np.ndarray:
 
     Args:
         payload: the text.
-        levels: of error correction, the first that fits is taken; by default the strongest.
+        levels: of error correction; the first that fits is taken. By default that is the strongest.
 
     Raises:
-        DpgError: an empty payload, or one longer than version 1 holds (at level L 17 bytes, 25
-            characters where all are digits, capital letters or among " $%*+-./:", 41 digits).
+        DpgError: an empty payload, or one that version 1 cannot hold. At level L it holds 17 bytes,
+            or 25 characters if all are digits, capital letters or among " $%*+-./:", or 41 digits.
     """
     import qrcode
     from qrcode.exceptions import DataOverflowError
@@ -189,12 +197,13 @@ def qr(payload: str, levels: str = "HQML") -> np.ndarray:
 
 
 def from_image(path: str | PathLike) -> np.ndarray:
-    """The pattern of an image file, one entry per pixel, int8 [h, w]: lighter than half is +1.
+    """The pattern of an image file, int8 [h, w], one entry per pixel: +1 light, -1 dark.
 
-    Half is midway between the darkest and the lightest pixel; transparent pixels count as white.
+    Light means lighter than halfway between the darkest and the lightest pixel. Transparent pixels
+    count as white.
 
     Raises:
-        DpgError: the file is no image, or has one shade only.
+        DpgError: the file is missing or not an image, or all its pixels have one shade.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -203,15 +212,15 @@ def from_image(path: str | PathLike) -> np.ndarray:
             white = Image.new("RGBA", image.size, "white")
             grey = Image.alpha_composite(white, image.convert("RGBA")).convert("L")
     except (UnidentifiedImageError, FileNotFoundError, IsADirectoryError) as error:
-        raise DpgError(f"{path}: no image that can be read ({error})") from None
+        raise DpgError(f"{path}: cannot be read as an image ({error})") from None
     return _threshold(np.asarray(grey, np.float64), str(path))
 
 
 def from_text(text: str) -> np.ndarray:
-    """The pattern of a text in a small bitmap font, cropped to its ink, int8 [h, w], dark letters.
+    """The pattern of a text in a small bitmap font, int8 [h, w], dark letters, without margins.
 
     Raises:
-        DpgError: a text without ink, or with characters outside Latin-1.
+        DpgError: a text without a visible character, or with characters outside Latin-1.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -224,7 +233,7 @@ def from_text(text: str) -> np.ndarray:
     ImageDraw.Draw(image).text((0, 0), text, fill=0, font=font)
     ink = np.asarray(image) < 128
     if not ink.any():
-        raise DpgError(f"the text {text!r} leaves no ink")
+        raise DpgError(f"the text {text!r} has no visible character; expected at least one")
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return np.where(cropped, -1, 1).astype(np.int8)
@@ -233,5 +242,7 @@ def from_text(text: str) -> np.ndarray:
 def _threshold(grey: np.ndarray, name: str) -> np.ndarray:
     low, high = grey.min(), grey.max()
     if low == high:
-        raise DpgError(f"{name}: the image has one shade only, no pattern to learn")
+        raise DpgError(
+            f"{name}: all pixels of the image have one shade; expected light and dark pixels"
+        )
     return np.where(grey > (low + high) / 2, 1, -1).astype(np.int8)

@@ -1,8 +1,8 @@
 """Does the picture in the weights scan? Reads a QR code from sign(P_c - P_i) (section 4.1).
 
-Two independent decoders are asked, OpenCV's and ZXing's, each in two ways: it looks for the code as
-a phone would, or it is told where the code is. Nothing is repaired: what wrong pixels remain, the
-code's own error correction has to mend.
+Two independent decoders try, OpenCV's and ZXing's, each in two ways: it looks for the code as a
+phone would, or it is told where the code is. No pixel is corrected before: only the code's own
+error correction can make up for wrong pixels.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ MODULE = 8
 """Screen pixels per module of the code, along each axis."""
 
 QUIET = 4
-"""Modules of white around the code, as the standard (ISO/IEC 18004) asks for."""
+"""Modules of white around the code, as the standard (ISO/IEC 18004) requires."""
 
 
 class Reading(NamedTuple):
-    """What one decoder made of a picture.
+    """The result of one decoder on a picture.
 
     Attributes:
         decoder: "opencv" or "zxing".
-        told: whether it was told where the code is; else it found the code by itself.
-        text: what it read; None where it read nothing.
+        told: whether it was told where the code is; if not, it had to find the code.
+        text: what it read; None if it read nothing.
     """
 
     decoder: str
@@ -41,18 +41,18 @@ class Reading(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The decoder and the way, for a reader: "OpenCV", "ZXing, told the place"."""
+        """The decoder and the way, for display: "OpenCV", "ZXing, told the place"."""
         name = {"opencv": "OpenCV", "zxing": "ZXing"}[self.decoder]
         return f"{name}, told the place" if self.told else name
 
 
 def read(image: Any) -> str | None:
-    """The text of a QR code, or None where no decoder can read it; see `readings`."""
+    """The text of a QR code, or None if no decoder can read it; see `readings`."""
     return next((one.text for one in _each(image) if one.text), None)
 
 
 def readings(image: Any) -> tuple[Reading, ...]:
-    """What each decoder reads, in each of its two ways; light and dark are tried both ways round.
+    """What each decoder reads, in each of its two ways. The inverted picture is tried as well.
 
     OpenCV is told the corners. ZXing is told that the picture holds a code and nothing else.
 
@@ -74,8 +74,8 @@ def _each(image: Any) -> Iterator[Reading]:
     signs = np.asarray(image)
     if signs.ndim != 2 or signs.shape[0] != signs.shape[1] or not np.isin(signs, (-1, 0, 1)).all():
         raise DpgError(
-            f"a picture to scan is a square of -1, 0 and +1; given is shape {signs.shape} with "
-            f"values {np.unique(signs)[:8].tolist()}"
+            f"the picture to scan has shape {signs.shape} with values "
+            f"{np.unique(signs)[:8].tolist()}; expected a square of -1, 0 and +1"
         )
     pictures = _drawn(signs), _drawn(-signs)
     for decoder, told, attempt in _attempts():
@@ -84,7 +84,7 @@ def _each(image: Any) -> Iterator[Reading]:
 
 
 def scores(image: Any, payload: str) -> dict[str, float]:
-    """For a run's log: 1.0 where the payload was read and 0.0 where not.
+    """For a run's log: 1.0 if the payload was read and 0.0 if not.
 
     Returns:
         `scans` (by any decoder in any way), and one column per reading: `scans_opencv`,
@@ -105,7 +105,7 @@ class _Picture(NamedTuple):
 
 
 Attempt = Callable[[_Picture], str]
-"""A picture to the text that was read, empty where nothing was."""
+"""Reads a picture; returns the text, or "" if nothing was read."""
 
 
 def _attempts() -> Iterator[tuple[str, bool, Attempt]]:
@@ -130,11 +130,11 @@ def _opencv(cv2: Any, picture: _Picture, *, told: bool) -> str:
             return detector.decode(picture.pixels, picture.corners)[0]
         return detector.detectAndDecode(picture.pixels)[0]
     except (cv2.error, UnicodeDecodeError):
-        return ""  # it found corners that span no area, or bytes that are no text
+        return ""  # it found corners that span no area, or bytes that are not text
 
 
 def _zxing(zxingcpp: Any, picture: _Picture, *, told: bool) -> str:
-    # Told that there is a code, it answers with an empty, invalid one where it reads nothing.
+    # With is_pure it returns an empty, invalid code if it cannot read anything.
     code = zxingcpp.read_barcode(
         picture.pixels, formats=zxingcpp.BarcodeFormat.QRCode, try_invert=False, is_pure=told
     )

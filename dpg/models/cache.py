@@ -1,12 +1,12 @@
-"""Keys and values of what precedes a token that is being sampled, and one token through all layers.
+"""The key-value cache of sampling, and the pass of one token through all layers.
 
-A layer's cache is [U, K * G, R, d], the responses' own keys or values, beside the prompts'
-[U, K, P, d], which the G responses of a prompt read together; with one response per prompt both
-are one cache, [U, K, P + R, d]. (U prompts, G responses to each, K key-value heads, d the width of
-a head, P tokens of a prompt, R of a response.)
+A layer has two caches: the prompts' keys (or values) [U, K, P, d], which the G responses of a
+prompt share, and the responses' own [U, K * G, R, d]. With one response per prompt both are one
+cache, [U, K, P + R, d]. (U prompts, G responses per prompt, K key-value heads, d the width of a
+head, P tokens of a prompt, R tokens of a response.)
 
-Up to `UNROLLED_LAYERS` layers are laid out one after the other. More are scanned, their caches
-stacked on a leading axis: the program of one layer is then compiled once, not once per layer.
+Up to `UNROLLED_LAYERS` layers are unrolled. More layers are scanned, with their caches stacked on a
+leading axis: the program of a layer is then compiled once, not once per layer.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from dpg.models.prefix import Prefix
 _Pair = tuple[Array, Array]  # keys and values
 
 Block = Callable[..., tuple[Array, Any]]
-"""(layer, x, rotary, attend) -> (x, what `attend` hands out): a family's block."""
+"""A family's block: (layer, x, rotary, attend) -> (x, the second result of `attend`)."""
 
 
 class Cache(NamedTuple):
-    """What sampling reads besides a token itself.
+    """The layers and the keys and values that sampling a token reads.
 
     Attributes:
-        layers: the layers' parameters; a list of trees, or a stacked tree where they are scanned.
-        shared: the prompts' keys and values, of each layer or stacked; None where `own` has them.
-        own: the responses' keys and values at the start, likewise.
+        layers: the layers' parameters: a list of trees, or a stacked tree if they are scanned.
+        shared: the prompts' keys and values, per layer or stacked; None if `own` contains them.
+        own: the responses' keys and values at the start, per layer or stacked.
         first: the slot of a response's first token in `own`.
     """
 
@@ -44,7 +44,7 @@ class Cache(NamedTuple):
 
     @classmethod
     def after(cls, before: Prefix, layers: Any, R: int, G: int) -> Cache:
-        """The cache of `G` responses of up to `R` tokens to each prompt."""
+        """The cache for `G` responses of up to `R` tokens per prompt."""
         pairs = before.keys, before.values
         count, U, K, P, d = before.keys.shape
         if count > UNROLLED_LAYERS:
@@ -70,10 +70,10 @@ class Cache(NamedTuple):
         Args:
             block: the family's.
             x: [U * G, 1, D], the embedded tokens.
-            rotary: of their positions.
+            rotary: cosines and sines of their positions, or None.
             own: the responses' keys and values so far.
             token: the number of the token in its response.
-            allowed: bool [U, P + R], what may be attended to.
+            allowed: bool [U, P + R], the positions that may be attended to.
 
         Returns:
             x after the last layer, and `own` with this token's keys and values.
@@ -107,7 +107,7 @@ class Cache(NamedTuple):
     def _scanned(
         self, block: Block, x: Array, rotary: Any, own: Any, slot: Array, allowed: Array
     ) -> tuple[Array, Any]:
-        """The caches are carried whole, so that XLA writes into them where they are."""
+        """The scan carries the whole stacked caches, so that XLA updates them in place."""
         U = own[0].shape[1]
 
         def one(carry: Any, of_layer: Any) -> tuple[Any, None]:
@@ -132,7 +132,7 @@ class Cache(NamedTuple):
 
 
 def _by_prompt(x: Array, U: int) -> Array:
-    """One token's keys or values [U * G, 1, K, d] as the caches have them, [U, K * G, 1, d]."""
+    """One token's keys or values, from [U * G, 1, K, d] to the caches' layout [U, K * G, 1, d]."""
     *_, K, d = x.shape
     return x.reshape(U, -1, K, d).swapaxes(1, 2).reshape(U, -1, 1, d)
 
@@ -140,17 +140,17 @@ def _by_prompt(x: Array, U: int) -> Array:
 def _attend_to_cache(
     q: Array, k: Array, v: Array, allowed: Array, shared: tuple[Array, Array] | None
 ) -> Array:
-    """Softmax attention of one token a row to what precedes it.
+    """Softmax attention of one token per row to what precedes it.
 
-    The products are written as XLA on CPU takes them for products of matrices; contracted as in
-    `dpg.models.layers.attention`, that with the values becomes a plain loop, which took a third of
-    a rollout.
+    The products are written so that XLA on CPU compiles them to matrix products. With the
+    contraction of `dpg.models.layers.attention`, the product with the values becomes a plain loop,
+    which took a third of a rollout's time.
 
     Args:
         q: [B, 1, H, d]; B = U * G.
-        k, v: [U, K * G, S, d], a row's own.
-        allowed: bool [U, P + S], or [U, S] where nothing is shared.
-        shared: keys and values [U, K, P, d] that stand before those of all G rows, or None.
+        k, v: [U, K * G, S, d], the rows' own.
+        allowed: bool [U, P + S], or [U, S] if nothing is shared.
+        shared: keys and values [U, K, P, d] that precede those of all G rows, or None.
 
     Returns:
         [B, 1, H * d].
@@ -176,7 +176,7 @@ def _attend_to_cache(
 
 
 def _unstack(tree: Any) -> list:
-    """A tree of arrays with a leading axis as a list of trees without it."""
+    """Split a tree of arrays along their leading axis into a list of trees."""
     leaves, structure = jax.tree.flatten(tree)
     return [
         jax.tree.unflatten(structure, [leaf[i] for leaf in leaves])

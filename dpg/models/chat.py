@@ -1,12 +1,12 @@
-"""Chat templates, rendered as transformers renders them, on every day and machine alike.
+"""Chat templates, rendered as in transformers, with the same result on every day and machine.
 
-A template comes with a download, so it runs in Jinja's sandbox. It sees what transformers shows it:
-the messages, `tools` and `documents` (None), the special tokens by name, `raise_exception`,
+A template comes with a download, so it runs in Jinja's sandbox. It has the names that it has in
+transformers: the messages, `tools` and `documents` (None), the special tokens, `raise_exception`,
 `strftime_now`, `tojson` without HTML escapes, loop controls and the tag `{% generation %}`.
 
-One thing differs on purpose. `strftime_now` formats `FROZEN_DATE` instead of the present time, so a
-prompt never changes overnight, and a run that goes on the next day goes on with the same prompts.
-Llama 3.2's own template uses the same date where it is told none.
+One thing differs on purpose: `strftime_now` formats `FROZEN_DATE` instead of the current time. So a
+prompt does not change overnight, and a run that is resumed on another day has the same prompts.
+Llama 3.2's own template uses the same date if it gets none.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from dpg.digests import of_text
 from dpg.errors import DpgError
 
 FROZEN_DATE = datetime.datetime(2024, 7, 26)
-"""What `strftime_now` takes for the present: 26 Jul 2024, midnight, no time zone."""
+"""The current time for `strftime_now`: 26 Jul 2024, midnight, no time zone."""
 
 DEFAULT = "default"
-"""The name of the template that is used where a tokenizer has several."""
+"""The name of the template that is used if a tokenizer has several."""
 
 
 class ChatTemplate:
     """The chat template of a tokenizer.
 
     Args:
-        source: the template, or several by name; of those the one named "default" is used, as
-            transformers does where no tools are given.
+        source: the template, or several by name. The one named "default" is used then, as in
+            transformers without tools.
         special_tokens: the tokenizer's special tokens by their names in templates, such as
             `bos_token`.
     """
@@ -50,10 +50,10 @@ class ChatTemplate:
 
     @property
     def text(self) -> str:
-        """The template itself, in Jinja.
+        """The Jinja source of the template.
 
         Raises:
-            DpgError: there are several, none of them named "default".
+            DpgError: there are several templates, and none is named "default".
         """
         if isinstance(self._source, str):
             return self._source
@@ -61,13 +61,13 @@ class ChatTemplate:
             names = ", ".join(sorted(self._source))
             raise DpgError(
                 f"the tokenizer has the chat templates {names}; expected one named "
-                f"{DEFAULT!r}: copy the one that you want to chat_template.jinja"
+                f"{DEFAULT!r}: copy the template that you want to chat_template.jinja"
             )
         return self._source[DEFAULT]
 
     @property
     def record(self) -> dict[str, str]:
-        """What a run's record keeps of its template: its SHA-256, and the date that it is told."""
+        """The template's entries in a run's record: its SHA-256 and the date that it gets."""
         return {"sha256": of_text(self.text), "date": FROZEN_DATE.date().isoformat()}
 
     def render(
@@ -77,7 +77,7 @@ class ChatTemplate:
 
         Args:
             messages: mappings with `role` and `content`; an entry that is None counts as missing.
-            add_generation_prompt: end with what opens the assistant's next turn.
+            add_generation_prompt: end with the opening of the assistant's next turn.
 
         Raises:
             DpgError: the template cannot be read, or it refuses the messages.
@@ -93,7 +93,7 @@ class ChatTemplate:
             )
         except DpgError:
             raise
-        # A template is a program of somebody else's: it may raise anything.
+        # A template is somebody else's program and may raise anything.
         except Exception as error:
             raise DpgError(f"the chat template refuses these messages: {error}") from error
 
@@ -119,10 +119,10 @@ def environment() -> ImmutableSandboxedEnvironment:
 class _Generation(Extension):
     """`{% generation %} ... {% endgeneration %}` marks the assistant's words and adds nothing."""
 
-    tags = {"generation"}  # noqa: RUF012, the name and type that Jinja asks for
+    tags = {"generation"}  # noqa: RUF012, the name and type that Jinja requires
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """The marked part as a block of its own, as transformers makes it."""
+        """The marked part as a separate block, as in transformers."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_unchanged"), [], [], body).set_lineno(line)
@@ -132,11 +132,11 @@ class _Generation(Extension):
 
 
 def strftime_now(pattern: str) -> str:
-    """`FROZEN_DATE` in a pattern of `strftime`, in English whatever the locale."""
+    """`FROZEN_DATE` in a pattern of `strftime`, in English for every locale."""
     return _DIRECTIVE.sub(_directive, pattern)
 
 
-# The whole of it is spelled out, since %b follows the locale and %s the time zone of a machine.
+# All directives are spelled out, since %b depends on the machine's locale and %s on its time zone.
 _DIRECTIVE = re.compile(r"%([-_0^#]?)([A-Za-z%])")
 _FIELDS = {
     "a": "Fri", "A": "Friday", "b": "Jul", "B": "July", "h": "Jul",

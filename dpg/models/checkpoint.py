@@ -1,7 +1,7 @@
-"""Hugging Face directories of safetensors, read and written: whole or not at all, never pickled.
+"""Read and write Hugging Face directories with safetensors: whole or not at all, never pickled.
 
-Linear weights are [in, out] in this project's trees. GPT-2's Conv1D is stored so, Llama's and every
-head's Linear is stored [out, in].
+Linear weights are [in, out] in this project's trees. In the files, GPT-2's Conv1D weights are
+[in, out], too. Llama's Linear weights and every head are [out, in].
 """
 
 from dataclasses import dataclass, replace
@@ -27,12 +27,12 @@ class _Names:
     """How a family names its tensors in a file.
 
     Attributes:
-        prefix: what stands before every name but the head's; published files may leave it out.
-        top: our names to theirs, outside the layers.
-        layer: our names to theirs, within a layer.
-        layers: the folder of the layers.
+        prefix: of every name but the head's; some published files leave it out.
+        top: our names -> their names, outside the layers.
+        layer: our names -> their names, within a layer.
+        layers: the part of a name that precedes a layer's number.
         transposed: whether linear weights are stored [out, in].
-        ignored: endings of buffers that are no parameters.
+        ignored: endings of the names of buffers, which are not parameters.
     """
 
     prefix: str
@@ -100,22 +100,22 @@ def load(
 ) -> tuple[LanguageModel, dict, Tokenizer | None]:
     """Read a Hugging Face directory: `config.json`, safetensors and, if any, a tokenizer.
 
-    Where `config.json` and the weights disagree on a tied head, the weights decide, as in
-    transformers: a head that differs from the embedding is a matrix of its own.
+    If `config.json` and the weights disagree on tied embeddings, the weights decide, as in
+    transformers: a head that differs from the embedding is untied.
 
     Args:
         directory: the directory; its weights may be one file or several with an index.
-        dtype: the parameters' dtype, whatever the files hold. Float32 is the default, since
+        dtype: the parameters' dtype, for any dtype in the files. Float32 is the default, since
             metagradients of half-precision parameters can be noise.
 
     Returns:
-        The model, its parameters, and its tokenizer (None without a `tokenizer.json`). Where the
-        tokenizer has fewer ids than the embedding has rows, `model.known` says how many.
+        The model, its parameters, and its tokenizer (None without a `tokenizer.json`). If the
+        tokenizer has fewer ids than the embedding has rows, `model.known` is their number.
 
     Raises:
-        DpgError: no such directory, no or an unsupported config.json, a damaged file, a tensor that
-            is missing, not expected, of a wrong shape or quantised, each by its name; a tokenizer
-            with ids beyond the embedding.
+        DpgError: no such directory; a missing or unsupported config.json; a damaged file; a tensor
+            that is missing, not expected, of a wrong shape or quantised (the error names it); a
+            tokenizer with ids beyond the embedding.
     """
     directory = Path(directory)
     model = without_weights(directory)
@@ -135,10 +135,10 @@ def load(
 
 
 def without_weights(directory: str | Path) -> LanguageModel:
-    """The model of a Hugging Face directory as its `config.json` has it; no weight is read.
+    """The model of a Hugging Face directory by its `config.json` alone; no weight is read.
 
     Raises:
-        DpgError: no such directory, no or an unsupported config.json.
+        DpgError: no such directory; a missing or unsupported config.json.
     """
     config = _read_config(Path(directory))
     try:
@@ -150,11 +150,11 @@ def without_weights(directory: str | Path) -> LanguageModel:
 def save(
     directory: str | Path, model: LanguageModel, params: dict, tokenizer: Tokenizer | None = None
 ) -> None:
-    """Write a Hugging Face directory that `load` and transformers read; it replaces an older one.
+    """Write a Hugging Face directory that `load` and transformers can read; it replaces an old one.
 
-    It is written beside its place and moved there when complete (`dpg.artifacts.atomic_path`). The
-    dtype is that of the parameters; whether the head is tied is read off them. `eos_token_id` has
-    every id that ends a response of this tokenizer.
+    It is written under another name and renamed when it is complete (`dpg.artifacts.atomic_path`).
+    The parameters decide the dtype, and whether the head is tied. `eos_token_id` has every id that
+    ends a response of this tokenizer.
 
     Raises:
         DpgError: `directory` is a file.
@@ -170,7 +170,7 @@ def save(
 
     with artifacts.atomic_path(directory) as partial:
         partial.mkdir()
-        # transformers of before version 5 refuses a file that does not say "pt".
+        # transformers before version 5 refuses a file without "pt".
         safetensors.numpy.save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
         artifacts.write_json(partial / "config.json", config)
         if tokenizer is not None:
@@ -185,7 +185,7 @@ def _read_config(directory: Path) -> dict:
 
 
 class _Tensors:
-    """The tensors of a directory by name, read when asked for."""
+    """The tensors of a directory by name. Each is read only when it is needed."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -200,9 +200,9 @@ class _Tensors:
                 )
 
     def _promised(self) -> dict[str, str]:
-        """Each tensor's file by the index; empty where one file holds all, as transformers reads.
+        """Tensor -> file by the index; empty if there is one file, as in transformers.
 
-        Of tensors that an index leaves out nothing is lost: names come from the files themselves.
+        Tensors that the index leaves out are found all the same: names come from the files.
         """
         if (self.directory / _WEIGHTS).is_file() or not (self.directory / _INDEX).is_file():
             return {}
@@ -253,7 +253,7 @@ def _names_of(model: LanguageModel) -> _Names:
 
 
 def _is_transposed(names: _Names, shape: tuple[int, ...]) -> bool:
-    """Whether a layer's tensor is stored transposed: matrices where linear weights are."""
+    """Whether a layer's tensor is stored transposed: matrices are, in families that do so."""
     return names.transposed and len(shape) == 2
 
 
@@ -261,11 +261,11 @@ def _to_params(model: LanguageModel, tensors: _Tensors, dtype: DTypeLike) -> dic
     names, config = _names_of(model), model.config
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     read = _Reader(tensors, dtype)
-    # Some publish the inner model alone, whose names have no prefix.
+    # Some directories hold the inner model alone, whose names have no prefix.
     prefix = names.prefix if any(n.startswith(names.prefix) for n in tensors.names) else ""
     top = {ours: prefix + theirs for ours, theirs in names.top.items()}
     if config.tied and top["embed"] not in tensors.names and _HEAD in tensors.names:
-        top["embed"] = _HEAD  # of a tied pair either may be written
+        top["embed"] = _HEAD  # a file may hold either one of a tied pair
     params: dict = {
         ours: jnp.asarray(read(name, shapes[ours].shape, transposed=False))
         for ours, name in top.items()
@@ -280,7 +280,7 @@ def _to_params(model: LanguageModel, tensors: _Tensors, dtype: DTypeLike) -> dic
         params["layers"][ours] = jnp.asarray(stack)
     if not config.tied or _HEAD in tensors.names:
         head = read(_HEAD, (config.hidden_size, config.vocab_size), transposed=True)
-        # Some write the tied head out. One that differs from the embedding is not tied.
+        # Some files also hold the tied head. A head that differs from the embedding is not tied.
         if not config.tied or not np.array_equal(head.T, params["embed"]):
             params["lm_head"] = jnp.asarray(head)
     read.refuse_others(names.ignored, f"{model.family.MODEL_TYPE} of {config.layers} layers")
@@ -288,7 +288,7 @@ def _to_params(model: LanguageModel, tensors: _Tensors, dtype: DTypeLike) -> dic
 
 
 class _Reader:
-    """Reads tensors by name and shape, and remembers which."""
+    """Reads tensors by name and shape, and remembers which were read."""
 
     def __init__(self, tensors: _Tensors, dtype: DTypeLike):
         self.tensors, self.dtype = tensors, dtype
@@ -311,14 +311,14 @@ class _Reader:
         return array.T if transposed else array
 
     def refuse_others(self, ignored: tuple[str, ...], what: str) -> None:
-        """Raise where the files hold a tensor that was not read and is no buffer."""
+        """Raise a DpgError if the files hold a tensor that was not read and is not a buffer."""
         others = {n for n in self.tensors.names - self.used if not n.endswith(ignored)}
         if others:
             name = min(others)
             raise DpgError(
-                f"{self.tensors.where(name)}: the tensor {name!r} is not part of a {what}, as "
-                "config.json describes it; expected no other tensor: correct config.json, or "
-                "convert the model to the shape that it says"
+                f"{self.tensors.where(name)}: the tensor {name!r} is not part of a {what}, which "
+                "config.json describes; expected no other tensor: correct config.json, or convert "
+                "the model to the architecture that it describes"
             )
 
 

@@ -20,18 +20,17 @@ from dpg.models.sampling import any_of, chosen, log_share, none_of, sample
 Place = Callable[[Any], Any]
 
 Ends = int | Sequence[int] | None
-"""The ids that end a response: one, several, or none."""
+"""The ids that end a response: one, several, or none at all."""
 
 
 class Rollouts(NamedTuple):
-    """What a generator wrote, N rows of R response tokens (the prompts are not repeated).
+    """The sampled responses: N rows of R tokens, without the prompts.
 
     Attributes:
-        tokens: int32 [N, R]; after a row's end the first end-of-text id (0 where there is none).
+        tokens: int32 [N, R]; after a row's end the first end-of-text id (0 if there is none).
         mask: bool [N, R], true up to and including the end of text.
-        logprobs: float32 [N, R], log-probability of each token under the distribution that it was
-            sampled from, zero where the mask is false. For greedy decoding, whose distribution
-            would say nothing, those at temperature 1.
+        logprobs: float32 [N, R], log-probability of each token at the sampling temperature (at
+            temperature 1 for greedy decoding), over all ids; 0 where the mask is false.
     """
 
     tokens: Array
@@ -54,14 +53,14 @@ def generate(
     batch_size: int | None = None,
     place: Place = lambda arrays: arrays,
 ) -> Rollouts:
-    """Sample `group_size` responses per prompt; those of a prompt stand together.
+    """Sample `group_size` responses per prompt; the responses of a prompt are adjacent rows.
 
-    A prompt is read once, and its keys and values are kept once, for all its responses. Row i's
-    sample depends on `key` and i alone: a row may be drawn in a batch of any size. Equal shapes
-    share one compiled program; the temperature and the end-of-text ids are arguments of it.
+    A prompt is read once, and its keys and values are kept once, for all its responses. The random
+    numbers of row i depend on `key` and i alone, for any batch size. Calls with equal shapes share
+    one compiled program; the temperature and the end-of-text ids are arguments of it.
 
-    Ids that the tokenizer does not know (`LanguageModel.known`) are never drawn. The reported
-    log-probabilities stay those of the distribution over all ids, as `token_logprobs` gives them.
+    Ids that the tokenizer does not know (`LanguageModel.known`) are never sampled. The reported
+    log-probabilities are still those of the distribution over all ids, as in `token_logprobs`.
 
     Args:
         model: the generator.
@@ -69,21 +68,22 @@ def generate(
         prompts: int32 [U, P], padded on the LEFT; N = U * group_size.
         prompt_mask: bool [U, P], true on the prompt's own tokens.
         key: a key of `jax.random`.
-        response_tokens: R, the most tokens a response may have.
+        response_tokens: R, the most tokens of a response.
         temperature: the logits are divided by it; 0 takes the most probable token.
         eos_id: the token that ends a response, or several of them; None to always write R tokens.
-        min_tokens: no end of text is drawn before a row has this number of tokens. The reported
-            log-probabilities stay those of the distribution without this rule, which is what
-            `token_logprobs` gives for the same tokens.
-        group_size: G, the responses to each prompt.
-        batch_size: rows at a time, to bound the memory of the cache; all at once where None. It
-            is rounded to whole prompts: down, but to no less than one.
-        place: puts a tree of arrays, one row per prompt or response, where its rows are to be
-            computed, such as on several devices that hold the parameters.
+        min_tokens: no end of text is sampled before a row has this number of tokens. The reported
+            log-probabilities are still those of the distribution without this rule, as in
+            `token_logprobs`.
+        group_size: G, the responses per prompt.
+        batch_size: rows at a time, to bound the memory of the cache; None for all at once. It is
+            rounded down to whole prompts, but to at least one.
+        place: moves a tree of arrays, with one row per prompt or response, to the devices that
+            compute the rows.
 
     Raises:
-        DpgError: prompts and responses that do not fit the context, a row without a token or not
-            padded on the left (the row is named), a negative temperature, an empty batch.
+        DpgError: prompts and responses that do not fit the context; a row without a token or not
+            padded on the left (the error names it); a negative temperature; an empty batch; a
+            group or batch size below 1.
     """
     tokens, mask = np.asarray(prompts, np.int32), np.asarray(prompt_mask, bool)
     _check(model, tokens, mask, response_tokens, temperature, group_size, batch_size)
@@ -92,8 +92,8 @@ def generate(
     size = prompts_at_once(U, G, batch_size)
     parts = []
     for start in range(0, U, size):
-        # The last batch is filled up with prompts from its front, so that it needs no program of
-        # its own; `real` lets their rows end at once.
+        # The last batch is filled with copies of its first prompts, so that it has the shape of the
+        # others and shares their program. `real` is False for the copies, so they end at once.
         index = np.resize(np.arange(start, min(start + size, U), dtype=np.int32), size)
         real = np.repeat(np.arange(start, start + size) < U, G)
         rows = (index[:, None] * G + np.arange(G, dtype=np.int32)).ravel()
@@ -117,7 +117,7 @@ def generate(
 
 
 def prompts_at_once(prompts: int, group_size: int, batch_size: int | None) -> int:
-    """Of how many prompts `generate` samples the responses at a time."""
+    """The number of prompts whose responses `generate` samples at a time."""
     return prompts if batch_size is None else min(max(batch_size // group_size, 1), prompts)
 
 
@@ -132,16 +132,16 @@ def compiled(
     greedy: bool = False,
     eos_id: Ends = None,
 ) -> jax.stages.Compiled:
-    """The program of `generate` for this number of prompts at a time: it knows its memory.
+    """The compiled program of `generate` for this number of prompts at a time.
 
-    `generate` finds it compiled when it is called with the same shapes and choices.
+    It tells how much memory it needs. `generate` reuses it for the same shapes and choices.
 
     Args:
         model: the generator.
         params: its parameters, or their shapes.
         prompts, prompt_tokens, response_tokens, group_size: U, P, R and G.
         greedy: whether the temperature is 0.
-        eos_id: as for `generate`; how many ids there are is what matters.
+        eos_id: as for `generate`; only the number of ids matters.
     """
     U, P, N = prompts, prompt_tokens, prompts * group_size
     shape = jax.ShapeDtypeStruct
@@ -154,9 +154,9 @@ def compiled(
 
 
 def _ends(eos_id: Ends) -> np.ndarray:
-    """Ends of a response as the program takes them: int32, a number for one id (-1 for none).
+    """The ends of a response as an int32 array: [] for one id or none (-1), [E] for several.
 
-    A single id is no array of length one, so that its program stays what it is without this choice.
+    A single id is not an array [1], so that its program does not pay for the general case.
     """
     ids = [eos_id] if isinstance(eos_id, int | np.integer) else list(dict.fromkeys(eos_id or ()))
     if len(ids) > 1:
@@ -213,7 +213,7 @@ def _generate(
     eos: Array,
     min_tokens: Array,
 ) -> Rollouts:
-    """`generate` for one batch: `rows` [B] numbers its rows, those that are not `real` are left."""
+    """`generate` for one batch. `rows` [B] are its row numbers; `real` [B] is False for fillers."""
     config, family = model.config, model.family
     B, U = len(rows), len(prompts)
     G = B // U
@@ -249,7 +249,7 @@ def _generate(
 
     def write(carry: Any) -> Any:
         step, token, running, rollouts, own = carry
-        # Of the token written last, whose keys and values are still to come.
+        # The position of the token written last, whose keys and values are not yet in the cache.
         positions = (lengths + step - 1)[:, None]
         written = jnp.broadcast_to(jnp.arange(R) < step, (U, R))
         allowed = jnp.concatenate([prompt_mask, written], axis=-1)
@@ -273,14 +273,14 @@ def _generate(
 
 
 def _filler(ends: Array) -> Array:
-    """What stands after a row's end: the first end of a response, or 0."""
+    """The token after a row's end: the first id that ends a response, or 0."""
     return jnp.maximum(ends[0] if ends.ndim else ends, 0)
 
 
 def _logits(params: dict, hidden: Array) -> Array:
-    """Logits [B, V] in float32 at least: half-precision products are added up and kept in it.
+    """Logits [B, V] in float32 or wider; half-precision products are accumulated in float32.
 
-    Rounded to bfloat16, logits of 20 would be multiples of an eighth.
+    In bfloat16, logits near 20 would be rounded to multiples of 1/8.
     """
     if hidden.dtype.itemsize > 2:
         return wide(head(params, hidden))

@@ -1,33 +1,33 @@
-"""Target models in EasyDeL: every architecture that it has, as pure functions for the learner.
+"""Target models in EasyDeL: each of its architectures, as pure functions for the learner.
 
-EasyDeL 0.3.0 is JAX, so a metagradient goes through it; but left to its defaults it computes
-another function than the published model, without a word. `load` sets each of these right, and
-then compares the logits with transformers' own on a probe: a difference is an error, never a
-reward.
+EasyDeL 0.3.0 is written in JAX, so a metagradient can pass through it. But with its defaults it
+silently computes another function than the published model. `load` corrects each of the faults
+below. Then it compares the logits with those of transformers on a probe, and raises an error if
+they differ.
 
 ===========================================  ==================================================
-fault, silent unless mended                  mended by
+fault (silent without the correction)        correction
 ===========================================  ==================================================
 weights pass through float16                 `torch_dtype` float32, the checkpoint read whole
 `rope_parameters` (transformers 5) not read  `rope_theta`, `rope_scaling` written out for it
 the table of rotary angles is bfloat16       its rounding is undone (`_keep_precision`)
-Llama 3's rotary table ends where its        a table of all positions (`_llama3_table`)
-scaling begins, and positions beyond clamp
+Llama 3's rotary table is too short;         a table of all positions (`_llama3_table`)
+positions beyond it get its last entry
 attention and its softmax are not float32    `attn_dtype`, `attn_softmax_dtype`
-matrix products at the fastest precision     the highest
-kernels that refuse forward mode             `attn_mechanism` vanilla, no checkpointing of its own
-a tied head keeps a matrix nobody reads      the tree has it only where it is a parameter
-an untied GPT-2 where config.json is silent  transformers' reading of config.json decides
+matrix products at the fastest precision     the highest precision
+kernels without forward mode                 `attn_mechanism` vanilla, EasyDeL's remat switched off
+a tied head keeps a matrix nobody reads      the tree has the head only if it is a parameter
+GPT-2 untied if config.json does not say     transformers' reading of config.json decides
 dropout                                      evaluation mode
 the import rewrites XLA_FLAGS and starts a   EASYDEL_AUTO=0, ENABLE_DISTRIBUTED_INIT=0 before it
 distributed runtime
 its random initialisation of GPT-2           only saved directories are loaded
 ===========================================  ==================================================
 
-It needs an environment of its own (`envs/easydel.txt`), for its pins clash with this project's.
-The parameters are a tree like that of `dpg.models`: `embed` [V, D] and, where the head is a matrix
-of its own, `lm_head` [D, V]; all else under EasyDeL's names in `rest`. So `dpg.models.untie`, the
-metrics and the learner need not know which of the two they are given.
+It needs a separate environment (`envs/easydel.txt`), since its pins conflict with this project's.
+The parameters are a tree like that of `dpg.models`: `embed` [V, D] and, if the head is untied,
+`lm_head` [D, V]. All other parameters are in `rest`, under EasyDeL's names. So `dpg.models.untie`,
+the metrics and the learner work with both kinds of models.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ from dpg.models.model import LanguageModel
 from dpg.models.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4
-"""How far a probe's logits may lie from transformers' before a model is refused."""
+"""The largest difference of a probe's logits from transformers' that is accepted."""
 
 PROBE_ROWS, PROBE_LENGTH = 2, 64
-"""Sequences of the probe, and their tokens (fewer where the model's context is shorter)."""
+"""Sequences of the probe, and tokens per sequence (fewer if the model's context is shorter)."""
 
 _SETTINGS = {"EASYDEL_AUTO": "0", "ENABLE_DISTRIBUTED_INIT": "0"}
 _FLOAT32 = "float32"  # of the checkpoint on its way through PyTorch
@@ -64,11 +64,11 @@ _FLOAT32 = "float32"  # of the checkpoint on its way through PyTorch
 
 @dataclass(frozen=True)
 class EasydelConfig:
-    """What the rest of the suite asks of a target's configuration.
+    """The part of a target's configuration that the rest of the suite reads.
 
     Attributes:
-        context: how many positions the model has.
-        vocab_size: how many tokens.
+        context: the number of positions of the model.
+        vocab_size: the number of token ids.
     """
 
     context: int
@@ -79,18 +79,18 @@ class EasydelConfig:
 class EasydelModel:
     """A causal language model of EasyDeL with the interface of `dpg.models.LanguageModel`.
 
-    Made by `load`. Two of them are never equal, so that compiled programs are found again by
-    identity.
+    `load` makes it. Two models are equal only if they are the same object, so compiled programs are
+    cached by identity.
 
     Attributes:
         graph: the module without its arrays.
-        others: state that is no parameter, such as tables.
-        tree: how its parameters are nested.
-        names: their paths, in the tree's order.
-        embed, head: which of them are the embedding and the head.
-        mesh: the devices it was loaded for.
+        others: state that is not a parameter, such as tables.
+        tree: the tree structure of its parameters.
+        names: the paths of its parameters, in the tree's order.
+        embed, head: the paths of the embedding and of the head.
+        mesh: the devices that it was loaded for.
         config: its sizes.
-        remat: not to be had; the native models' option.
+        remat: must be False; only native models have this option.
     """
 
     graph: Any
@@ -108,7 +108,7 @@ class EasydelModel:
             raise DpgError("learner.remat is for native targets: leave it out with EasyDeL")
 
     def with_tied(self, tied: bool) -> EasydelModel:
-        """The same model: whether the head is tied is read off the parameters."""
+        """The same model: here the parameters alone say whether the head is tied."""
         del tied
         return self
 
@@ -116,10 +116,13 @@ class EasydelModel:
         """Logits [B, L, V] of tokens int32 [B, L].
 
         Args:
-            params: the tree that `load` gave, untied or not.
+            params: the tree that `load` returned, untied or not.
             tokens: every id below the vocabulary size.
-            mask: bool [B, L], true on an example's own tokens, padding on the right; None where
-                there is none, or where its outputs are not used.
+            mask: bool [B, L], true on an example's own tokens, padding on the right; None if there
+                is no padding, or if its outputs are not used.
+
+        Raises:
+            DpgError: more positions than the model's context.
         """
         if tokens.shape[1] > self.config.context:
             raise DpgError(
@@ -137,11 +140,11 @@ class EasydelModel:
         """Negative log-likelihood of each token but the first: float32 [B, L - 1] from [B, L]."""
         return target_nll(self.logits(params, tokens[:, :-1]), tokens[:, 1:])
 
-    # Losses are those of the native models: they ask for nothing but `next_nll`.
+    # The losses of the native models, which need only `next_nll`.
     per_example_loss = LanguageModel.per_example_loss
 
     def _state(self, params: dict) -> Any:
-        """EasyDeL's own state from our tree: a tied head is the transposed embedding."""
+        """EasyDeL's state from our tree; a tied head becomes the transposed embedding."""
         whole = {**params["rest"], self.embed: params["embed"]}
         whole[self.head] = params["lm_head"] if "lm_head" in params else params["embed"].T
         return jax.tree.unflatten(self.tree, [whole[name] for name in self.names])
@@ -154,15 +157,15 @@ def load(
 
     Args:
         directory: `config.json` and safetensors, of any architecture that EasyDeL has.
-        probe: compare the logits with those of transformers, which must be installed beside it.
+        probe: compare the logits with those of transformers, which must be installed, too.
 
     Returns:
         The model, its parameters, and its tokenizer (None without a `tokenizer.json`).
 
     Raises:
-        DpgError: EasyDeL is not installed; it was imported earlier with its own settings; no such
-            directory; an architecture that it does not have; logits that differ from transformers'
-            by more than `TOLERANCE`.
+        DpgError: EasyDeL is not installed; the environment sets EASYDEL_AUTO or
+            ENABLE_DISTRIBUTED_INIT to another value than 0; no such directory; a model that EasyDeL
+            cannot load; logits that differ from transformers' by more than `TOLERANCE`.
     """
     directory = Path(directory)
     if not (directory / "config.json").is_file():
@@ -178,7 +181,7 @@ def load(
 
 
 def _import() -> Any:
-    """EasyDeL, imported so that it leaves XLA's settings and the process alone."""
+    """Import EasyDeL so that it changes neither XLA's settings nor the process."""
     if importlib.util.find_spec("easydel") is None:
         raise DpgError(
             "EasyDeL is not installed here: run this step in the environment of envs/easydel.txt, "
@@ -195,7 +198,7 @@ def _import() -> Any:
 
 
 class _Kept:
-    """An array that stays as it is when it is cast."""
+    """An array that ignores a cast to another dtype."""
 
     def __init__(self, array: Array):
         self.array = array
@@ -206,10 +209,10 @@ class _Kept:
 
 
 def _keep_precision() -> None:
-    """Undo the rounding of the rotary angles to bfloat16, which no setting reaches.
+    """Undo the rounding of the rotary angles to bfloat16, for which there is no setting.
 
-    The function that makes the table is looked up anew at each call and its result cast at once.
-    Should a later EasyDeL not cast it, an error follows; should it cast elsewhere, the probe tells.
+    EasyDeL looks up the function that makes the table at each call, and casts its result at once.
+    If a later version does not cast it, an error follows. If it casts elsewhere, the probe fails.
     """
     from easydel import layers
 
@@ -218,7 +221,7 @@ def _keep_precision() -> None:
 
 
 class _Exact:
-    """EasyDeL's own function for the table of rotary angles, its result kept in float32."""
+    """EasyDeL's own function for the table of rotary angles, with its result kept in float32."""
 
     def __init__(self, own: Callable[..., Any]):
         self.own = own
@@ -234,8 +237,8 @@ class _Exact:
 def _llama3_table(given: dict[str, Any], scaling: dict[str, Any]) -> Array:
     """Cosines and sines [positions, rotary width] of Llama 3's scaled frequencies.
 
-    EasyDeL's own table ends at `original_max_position_embeddings`, and whatever stands beyond it
-    would silently be at the last position of the table.
+    EasyDeL's own table ends at `original_max_position_embeddings`. Later positions would silently
+    get the last entry of the table.
     """
     from easydel import layers
 
@@ -253,7 +256,7 @@ def _llama3_table(given: dict[str, Any], scaling: dict[str, Any]) -> Array:
 
 @contextlib.contextmanager
 def _spelled_out(directory: Path) -> Iterator[Path]:
-    """A view of the directory whose config.json says the rotary settings where EasyDeL looks."""
+    """A copy of the directory (links) whose config.json has the rotary settings for EasyDeL."""
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or {}
     if rope:
@@ -290,7 +293,7 @@ def _read(ed: Any, folder: Path, directory: Path) -> Any:
             },
             verbose=False,
         )
-    # EasyDeL raises whatever its parts raise: the reader needs to know for which model.
+    # EasyDeL raises many types. The message must name the model.
     except Exception as error:
         raise DpgError(f"{directory}: EasyDeL cannot load it: {error}") from error
     module.eval()
@@ -298,7 +301,7 @@ def _read(ed: Any, folder: Path, directory: Path) -> Any:
 
 
 def _is_tied(directory: Path) -> bool:
-    """Whether the head is the embedding; what config.json leaves out, its architecture decides."""
+    """Whether the head is tied; if config.json does not say, its architecture's default decides."""
     from transformers import AutoConfig
 
     return bool(AutoConfig.from_pretrained(directory).get_text_config().tie_word_embeddings)
@@ -309,7 +312,7 @@ def _take_apart(module: Any, *, tied: bool) -> tuple[EasydelModel, dict]:
     from flax import nnx
 
     config = module.config.get_text_config()
-    # From here on the head is given to the module, tied or not, so it must read its own matrix.
+    # From now on the module gets its head as a matrix, tied or not, and must read that matrix.
     config.tie_word_embeddings = False
     module.config.tie_word_embeddings = False
     graph, state, others = nnx.split(module, nnx.Param, ...)
@@ -345,21 +348,22 @@ def _name_of(leaves: dict[str, Array], variable: Any) -> str:
 
 
 def _compare(model: EasydelModel, params: dict, directory: Path) -> None:
-    """Refuse a model whose logits are not those of transformers, in float32 on the CPU."""
+    """Refuse a model whose logits differ from those of transformers (in float32, on the CPU)."""
     tokens = probe_tokens(model)
     ours = np.asarray(jax.jit(model.logits)(params, tokens), np.float64)
     theirs = _of_transformers(directory, tokens)
     if ours.shape != theirs.shape or not np.isfinite(ours).all():
         finite = "" if np.isfinite(ours).all() else ", not all finite"
         raise DpgError(
-            f"{directory}: EasyDeL's logits are {ours.shape}{finite}; transformers' {theirs.shape}"
+            f"{directory}: EasyDeL's logits have shape {ours.shape}{finite}; expected those of "
+            f"transformers, {theirs.shape}"
         )
     difference = float(np.abs(ours - theirs).max())
     if difference > TOLERANCE:
         raise DpgError(
             f"{directory}: EasyDeL's logits differ from transformers' by {difference:.2g} on a "
             f"probe, more than {TOLERANCE:g}: it computes another function. Use the native "
-            "implementation where there is one (learner.implementation: native)"
+            "implementation if there is one (learner.implementation: native)"
         )
 
 
@@ -370,7 +374,7 @@ def probe_tokens(model: EasydelModel) -> np.ndarray:
 
 
 def _of_transformers(directory: Path, tokens: np.ndarray) -> np.ndarray:
-    """Logits of transformers' own implementation, which is the definition of the model."""
+    """Logits of transformers' implementation, which defines the model: float64 [B, L, V]."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -1,8 +1,8 @@
 """GPT-2: learned positions, pre-layer-norm blocks, the tanh approximation of GELU.
 
-Radford et al., "Language Models are Unsupervised Multitask Learners" (2019); the target model of
-the paper's pattern and norm experiments. Dropout, which the published configuration sets to 0.1,
-is never applied: a metagradient needs the trained parameters to be a function of the data alone.
+Radford et al., "Language Models are Unsupervised Multitask Learners" (2019). It is the target model
+of the paper's pattern and norm experiments. The published configuration has a dropout of 0.1. It is
+never applied here: for a metagradient, the trained parameters must depend on the data alone.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ MODEL_TYPE = "gpt2"
 
 @dataclass(frozen=True)
 class Gpt2Config:
-    """Sizes of a GPT-2 and the ids of its special tokens; hashable, so usable in static arguments.
+    """Sizes of a GPT-2 and the ids of its special tokens; hashable, so it can be a static argument.
 
     `tied` says whether the head is the transposed embedding. Widths are numbers of features,
     `context` is the largest number of positions.
@@ -49,7 +49,7 @@ class Gpt2Config:
 
 
 def init(config: Gpt2Config, key: Array, dtype: Any) -> dict:
-    """Random parameters: normal with deviation 0.02, residual outputs scaled down by depth."""
+    """Random parameters: normal with deviation 0.02, less for positions and residual outputs."""
     D, F, n = config.hidden_size, config.intermediate_size, config.layers
     keys = iter(jax.random.split(key, 7))
 
@@ -88,7 +88,7 @@ def embed(config: Gpt2Config, params: dict, tokens: Array, positions: Array) -> 
 
 
 def rotary(config: Gpt2Config, positions: Array) -> None:
-    """GPT-2 rotates nothing: its positions are added to the embedding."""
+    """None: GPT-2 has no rotary positions, it adds positions to the embedding."""
     return None
 
 
@@ -97,8 +97,9 @@ def block(
 ) -> tuple[Array, Any]:
     """One layer, [B, L, D] to [B, L, D].
 
-    `attend(q, k, v)` takes [B, L, heads, d] each and returns ([B, L, D], what it hands out), so
-    that training and cached decoding share everything but the attention itself.
+    `attend(q, k, v)` takes three arrays [B, L, heads, d] and returns [B, L, D] and a second result,
+    such as the cache, which `block` returns as well. So training and cached decoding share
+    everything but the attention.
     """
     B, L, _ = x.shape
     epsilon = config.norm_epsilon

@@ -1,8 +1,8 @@
-"""config.json of Hugging Face to and from the models' own configurations.
+"""Convert Hugging Face's config.json to and from the models' own configurations.
 
-Only what changes a model's numbers is read. An option that is not implemented is an error that
-names it: a model that loads but computes something else would be worse than one that does not.
-Keys that are missing, and keys that contradict each other, are read as transformers reads them.
+Only keys that change a model's numbers are read. An option that is not implemented raises an error
+that names it, since a model that silently computes something else would be worse. Missing keys, and
+keys that contradict each other, are read as transformers reads them.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def read(config: dict) -> Gpt2Config | LlamaConfig:
     """The configuration described by a config.json.
 
     Raises:
-        DpgError: an unknown `model_type`, an option that is not implemented, a key that is missing.
+        DpgError: an unknown `model_type`, an option that is not implemented, or a missing key.
     """
     kind = config.get("model_type")
     if kind not in _READERS:
@@ -31,7 +31,7 @@ def read(config: dict) -> Gpt2Config | LlamaConfig:
 
 
 def write(config: Gpt2Config | LlamaConfig) -> dict:
-    """The config.json that `read` and transformers read back."""
+    """The content of a config.json that `read` and transformers can read."""
     return _write_gpt2(config) if isinstance(config, Gpt2Config) else _write_llama(config)
 
 
@@ -42,7 +42,7 @@ def _require(config: dict, key: str) -> Any:
 
 
 def _size(config: dict, key: str, default: int | None = None) -> int:
-    """A number of something: a whole number above zero, by default `default` where there is one."""
+    """A whole number above 0; `default`, if given, stands in for a missing key."""
     value = config.get(key)
     if value is None:
         value = _require(config, key) if default is None else default
@@ -61,7 +61,7 @@ def _number(config: dict, key: str, default: float) -> float:
 
 
 def _refuse_unless(config: dict, key: str, allowed: tuple) -> None:
-    """Raise unless the option has one of the allowed values, the first of which is the default."""
+    """Raise a DpgError unless the option has an allowed value. The first one is the default."""
     if config.get(key, allowed[0]) not in allowed:
         raise DpgError(
             f"config.json: {key} = {config[key]!r} is not implemented for model_type "
@@ -90,7 +90,7 @@ def _write_special_ids(config: Gpt2Config | LlamaConfig) -> dict:
     }
 
 
-# Names that every model of transformers answers to, and GPT-2's own.
+# Names that every model of transformers accepts -> GPT-2's own names.
 _GPT2_NAMES = {
     "hidden_size": "n_embd",
     "num_hidden_layers": "n_layer",
@@ -103,7 +103,7 @@ def _read_gpt2(config: dict) -> Gpt2Config:
     config = {_GPT2_NAMES.get(key, key): value for key, value in config.items()} | {
         key: config[key] for key in _GPT2_NAMES.values() if key in config
     }
-    # The two names stand for the same tanh approximation.
+    # Both names mean the same tanh approximation.
     _refuse_unless(config, "activation_function", ("gelu_new", "gelu_pytorch_tanh"))
     _refuse_unless(config, "scale_attn_weights", (True,))
     _refuse_unless(config, "scale_attn_by_inverse_layer_idx", (False,))
@@ -136,7 +136,7 @@ def _write_gpt2(config: Gpt2Config) -> dict:
         "n_positions": config.context,
         "n_inner": config.intermediate_size,
         "layer_norm_epsilon": config.norm_epsilon,
-        # Whoever trains these weights elsewhere gets the function trained here, without dropout.
+        # Training these weights elsewhere must use the same function as here, without dropout.
         "attn_pdrop": 0.0,
         "embd_pdrop": 0.0,
         "resid_pdrop": 0.0,
@@ -179,12 +179,12 @@ def _read_llama(config: dict) -> LlamaConfig:
 
 
 def _refuse_windows(config: dict) -> None:
-    """Raise where some layer sees only a window of the text; here every layer sees all of it."""
+    """Raise a DpgError if a layer attends only to a window of the text (not implemented)."""
     window = config.get("sliding_window")
     kinds = set(config.get("layer_types") or ()) - {"full_attention"}
     if kinds or (window is not None and config.get("use_sliding_window", True)):
         raise DpgError(
-            f"config.json: sliding_window = {window!r}, other layer_types {sorted(kinds)} are not "
+            f"config.json: sliding_window = {window!r} and layer_types {sorted(kinds)} are not "
             "implemented; expected full attention in every layer"
         )
 
@@ -192,14 +192,14 @@ def _refuse_windows(config: dict) -> None:
 def _read_rotary(config: dict) -> tuple[float, Llama3Scaling | None]:
     """Base and scaling, from `rope_parameters` (transformers 5) or `rope_theta`, `rope_scaling`.
 
-    A file may have both spellings, for readers of either time: they must say the same.
+    A file may have both, for old and new readers. They must then agree.
     """
     found = [_rotary(config, config[key]) for key in ("rope_parameters", "rope_scaling")
              if config.get(key)]  # fmt: skip
     if found[1:] and found[0] != found[1]:
         raise DpgError(
             "config.json: rope_parameters and rope_scaling (with rope_theta) contradict each "
-            f"other, {found[0]} and {found[1]}; expected the same, or one of them"
+            f"other, {found[0]} and {found[1]}; expected equal values, or only one of the two"
         )
     return found[0] if found else _rotary(config, {})
 
@@ -258,7 +258,8 @@ def _write_llama(config: LlamaConfig) -> dict:
         "rms_norm_eps": config.norm_epsilon,
         "attention_bias": False,
         "mlp_bias": False,
-        # Both spellings: transformers 5 and 4 read one each, as do vLLM and EasyDeL of their time.
+        # Both spellings: transformers 5 reads rope_parameters; transformers 4, and the versions of
+        # vLLM and EasyDeL from that time, read the other two.
         "rope_theta": config.rope_theta,
         "rope_scaling": None if config.rope_scaling is None else rope,
         "rope_parameters": {**rope, "rope_theta": config.rope_theta},

@@ -1,13 +1,13 @@
-"""The pieces that the model families share: norms, attention, rotary positions, the loss head.
+"""The parts that the model families share: norms, attention, rotary positions, the loss head.
 
-Everything is a pure function of arrays, built from primitives that JAX differentiates in forward
-mode, in reverse mode and in forward mode over reverse: there is no `custom_vjp` here, since the
-learner takes Hessian-vector products through these functions.
+Everything is a pure function of arrays. It uses only primitives that JAX can differentiate in
+forward mode, in reverse mode and in forward-over-reverse mode, since the learner takes
+Hessian-vector products through these functions. So there is no `custom_vjp` here.
 
-Shapes are written with B examples, L positions, S key positions, H query heads, K key-value heads
-(H a multiple of K), d the width of a head, D the width of the model, V the vocabulary. Sums that
-decide precision (norms, softmax, log-softmax) run in float32 at least, or in float64 when the
-parameters are float64.
+Letters in shapes: B examples, L positions, S key positions, H query heads, K key-value heads (H is
+a multiple of K), d the width of a head, D the width of the model, V the vocabulary. Sums that
+decide the precision (norms, softmax, log-softmax) are in float32, or in float64 for float64
+parameters.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ import numpy as np
 
 Array = jax.Array
 
-# Up to this many layers the loop over layers is laid out flat: XLA then fuses across layers and
-# never stacks what the backward pass needs. Beyond it, compile time would grow for little.
+# Up to this number of layers the loop over layers is unrolled: XLA then fuses across layers and
+# never stacks what the backward pass needs. For more layers, compile time would grow too much.
 UNROLLED_LAYERS = 4
 
 
 def wide(x: Array) -> Array:
-    """`x` in float32 at least: half precision is widened, float64 is left alone."""
+    """`x` in at least float32: half precision is converted, float64 is kept."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -45,16 +45,16 @@ def rms_norm(x: Array, scale: Array, epsilon: float) -> Array:
 
 
 def positions_of(mask: Array) -> Array:
-    """Positions that count an example's own tokens alone: int32 [B, L] from a mask bool [B, L].
+    """Positions that count only an example's own tokens: int32 [B, L] from a mask bool [B, L].
 
-    The first own token is at position 0 whether padding stands left or right of it; padding before
-    it takes position 0 too, padding after it the last position.
+    The first own token is at position 0, with padding on either side. Padding before it also gets
+    position 0. Padding after the last own token gets that token's position.
     """
     return jnp.maximum(jnp.cumsum(mask, axis=-1, dtype=jnp.int32) - 1, 0)
 
 
 def causal(length: int) -> Array:
-    """Who may look at whom: bool [1, L, L], a query (row) at itself and at what precedes it."""
+    """The causal mask, bool [1, L, L]: a query (row) attends to itself and to what precedes it."""
     return jnp.tril(jnp.ones((length, length), bool))[None]
 
 
@@ -63,11 +63,11 @@ def attention(q: Array, k: Array, v: Array, allowed: Array) -> Array:
 
     Args:
         q: [B, L, H, d].
-        k: [B, K, S, d], heads before positions, as they are cached: a product over one head then
-            reads memory in order. Query head h attends with key-value head h // (H // K).
+        k: [B, K, S, d], heads before positions, as in the caches: a product over one head then
+            reads memory in order. Query head h uses key-value head h // (H // K).
         v: [B, K, S, d].
-        allowed: bool [B or 1, L, S]; a query that may look nowhere gets the mean of all values,
-            never NaN, so that padding cannot poison a batch.
+        allowed: bool [B or 1, L, S]. A query without any allowed key gets the mean of all values
+            instead of NaN, so padding cannot spoil a batch.
 
     Returns:
         [B, L, H * d].
@@ -82,12 +82,12 @@ def attention(q: Array, k: Array, v: Array, allowed: Array) -> Array:
 
 
 def heads_first(k: Array, v: Array) -> tuple[Array, Array]:
-    """Keys and values [B, S, K, d] as `attention` reads them, [B, K, S, d]."""
+    """Keys and values from [B, S, K, d] to the layout of `attention`, [B, K, S, d]."""
     return k.swapaxes(1, 2), v.swapaxes(1, 2)
 
 
 def rotate(x: Array, rotary: tuple[Array, Array]) -> Array:
-    """Rotary position embedding of [B, L, heads, d], halves paired as in Llama's published code.
+    """Rotary position embedding of [B, L, heads, d]; the halves of a head are paired, as in Llama.
 
     Args:
         x: queries or keys.
@@ -103,44 +103,45 @@ def rotate(x: Array, rotary: tuple[Array, Array]) -> Array:
 def through_layers(
     block: Callable[[Array, Any], tuple[Array, Any]], x: Array, layers: Any, remat: bool = False
 ) -> tuple[Array, Any]:
-    """Send `x` through every layer in turn.
+    """Apply every layer to `x` in turn.
 
     Args:
-        block: (x, one layer's parameters) -> (x, what the layer hands out, or None).
+        block: (x, one layer's parameters) -> (x, a second result or None).
         x: [B, L, D].
         layers: a tree whose leaves have the layers on their leading axis.
-        remat: keep only each layer's input for the backward pass and compute the layer again
-            there, which trades one more forward pass for memory.
+        remat: keep only each layer's input for the backward pass, and compute the layer again
+            there. It saves memory and costs one more forward pass.
 
     Returns:
-        x after the last layer, and what the layers handed out, stacked on a leading axis.
+        x after the last layer, and the layers' second results, stacked on a leading axis.
     """
     count = jax.tree.leaves(layers)[0].shape[0]
     if remat:
         block = jax.checkpoint(block)
     elif count > UNROLLED_LAYERS:
-        # A loop keeps every intermediate that its backward pass reads. The results of matrix
-        # products are enough: the rest is cheaper to compute again than to store and load. In
-        # GPT-2's shape a Hessian-vector product takes a fifth less time so, and half the memory.
+        # A loop keeps every intermediate that its backward pass reads. Here it keeps only the
+        # results of matrix products, since the rest is cheaper to compute again than to store and
+        # load. For GPT-2's shape a Hessian-vector product then takes a fifth less time and half
+        # the memory.
         kept = jax.checkpoint_policies.dots_saveable
         block = jax.checkpoint(block, policy=kept, prevent_cse=False)
     return jax.lax.scan(block, x, layers, unroll=count if count <= UNROLLED_LAYERS else 1)
 
 
-# The most logits that a loss works on at once, in numbers: 512 MB of float32.
+# The most logits that a loss computes at once: 2^27 numbers, 512 MB in float32.
 LOGITS_AT_ONCE = 2**27
 
 
 def in_chunks(
     nll: Callable[[Array, Array], Array], hidden: Array, targets: Array, vocab_size: int
 ) -> Array:
-    """`nll(hidden, targets)`, a chunk of positions at a time where the logits would be large.
+    """`nll(hidden, targets)`, computed in chunks of positions if the logits would be large.
 
-    The logits, and in a derivative their adjoints and tangents, are most of a step's memory where
-    the vocabulary is large. A chunk's are computed again in the backward pass.
+    With a large vocabulary, the logits, and in a derivative their adjoints and tangents, are most
+    of a step's memory. Each chunk's logits are computed again in the backward pass.
 
     Args:
-        nll: (hidden [N, D], targets [N]) -> [N], each position by itself.
+        nll: (hidden [N, D], targets [N]) -> [N], each position independent of the others.
         hidden: [B, L, D].
         targets: int32 [B, L].
         vocab_size: V.
@@ -164,8 +165,8 @@ def in_chunks(
 def target_nll(logits: Array, targets: Array) -> Array:
     """Negative log-likelihood of each target: float32 [B, L] from logits [B, L, V].
 
-    No one-hot matrix and no normalised logits are stored. Gathering the target's logit measured 6 %
-    less time a gradient on CPU than a fused comparison with a running index.
+    No one-hot matrix and no normalised logits are stored. A gradient with a gather of the target's
+    logit took 6 % less time on CPU than with a fused comparison with a running index.
     """
     logits = wide(logits)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]

@@ -20,7 +20,7 @@ MODEL_TYPE = "llama"
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """Llama 3.1's stretching of rotary wavelengths beyond the context of pre-training.
+    """Llama 3.1's scaling of rotary wavelengths, for contexts longer than in pre-training.
 
     Wavelengths (in positions) longer than `original_context / low_frequency_factor` are stretched
     by `factor`, those shorter than `original_context / high_frequency_factor` are kept, and those
@@ -35,7 +35,7 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """Sizes of a Llama and the ids of its special tokens; hashable, so usable in static arguments.
+    """Sizes of a Llama and the ids of its special tokens; hashable, so it can be a static argument.
 
     `tied` says whether the head is the transposed embedding. Widths are numbers of features,
     `context` is the largest number of positions.
@@ -59,7 +59,7 @@ class LlamaConfig:
 
 
 def init(config: LlamaConfig, key: Array, dtype: Any) -> dict:
-    """Random parameters: normal with deviation 0.02, norms at one."""
+    """Random parameters: normal with standard deviation 0.02, norm weights 1."""
     D, F, n = config.hidden_size, config.intermediate_size, config.layers
     queries, keys_values = config.heads * config.head_size, config.kv_heads * config.head_size
     keys = iter(jax.random.split(key, 9))
@@ -88,12 +88,12 @@ def init(config: LlamaConfig, key: Array, dtype: Any) -> dict:
 
 
 def embed(config: LlamaConfig, params: dict, tokens: Array, positions: Array) -> Array:
-    """Token embedding: [B, L, D] from tokens [B, L]; positions enter in the attention."""
+    """Token embedding: [B, L, D] from tokens [B, L]; the attention adds the positions."""
     return params["embed"][tokens]
 
 
 def inverse_frequencies(config: LlamaConfig) -> np.ndarray:
-    """Radians a position of each rotated pair: float32 [d / 2]."""
+    """Radians per position, for each rotated pair: float32 [d / 2]."""
     exponents = np.arange(0, config.head_size, 2, dtype=np.float32) / np.float32(config.head_size)
     frequencies = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
     scaling = config.rope_scaling
@@ -121,9 +121,9 @@ def block(
 ) -> tuple[Array, Any]:
     """One layer, [B, L, D] to [B, L, D].
 
-    `attend(q, k, v)` takes q [B, L, H, d] and k, v [B, L, K, d], already rotated, and returns
-    ([B, L, H * d], what it hands out), so that training and cached decoding share everything but
-    the attention itself.
+    `attend(q, k, v)` takes q [B, L, H, d] and k, v [B, L, K, d], already rotated. It returns
+    [B, L, H * d] and a second result, such as the cache, which `block` returns as well. So training
+    and cached decoding share everything but the attention.
     """
     B, L, _ = x.shape
     h = rms_norm(x, layer["attention_norm"], config.norm_epsilon)

@@ -1,12 +1,12 @@
-"""LanguageModel: one interface over the families, as the learner, the metrics and decoding use it.
+"""LanguageModel: one interface to all model families, for the learner, the metrics and decoding.
 
-A model is a frozen description without any arrays; its parameters are a plain tree that every
-function takes as an argument. So a model can be a static argument of `jax.jit`, and a parameter
-tree goes through any optimizer.
+A model is a frozen description without arrays. Its parameters are a plain tree that every function
+takes as an argument. So a model can be a static argument of `jax.jit`, and any optimizer can update
+the tree.
 
-The tree: `embed` [V, D]; `layers`, a dict whose leaves have the layers on their leading axis;
-the last norm; and `lm_head` [D, V] where the head is a matrix of its own. A tree without `lm_head`
-is tied: its head is the transposed embedding.
+The tree has `embed` [V, D]; `layers`, a dict whose leaves have the layers on their leading axis;
+the last norm; and, if the head is untied, `lm_head` [D, V]. A tree without `lm_head` has tied
+embeddings: its head is the transposed embedding.
 """
 
 from dataclasses import dataclass, replace
@@ -41,11 +41,11 @@ class LanguageModel:
 
     Args:
         config: `Gpt2Config` or `LlamaConfig`.
-        remat: recompute each layer in the backward pass instead of keeping its intermediates;
-            memory falls to one activation per layer, a gradient costs one more forward pass. The
+        remat: recompute each layer in the backward pass instead of keeping its intermediates. It
+            needs memory for one activation per layer, and one more forward pass per gradient. The
             numbers stay the same.
-        known: the number of ids that the tokenizer knows, where the vocabulary is padded beyond
-            them. Ids from here on are never sampled. None where the tokenizer knows all ids.
+        known: the number of ids that the tokenizer knows, if the vocabulary is padded beyond them.
+            Larger ids are never sampled. None if the tokenizer knows all ids.
     """
 
     config: gpt2.Gpt2Config | llama.LlamaConfig
@@ -57,12 +57,12 @@ class LanguageModel:
         """Read the content of a Hugging Face config.json.
 
         Raises:
-            DpgError: an architecture or an option that is not implemented, by its name.
+            DpgError: an architecture or an option that is not implemented; names it.
         """
         return cls(hf_config.read(config), remat)
 
     def to_hf(self) -> dict:
-        """The content of a Hugging Face config.json that `from_hf` and transformers read back."""
+        """The content of a Hugging Face config.json that `from_hf` and transformers can read."""
         return hf_config.write(self.config)
 
     @property
@@ -71,22 +71,25 @@ class LanguageModel:
         return _FAMILIES[type(self.config)]
 
     def init(self, key: Array, dtype: Any = jnp.float32) -> dict:
-        """Random parameters, as the family's authors draw them."""
+        """Random parameters from a key of `jax.random`, by the initialisation of the family."""
         return _init(self.config, jnp.dtype(dtype), key)
 
     def with_tied(self, tied: bool) -> "LanguageModel":
-        """The same model with `config.tied` set, to match a tree that was untied."""
+        """The same model with another `config.tied`, to match a tree that was untied."""
         return replace(self, config=replace(self.config, tied=tied))
 
     def hidden(self, params: dict, tokens: Array, mask: Array | None = None) -> Array:
-        """What the head reads: [B, L, D] from tokens int32 [B, L], after the final norm.
+        """The input of the head, after the final norm: [B, L, D] from tokens int32 [B, L].
 
         Args:
             params: the parameter tree.
             tokens: int32 [B, L], every id below the vocabulary size, padding included.
             mask: bool [B, L], true on an example's own tokens, with padding on the left, on the
-                right or both; None where there is no padding, or padding on the right only whose
-                outputs are not used (causality keeps it from the tokens before it).
+                right or both. None if there is no padding, or only padding on the right whose
+                outputs are not used (a causal model's earlier outputs do not depend on it).
+
+        Raises:
+            DpgError: more positions than the model's context.
         """
         family, config = self.family, self.config
         L = tokens.shape[1]
@@ -124,15 +127,15 @@ class LanguageModel:
 
         Args:
             params: the parameter tree.
-            batch: `tokens` int32 [B, L] and `mask` bool [B, L], padded on the right: true on a
-                first stretch of each row. Nothing is put before the first token, and the first
-                token itself is not a target.
+            batch: `tokens` int32 [B, L] and `mask` bool [B, L], padded on the right: each row of
+                the mask is true up to some position. Nothing is put before the first token, and the
+                first token is not a target.
             over: "own_tokens" takes the mean over the example's own tokens (an example of fewer
-                than two tokens has nothing to predict and a loss of zero). "weights" takes the sum
-                over tokens times `weights` float [B, L] of the batch. "all_positions" does as the
-                authors' code: the mean over all L - 1 positions, where padding is token 0, as input
-                and as target; the loss after the last own token, which an end of text follows
-                there, counts as 0.
+                than two tokens has nothing to predict and a loss of 0). "weights" takes the sum of
+                the tokens' losses times the batch's `weights` float [B, L]. "all_positions" is the
+                loss of the authors' code: the mean over all L - 1 positions, where padding is
+                token 0, as input and as target. The loss right after the last own token counts as
+                0, since the authors' code has an end of text there.
 
         Raises:
             DpgError: another `over`.
@@ -154,17 +157,17 @@ class LanguageModel:
     def token_logprobs(
         self, params: dict, tokens: Array, mask: Array, temperature: float = 1.0
     ) -> Array:
-        """Log-probability of each token after those before it: float32 [B, L].
+        """Log-probability of each token given those before it: float32 [B, L].
 
         Args:
             params: the parameter tree.
             tokens: int32 [B, L].
-            mask: bool [B, L]; padding may stand on the left or on the right.
+            mask: bool [B, L]; padding may be on the left or on the right.
             temperature: the logits are divided by it; above 0.
 
         Returns:
-            log p(token_t | own tokens before t); zero at position 0, at padding, and at the
-            first own token of a row padded on the left, which nothing precedes.
+            log p(token_t | own tokens before t). It is 0 at position 0, at padding, and at the
+            first own token of a row padded on the left, since no token precedes it.
         """
         hidden = self.hidden(params, tokens, mask)[:, :-1]
         logprobs = -head_nll(params, hidden, tokens[:, 1:], temperature)
@@ -178,7 +181,7 @@ def _init(config: gpt2.Gpt2Config | llama.LlamaConfig, dtype: Any, key: Array) -
 
 
 def head(params: dict, hidden: Array) -> Array:
-    """Logits [..., V] from the final hidden states [..., D], by the head or the embedding."""
+    """Logits [..., V] from the final hidden states [..., D], by the head or the tied embedding."""
     if "lm_head" in params:
         return hidden @ params["lm_head"]
     return jnp.einsum("...d,vd->...v", hidden, params["embed"])
@@ -187,11 +190,11 @@ def head(params: dict, hidden: Array) -> Array:
 def head_nll(
     params: dict, hidden: Array, targets: Array, temperature: Array | float | None = None
 ) -> Array:
-    """Negative log-likelihood of each target: float32 [B, L], a chunk at a time where V is large.
+    """Negative log-likelihood of each target: float32 [B, L], computed in chunks if V is large.
 
     Args:
         params: the parameter tree.
-        hidden: [B, L, D], what the head reads.
+        hidden: [B, L, D], the input of the head.
         targets: int32 [B, L].
         temperature: the logits are divided by it, in float32; None leaves them as they are.
     """
@@ -204,14 +207,14 @@ def head_nll(
 
 
 def tied(params: dict) -> bool:
-    """Whether the head is the transposed embedding rather than a matrix of its own."""
+    """Whether the head is the transposed embedding, so that there is no `lm_head`."""
     return "lm_head" not in params
 
 
 def untie(params: dict) -> dict:
-    """The same function with a head of its own: `lm_head` [D, V], a transposed copy of `embed`.
+    """The same function with an untied head: `lm_head` [D, V], a transposed copy of `embed`.
 
-    A tree that is untied already comes back unchanged. Untied heads let a metric read the head
-    alone, as the paper's pattern metric does.
+    A tree that is untied already comes back unchanged. With an untied head a metric can read the
+    head alone, as the paper's pattern metric does.
     """
     return dict(params) if not tied(params) else {**params, "lm_head": jnp.array(params["embed"].T)}

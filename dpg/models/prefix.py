@@ -1,12 +1,12 @@
-"""Prompts read once for all their responses.
+"""Read each prompt once for all its responses.
 
-GRPO samples G responses to each prompt, and the paper's prompts are eight times as long as its
+GRPO samples G responses per prompt, and the paper's prompts are eight times as long as its
 responses (Tables 7 to 13). The prompt's keys and values do not depend on the response, so they are
-computed once per prompt, in sampling and in the update alike; the gradient of all responses flows
+computed once per prompt, both in sampling and in the update. The gradients of all responses flow
 back through them.
 
-Shapes: U prompts of P tokens, G responses to each of them, N = U * G rows of R tokens; the G rows
-of a prompt stand together.
+Shapes: U prompts of P tokens, G responses per prompt, N = U * G rows of R tokens. The G rows of a
+prompt are adjacent.
 """
 
 from typing import NamedTuple
@@ -25,13 +25,14 @@ from dpg.models.model import LanguageModel
 
 
 class Prefix(NamedTuple):
-    """What later tokens need of the prompts.
+    """The part of the prompts' computation that later tokens need.
 
     Attributes:
-        hidden: [U, D], what the head reads to predict the first response token.
+        hidden: [U, D], the head's input for predicting the first response token.
         keys, values: [layers, U, K, P, d].
         mask: bool [U, P], true on the prompts' own tokens.
-        lengths: int32 [U], the number of those: the position of the first response token.
+        lengths: int32 [U], the number of own tokens, which is the position of the first response
+            token.
     """
 
     hidden: Array
@@ -61,9 +62,9 @@ def read(model: LanguageModel, params: dict, prompts: Array, mask: Array) -> Pre
 
 
 def response_hidden(model: LanguageModel, params: dict, prefix: Prefix, tokens: Array) -> Array:
-    """What the head reads to predict each response token: [N, R, D] from tokens int32 [N, R].
+    """The head's input for predicting each response token: [N, R, D] from tokens int32 [N, R].
 
-    Rows that end early are padded on the right; what stands at their padding has no meaning.
+    Rows that end early are padded on the right; the results at padding are meaningless.
     """
     config, family = model.config, model.family
     N, R = tokens.shape

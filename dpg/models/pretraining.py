@@ -1,8 +1,9 @@
-"""Pre-training small models on one's own texts, so that a whole study can start from nothing.
+"""Pre-train small models on given texts, so that a study needs no published model.
 
-AdamW with a warm-up and a cosine, next-token loss on windows of token streams.
-Several steps make one call of one compiled program; a checkpoint holds parameters, optimizer state
-and losses, and a run that goes on from it ends with the numbers of one that never stopped.
+It uses AdamW with a warm-up and a cosine or linear decay, and the next-token loss on windows of
+token streams. One call of the compiled program does several steps. A checkpoint holds parameters,
+optimizer state and losses. A run that resumes from it ends with the same numbers as one that never
+stopped.
 """
 
 import hashlib
@@ -30,15 +31,15 @@ Schedule = Literal["cosine", "linear"]
 
 
 class Streams(NamedTuple):
-    """Token streams, such as each language's, one after the other in one array.
+    """Token streams, such as one per language, concatenated in one array.
 
     Attributes:
-        tokens: int32 [all tokens]; within a stream every document ends with the end of text.
-        begins: int32 [streams], where each stream begins in `tokens`.
-        lengths: int32 [streams], tokens of each stream.
-        documents: int32 [all documents], where each document begins within its stream.
-        first_document: int32 [streams], where each stream begins in `documents`.
-        document_counts: int32 [streams].
+        tokens: int32 [all tokens]; every document of a stream ends with the end of text.
+        begins: int32 [streams], the start of each stream in `tokens`.
+        lengths: int32 [streams], the number of tokens of each stream.
+        documents: int32 [all documents], the start of each document within its stream.
+        first_document: int32 [streams], the index of each stream's first entry in `documents`.
+        document_counts: int32 [streams], the number of documents of each stream.
     """
 
     tokens: Array
@@ -50,7 +51,7 @@ class Streams(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What a step changes: parameters, optimizer state, and how many steps were done (int32)."""
+    """The state of the training: parameters, optimizer state, and the steps done (int32 [])."""
 
     params: dict
     optimizer: Any
@@ -76,38 +77,39 @@ def pretrain(
     start: dict | None = None,
     progress: Callable[[int, float], object] | None = None,
 ) -> tuple[dict, list[dict]]:
-    """Train a model from random parameters, or further.
+    """Train a model from random parameters or from given ones.
 
-    A row of a batch is a window of `context` tokens of one stream, drawn by `mixture`. Half of
-    the windows begin where a document begins, so that the model learns how documents open; the
-    others begin anywhere. A window may run over the end of a document into the next one.
+    A row of a batch is a window of `context` tokens from one stream. The stream is drawn by
+    `mixture`. Half of the windows begin at the start of a document, so that the model learns how
+    documents begin. The others begin anywhere. A window may continue into the next document.
 
     Args:
-        model: what to train; its parameters are drawn from `seed`, if `start` is None.
+        model: the model; its parameters are drawn from `seed` if `start` is None.
         tokenizer: makes the tokens; with `add_bos` every document begins with `bos_id`.
-        texts_by_stream: documents of each stream, such as a language's.
-        mixture: share of the rows in each stream; needs not sum to one.
-        steps: updates in all.
-        batch_size: rows a step.
-        context: tokens a row.
-        learning_rate: at the end of the warm-up, after which it falls by `schedule`.
-        warmup: steps before the rate is reached, over which it rises from near zero.
+        texts_by_stream: the documents of each stream, such as a language.
+        mixture: the share of rows of each stream; the shares need not sum to 1.
+        steps: the total number of updates.
+        batch_size: rows per step.
+        context: tokens per row.
+        learning_rate: the rate at the end of the warm-up; then it falls by `schedule`.
+        warmup: steps in which the rate rises from near 0.
         seed: of parameters and batches.
-        checkpoint_dir: where to keep the last checkpoint; one found there is gone on from.
+        checkpoint_dir: folder of the last checkpoint. If it has one, the training resumes from it.
         checkpoint_every: steps between two checkpoints.
         weight_decay: of AdamW.
-        schedule: "cosine" falls to a tenth of the rate along a cosine, "linear" to a hundredth of
-            it along a line.
-        start: parameters to train further.
-        progress: called with the steps done and the last loss, every few steps.
+        schedule: "cosine" falls to a tenth of the rate along a cosine, "linear" falls to a
+            hundredth of it along a line.
+        start: parameters to start from.
+        progress: called every few steps with the steps done and the last loss.
 
     Returns:
-        The parameters, and for each step a dict of `step` (from 1), `loss` (nats a token),
+        The parameters, and for each step a dict of `step` (from 1), `loss` (nats per token),
         `learning_rate` and `tokens` (seen so far).
 
     Raises:
-        DpgError: a stream without texts or without a share, sizes that do not fit, a loss that is
-            not finite (the step is named), a damaged checkpoint or one of other settings.
+        DpgError: a stream without texts, or a mixture without a share; sizes that do not fit; a
+            loss or parameter that is not finite (names the step); a damaged checkpoint, or one with
+            other settings.
     """
     names = _check(model, texts_by_stream, mixture, steps, batch_size, context, warmup)
     if checkpoint_every < 1:
@@ -163,7 +165,7 @@ def pretrain(
 
 
 def pack(texts_by_stream: dict[str, list[str]], tokenizer: Tokenizer) -> Streams:
-    """Tokenize the documents of each stream into one, each document ended by end-of-text.
+    """Tokenize the documents and concatenate those of each stream, with end-of-text after each.
 
     Raises:
         DpgError: the tokenizer has no end of text; a stream whose texts are all empty.
@@ -191,14 +193,14 @@ def pack(texts_by_stream: dict[str, list[str]], tokenizer: Tokenizer) -> Streams
 
 
 def windows(streams: Streams, log_shares: Array, key: Array, rows: int, length: int) -> Array:
-    """Draw a batch: int32 [rows, length]; a stream is read in a circle.
+    """Draw a batch: int32 [rows, length]. After the end of a stream, a row goes on at its start.
 
     Args:
-        streams: of `pack`.
+        streams: the result of `pack`.
         log_shares: float32 [streams], logarithms of each stream's share of the rows.
         key: a key of `jax.random`.
-        rows: of the batch.
-        length: tokens a row.
+        rows: rows of the batch.
+        length: tokens per row.
     """
     for_stream, for_kind, for_document, for_start = jax.random.split(key, 4)
     stream = jax.random.categorical(for_stream, log_shares, shape=(rows,))
@@ -221,8 +223,8 @@ def _optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer and its rate by step (from 0).
 
-    Kept, because `_advance` knows an optimizer by identity: a second run with equal settings then
-    finds its program compiled.
+    It is cached, since `_advance` is compiled per optimizer object: a second run with equal
+    settings then reuses the program.
     """
     first, peak = learning_rate / (warmup + 1), learning_rate
     if schedule == "cosine":
@@ -248,10 +250,10 @@ def _advance(
     key: Array,
     count: Array,
 ) -> tuple[_State, Array]:
-    """`count` steps; the losses are the first `count` numbers of a float32 [_STEPS_A_CALL].
+    """Do `count` steps. The losses are the first `count` numbers of a float32 [_STEPS_A_CALL].
 
-    The count is an argument and the loop a `while`, so that a call of any number of steps runs the
-    very same program: where checkpoints fall cannot change a bit of the result.
+    `count` is an argument of the program, so calls with different counts run the same program. The
+    places of the checkpoints then cannot change a bit of the result.
     """
 
     def loss_of(params: dict, tokens: Array) -> Array:
@@ -286,7 +288,7 @@ def _check(
         raise DpgError(f"mixture {mixture} must hold shares of 0 or more, at least one above 0")
     absent = [name for name in streams if not texts.get(name)]
     if absent:
-        raise DpgError(f"mixture names the stream {absent[0]!r}, of which there are no texts")
+        raise DpgError(f"mixture names the stream {absent[0]!r}, for which there are no texts")
     if not 2 <= context <= model.config.context:
         raise DpgError(
             f"context is {context}; this model allows 2 to {model.config.context} tokens"
@@ -337,7 +339,7 @@ def _read_checkpoint(path: Path, state: _State, settings: str) -> tuple[_State, 
     if arrays["settings"].tobytes().hex() != settings:
         raise DpgError(
             f"{path} was written by a pre-training with other settings or texts: remove it to "
-            "start afresh, or choose another checkpoint_dir"
+            "start over, or choose another checkpoint_dir"
         )
     leaves = [jnp.asarray(arrays[name]) for name in _names(state)]
     return jax.tree.unflatten(jax.tree.structure(state), leaves), arrays["losses"].copy()

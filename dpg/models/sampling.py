@@ -1,4 +1,4 @@
-"""One token per row from its logits, and sets of ids in compiled programs."""
+"""Sample one token per row from its logits; test ids against sets of ids in compiled programs."""
 
 import math
 
@@ -14,11 +14,11 @@ def sample(
     temperature: Array | float = 1.0,
     forbidden: Array | int = -1,
 ) -> tuple[Array, Array]:
-    """Draw one token per row by inverting the distribution function, in two stages.
+    """Draw one token per row by inverting the cumulative distribution function, in two stages.
 
-    The vocabulary is cut into about sqrt(V) blocks of as many tokens: one uniform number picks
-    the block, another the token in it. So a row costs two random numbers and two short running
-    sums in place of V Gumbel variables, and rare tokens keep their probability to float32's
+    The vocabulary is cut into about sqrt(V) blocks of about sqrt(V) tokens. One uniform number
+    picks the block, another the token in it. So a row costs two random numbers and two short
+    cumulative sums instead of V Gumbel variables. Rare tokens keep their probability to float32's
     relative precision.
 
     Args:
@@ -28,13 +28,13 @@ def sample(
         forbidden: a token that is not drawn, or several [E]; -1 for none.
 
     Returns:
-        tokens int32 [B] and their log-probabilities [B], those of the distribution in which
-        nothing is forbidden.
+        tokens int32 [B], and their log-probabilities [B] under the distribution in which nothing is
+        forbidden.
     """
     B, V = logits.shape
     width = _block_width(V)
     top = logits.max(-1, keepdims=True)
-    # The softmax's numerators, in one pass over the logits; zero on what may not be drawn.
+    # The softmax's numerators, in one pass over the logits; 0 for forbidden tokens.
     may = none_of(jnp.arange(V), forbidden)
     masses = jnp.where(may, jnp.exp((logits - top) / temperature), 0)
     masses = jnp.pad(masses, ((0, 0), (0, -V % width))).reshape(B, -1, width)
@@ -52,15 +52,15 @@ def sample(
 
 
 def _block_width(V: int) -> int:
-    """Tokens a block: the least divisor of V from sqrt(V) to twice that, or sqrt(V) rounded up."""
+    """Tokens per block: the least divisor of V in [sqrt(V), 2 sqrt(V)), else sqrt(V) rounded up."""
     root = math.isqrt(V - 1) + 1
     return next((width for width in range(root, 2 * root) if V % width == 0), root)
 
 
 def _invert(masses: Array, number: Array) -> tuple[Array, Array]:
-    """The first index at which the running sum exceeds number times the total, and the total.
+    """The first index where the cumulative sum exceeds `number` times the total, and the total.
 
-    int32 [B] and float [B]. An index without mass is never taken, whatever the rounding.
+    int32 [B] and float [B]. Rounding never picks an index without mass.
     """
     sums = jnp.cumsum(masses, axis=-1)
     hit = (sums > number[:, None] * sums[:, -1:]) & (masses > 0)
@@ -69,11 +69,11 @@ def _invert(masses: Array, number: Array) -> tuple[Array, Array]:
 
 
 def log_share(known: Array, logits: Array, temperature: Array) -> Array:
-    """The log of the probability that falls on the first ids: [B].
+    """The log-probability that a token is one of the first K ids: [B].
 
     Args:
-        known: [B, K], the logits of those ids.
-        logits: [B, V], all of them.
+        known: [B, K], the logits of these ids.
+        logits: [B, V], the logits of all ids.
         temperature: both are divided by it.
     """
     first, whole = (jax.nn.logsumexp(part / temperature, axis=-1) for part in (known, logits))
@@ -81,12 +81,12 @@ def log_share(known: Array, logits: Array, temperature: Array) -> Array:
 
 
 def any_of(ids: Array, these: Array | int) -> Array:
-    """Whether each id is one of these, which are a number or [E]: bool, shaped like `ids`."""
+    """Whether each id is among `these`, a number or [E]: bool, with the shape of `ids`."""
     return (ids[..., None] == these).any(-1) if jnp.ndim(these) else ids == these
 
 
 def none_of(ids: Array, these: Array | int) -> Array:
-    """Whether each id is none of these: the opposite of `any_of`."""
+    """Whether each id is not among `these`: the negation of `any_of`."""
     return (ids[..., None] != these).all(-1) if jnp.ndim(these) else ids != these
 
 

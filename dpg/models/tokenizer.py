@@ -1,6 +1,6 @@
-"""Tokenizers: those of Hugging Face directories, and byte-level BPE trained on one's own texts.
+"""Tokenizers: those of Hugging Face directories, and byte-level BPE trained on given texts.
 
-A thin layer over the `tokenizers` library, so that nothing here needs transformers.
+This is a thin layer over the `tokenizers` library. It does not need transformers.
 """
 
 import json
@@ -21,25 +21,26 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class Tokenizer:
-    """Text to ids and back.
+    """Converts text to ids and back.
 
     Args:
-        backend: the tokenizer itself.
-        config: the content of its `tokenizer_config.json`, `chat_template` included.
-        ends: ids that end a response besides the tokenizer's own end of text.
+        backend: the `tokenizers` object.
+        config: the content of its `tokenizer_config.json`, with `chat_template`.
+        ends: ids that end a response, besides the tokenizer's own end of text.
 
     Attributes:
-        bos_id: begin of text, None where the tokenizer has none.
-        eos_id: end of text, the first of `eos_ids`; None where there is none.
+        bos_id: begin of text; None if the tokenizer has none.
+        eos_id: end of text, the first of `eos_ids`; None if there is none.
         eos_ids: every id that ends a response, the tokenizer's own end of text first. Instruct
             models often have several (Llama 3: end of text, end of message, end of turn).
-        pad_id: padding; the end of text where there is none, or 0. Padding changes no number.
+        pad_id: padding; without a padding token the end of text, or 0. Its value does not change
+            any result.
         add_bos: whether the model saw `bos_id` before each text in its pre-training. `encode`
-            never adds it; whoever builds inputs for the model does.
-        chat_template: how conversations are written, None where the tokenizer has no template.
+            never adds it; the code that builds inputs for the model does.
+        chat_template: the format of conversations; None if the tokenizer has no template.
 
     Raises:
-        DpgError: `add_bos_token` is set and there is no begin of text.
+        DpgError: `add_bos_token` is set, but there is no begin of text.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Tokenizer:
         self.pad_id: int = (self.eos_id or 0) if pad is None else pad
         add_bos = config.get("add_bos_token")
         if add_bos is None:
-            # Llama 3's setting stands in its post-processor instead of in the configuration.
+            # Llama 3 has this setting in its post-processor instead of in the configuration.
             add_bos = self.bos_id is not None and self.bos_id in backend.encode("").ids[:1]
         self.add_bos = bool(add_bos)
         if self.add_bos and self.bos_id is None:
@@ -73,13 +74,13 @@ class Tokenizer:
     def load(cls, directory: str | Path) -> "Tokenizer":
         """Read a tokenizer as transformers reads it.
 
-        `tokenizer.json` makes the ids. Special tokens come from `tokenizer_config.json`,
-        `special_tokens_map.json` and the defaults of the tokenizer's class; further ids that end a
-        response from `generation_config.json` and `config.json`; the chat template from its own
-        file or from `tokenizer_config.json`.
+        `tokenizer.json` defines the ids. Special tokens come from `tokenizer_config.json`,
+        `special_tokens_map.json` and the defaults of the tokenizer's class. More ids that end a
+        response come from `generation_config.json` and `config.json`. The chat template comes from
+        its own file or from `tokenizer_config.json`.
 
         Raises:
-            DpgError: no `tokenizer.json`, or a file that cannot be read; the file is named.
+            DpgError: no `tokenizer.json`, or a file that cannot be read; names the file.
         """
         directory = Path(directory)
         path = directory / "tokenizer.json"
@@ -103,8 +104,7 @@ class Tokenizer:
     def save(self, directory: str | Path) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json` and, if any, `chat_template.jinja`.
 
-        Ends of a response that are not the tokenizer's own are written with a model's
-        `config.json` (`dpg.models.save`).
+        Other ids that end a response are written to a model's `config.json` (`dpg.models.save`).
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -119,23 +119,23 @@ class Tokenizer:
         text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
         (directory / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
 
-    @cached_property  # asked for often, and slow for large vocabularies
+    @cached_property  # it is read often, and slow for large vocabularies
     def vocab_size(self) -> int:
         """One more than the largest id, special tokens included."""
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, nothing put before or after it.
+        """The ids of a text; no special token is added before or after it.
 
-        Special tokens that are spelled out in the text become their ids, as in transformers.
+        Special tokens that are written in the text become their ids, as in transformers.
         """
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def ends(self, text: str) -> list[int]:
-        """Where each token of `encode(text)` ends, in characters from the text's beginning.
+        """The end of each token of `encode(text)`, in characters from the start of the text.
 
-        Tokens that share the bytes of one character all end where it ends. White space at a
-        token's end may count as the next token's, as the tokenizer has it.
+        Tokens that share the bytes of a character all end at the end of that character. The
+        tokenizer decides whether white space between two tokens belongs to the first or the second.
         """
         encoding = self._backend.encode(text, add_special_tokens=False)
         return list(accumulate((end for _, end in encoding.offsets), max))
@@ -169,7 +169,7 @@ class Tokenizer:
 
         Args:
             messages: dicts with `role` ("system", "user", "assistant") and `content`.
-            add_generation_prompt: end with what opens the assistant's next turn.
+            add_generation_prompt: end with the opening of the assistant's next turn.
 
         Raises:
             DpgError: the tokenizer has no chat template, or the template refuses the messages.
@@ -179,9 +179,12 @@ class Tokenizer:
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
     ) -> str:
-        """The text of which `chat` gives the ids; see `dpg.models.chat` for what a template sees.
+        """The text whose ids `chat` returns; `dpg.models.chat` says what a template can use.
 
-        A template that asks for today's date is told 26 Jul 2024 (`chat.FROZEN_DATE`).
+        A template that asks for today's date gets 26 Jul 2024 (`chat.FROZEN_DATE`).
+
+        Raises:
+            DpgError: as `chat`.
         """
         if self.chat_template is None:
             raise DpgError(
@@ -198,7 +201,7 @@ class Tokenizer:
 def _defaults(
     directory: Path, written: Mapping[str, Any], backend: tokenizers.Tokenizer
 ) -> dict[str, str]:
-    """The special tokens of a directory whose files name none."""
+    """The default special tokens of a directory, for those that its files do not name."""
     byte_level = isinstance(backend.decoder, tokenizers.decoders.ByteLevel)
     found = special_tokens.defaults(directory, written, byte_level=byte_level)
     if not found and backend.padding is not None:
@@ -207,10 +210,10 @@ def _defaults(
 
 
 def _as_transformers_uses_it(backend: tokenizers.Tokenizer, written: Mapping[str, Any]) -> None:
-    """Set what `tokenizer.json` leaves to its user.
+    """Apply the settings that are not in `tokenizer.json`, and undo two that are.
 
-    Truncation and padding are for whoever batches: `encode` gives all ids of a text and no more.
-    Tokens that only the configuration lists are added, with the next free ids.
+    Truncation and padding are switched off, since they belong to batching: `encode` returns all ids
+    of a text and no others. Tokens that only the configuration lists get the next free ids.
     """
     backend.no_truncation()
     backend.no_padding()
@@ -227,10 +230,10 @@ def train(
     special: Sequence[str] = (END_OF_TEXT,),
     add_bos: bool = False,
 ) -> Tokenizer:
-    """Train a byte-level BPE; the same texts in the same order give the same tokenizer.
+    """Train a byte-level BPE. The same texts in the same order give the same tokenizer.
 
     Every text can be encoded, since all 256 bytes are in the vocabulary. The first special token
-    is beginning of text, end of text and padding at once, as in GPT-2.
+    serves as begin of text, end of text and padding, as in GPT-2.
 
     Args:
         texts: the training texts.
@@ -239,8 +242,8 @@ def train(
         add_bos: stored with the tokenizer; see `Tokenizer.add_bos`.
 
     Raises:
-        DpgError: a vocabulary too small for the bytes, no special token, or texts so few that the
-            vocabulary cannot be filled.
+        DpgError: a vocabulary too small for the bytes, no special token, or too little text to fill
+            the vocabulary.
     """
     least = 256 + len(special)
     if not special:
@@ -262,8 +265,8 @@ def train(
     backend.train_from_iterator(texts, trainer)
     if backend.get_vocab_size() != vocab_size:
         raise DpgError(
-            f"the texts hold merges for {backend.get_vocab_size()} tokens; expected "
-            f"{vocab_size}: give more text or a smaller vocab_size"
+            f"the texts are enough for {backend.get_vocab_size()} tokens; expected {vocab_size}: "
+            "give more text or a smaller vocab_size"
         )
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -277,7 +280,7 @@ def train(
 
 
 def _through_file(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """The tokenizer as it comes back from a file, so that a saved one differs in nothing."""
+    """The tokenizer, saved and read again, so that it equals one that is read from a file."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         backend.save(file.name)
         return tokenizers.Tokenizer.from_file(file.name)

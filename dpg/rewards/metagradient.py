@@ -12,15 +12,15 @@ from dpg.targets import Target
 
 
 class MetagradientReward:
-    """d metric / d weight of every rollout, at weights of one (section 3.1).
+    """d metric / d weight of every rollout, at weights of 1 (section 3.1).
 
     Args:
         target: the target model; every call starts from its initial parameters.
-        examples: rollouts to training examples.
+        examples: makes training examples from rollouts.
         group_size: G.
         cross_group_batching: one dataset of all groups (Figure 7) or one per group member
             (Figure 6).
-        fewer_steps: what gets smaller without it, as for `training_sets`.
+        fewer_steps: as for `training_sets`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class MetagradientReward:
         return Rewards(values, batch.groups, log)
 
     def shape_of(self, rollouts: int) -> tuple[int, int]:
-        """T and B of the datasets that so many rollouts are divided into."""
+        """T and B of the datasets that this number of rollouts is divided into."""
         T, B = next(self._sets(rollouts)).shape
         return T, B
 
@@ -83,7 +83,7 @@ class MetagradientReward:
         )
 
     def _multiple(self, examples: int) -> int:
-        """What a reward is beside the exact metagradient, for a training step of these examples."""
+        """The ratio of the reward to the exact metagradient, for steps of `examples` examples."""
         settings = self.target.settings
         if settings.metagradient == "exact":
             return 1

@@ -12,8 +12,8 @@ from dpg.targets import Target
 class NaiveReward:
     """Trains the target model on each of G datasets; every example gets its dataset's metric.
 
-    There is never cross-group batching, which gives G signals per step instead of one. The
-    advantage compares all rollouts as one group: within a prompt's group the signal would be lost.
+    Cross-group batching is never used, so there are G different rewards per step instead of one.
+    The advantage compares all rollouts of a step as one group.
 
     Args:
         target, examples, group_size, fewer_steps: as for `MetagradientReward`.

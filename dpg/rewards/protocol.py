@@ -1,6 +1,6 @@
-"""What every reward is: a batch of rollouts in, one number per rollout out.
+"""The protocol of every reward: a batch of rollouts in, one number per rollout out.
 
-The engines (JAX here, verl elsewhere) know no more than this, and a reward knows no engine.
+The engines (JAX, TRL, verl) know rewards only by this protocol, and a reward knows no engine.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ class RolloutBatch:
     Attributes:
         tokens: [N, R] int32, response tokens of the generator's tokenizer, padded on the right.
         mask: [N, R] bool, true on the response's own tokens, without the end-of-text.
-        groups: [N] int, which prompt each answers; the rollouts of a prompt stand together.
+        groups: [N] int, the prompt of each rollout; the rollouts of a prompt are adjacent.
         step: the GRPO step, named in errors.
+
+    Raises:
+        RewardError: shapes that disagree, or an empty rollout.
     """
 
     tokens: np.ndarray
@@ -45,7 +48,7 @@ class RolloutBatch:
             raise RewardError(
                 f"step {self.step}: rollouts {empty[:8].tolist()} are empty ({empty.size} of "
                 f"{len(self.mask)}): the generator emits nothing. Lower generator.learning_rate, "
-                "or look at the rollouts of the last validation."
+                "and look at the rollouts of the last validation."
             )
 
     def __len__(self) -> int:
@@ -54,11 +57,11 @@ class RolloutBatch:
 
 @dataclass(frozen=True)
 class Rewards:
-    """One number per rollout, and what is worth a line in the log.
+    """One number per rollout, and numbers for the log.
 
     Attributes:
         values: [N] float64, higher is better, finite.
-        groups: [N] int, among which rollouts the advantage compares.
+        groups: [N] int; the advantage compares the rollouts that have the same number.
         log: named numbers for ``metrics.jsonl``, such as the target metric after training.
     """
 
@@ -71,7 +74,11 @@ class Reward(Protocol):
     """Scores rollouts. Stateless: the same rollouts always get the same numbers."""
 
     def __call__(self, batch: RolloutBatch) -> Rewards:
-        """Score a batch; raises `RewardError` where a rollout cannot be scored."""
+        """Score a batch.
+
+        Raises:
+            RewardError: a rollout that cannot be scored.
+        """
         ...
 
 
@@ -87,22 +94,22 @@ def training_sets(
     """Divide rollouts into the datasets that the target model trains on (Algorithm 1, lines 7-15).
 
     Args:
-        count: N rollouts, the G responses of a prompt standing together.
+        count: N rollouts; the G responses of a prompt are adjacent.
         steps: T.
         group_size: G.
         cross_group_batching: one dataset of all rollouts (Figure 7), or G datasets with one
             response to every prompt each (Figure 6).
-        fewer_steps: each of the G datasets keeps the batch's size and has T / G steps, at least
-            one; else it keeps the T steps, with batches of 1 / G of the size.
+        fewer_steps: for G datasets. True: each has max(T / G, 1) steps and the full batch size.
+            False: each has T steps, and batches of 1 / G of the size.
         order_seed: shuffle each dataset with this seed before it is cut into batches; None leaves
             the rollouts in their order.
 
     Yields:
-        [T, B] int64 indices of rollouts; B is N / T with cross-group batching, else N / (T G). With
-        `fewer_steps` and without cross-group batching [T / G, N / T].
+        Indices of rollouts, int64. With cross-group batching [T, N / T]; without [T, N / (T G)], or
+        [T / G, N / T] with `fewer_steps`.
 
     Raises:
-        RewardError: N does not divide so.
+        RewardError: N is not divisible into such datasets.
     """
     sets = 1 if cross_group_batching else group_size
     if fewer_steps:

@@ -1,20 +1,20 @@
-"""The reward in a process and environment of its own, behind HTTP on loopback.
+"""The reward server: a reward in a separate process and environment, behind HTTP on loopback.
 
-An engine that lives elsewhere (verl's environment has no JAX) sends rollouts and asks for their
-rewards. One call is computed at a time and the rest wait in the order in which they came. The
-target model stays in memory, and every call starts from its initial weights.
+An engine in another environment (verl's has no JAX) sends rollouts and asks for their rewards. The
+server computes one call at a time; the others wait in the order of arrival. The target model stays
+in memory, and every call starts from its initial weights.
 
-A call is named by the SHA-256 of its body (`dpg.rewards.exchange`). A client that lost its
-connection sends the same call again, or asks for it by name: it is never computed twice, since the
-last answers are kept. Requests are short; a client waits by asking again, so that a dead server is
-told from a slow one.
+A call's name is the SHA-256 of its body (`dpg.rewards.exchange`). If a client loses its connection,
+it sends the same call again or asks for it by name. The server keeps the last answers, so it does
+not compute the call twice. Requests are short: a client waits by asking again. So it can tell a
+dead server from a slow one.
 
 =========================  ============================================================
 request                    answer
 =========================  ============================================================
-`GET /health`              200: that it is alive; needs no token
+`GET /health`              200: the server is alive; needs no token
 `GET /status`              200: what it computes, since when, and how many calls wait
-`POST /calls/<name>`       202: taken up (also if it was known); 4xx: says what is wrong
+`POST /calls/<name>`       202: accepted (also if known); 4xx: the error; 503: queue full
 `GET /calls/<name>?wait=`  200: the rewards; 202: not yet; 404: unknown; 422, 500: error
 =========================  ============================================================
 """
@@ -50,22 +50,22 @@ _LONGEST_WAIT = 60.0  # seconds that a request may hang before it says "not yet"
 
 
 _OUT_OF_MEMORY = (
-    "the target's device is out of memory; set learner.microbatch (examples at a time) or "
-    "learner.memory (bytes for stored states) lower, neither of which changes a reward"
+    "the target's device is out of memory; lower learner.microbatch (examples at a time) or "
+    "learner.memory (bytes for stored states), neither of which changes a reward"
 )
 
 
 class ServerError(DpgError):
-    """A server that cannot start; says why and the way out."""
+    """The server cannot start; the message says why and what to do."""
 
 
 class Outcome(NamedTuple):
-    """What came of a call: the answer, or what went wrong.
+    """The outcome of a call: the answer or an error.
 
     Attributes:
-        answer: the rewards as bytes; None where there are none.
-        error: the message of a `DpgError`, or a fault's whole traceback.
-        fault: whether it is the server's own, and nothing that the user can mend.
+        answer: the rewards as bytes; None after an error.
+        error: the message of a `DpgError`, or the traceback of a fault.
+        fault: whether the error is a fault of the server, which the user cannot fix.
     """
 
     answer: bytes | None
@@ -75,13 +75,14 @@ class Outcome(NamedTuple):
 
 @dataclass
 class Call:
-    """One call: what was asked, and what came of it.
+    """One call and its outcome.
 
     Attributes:
         name: SHA-256 of the body.
         kind: "train" or "validation".
-        batch: the rollouts; let go of once computed.
-        finished: of what came of it.
+        step: the GRPO step.
+        batch: the rollouts; None after the computation.
+        finished: has the outcome as soon as the call is computed.
         started: `time.monotonic()` when its computation began.
     """
 
@@ -94,17 +95,17 @@ class Call:
 
 
 class BusyError(DpgError):
-    """More calls wait than are allowed to."""
+    """The queue of waiting calls is full."""
 
 
 class Calls:
-    """Computes calls one at a time, in order, in a thread of its own; keeps the last answers.
+    """Computes calls one at a time, in order, in its own thread; keeps the last answers.
 
     Args:
-        handlers: what computes each kind of call.
+        handlers: by kind of call, the function that computes it.
         kept: how many finished calls are remembered.
         most_waiting: how many calls may wait; each holds its rollouts in memory.
-        say: where a line of the log goes.
+        say: receives each line of the log.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Calls:
         threading.Thread(target=self._work, name="calls", daemon=True).start()
 
     def submit(self, name: str, kind: str, batch: RolloutBatch) -> Call:
-        """Take up a call, or find it where it was taken up before.
+        """Put a call into the queue, or return it if it is known already.
 
         Raises:
             BusyError: too many calls wait.
@@ -137,18 +138,23 @@ class Calls:
             if self._waiting.qsize() >= self._most:
                 raise BusyError(f"{self._waiting.qsize()} calls wait already; try again later")
             call = Call(name, kind, batch.step, batch)
-            call.finished.set_running_or_notify_cancel()  # nobody who waits can cancel it
+            call.finished.set_running_or_notify_cancel()  # so that no waiting request cancels it
             self._known[name] = call
             self._waiting.put(call)
             return call
 
     def find(self, name: str) -> Call | None:
-        """The call of this name; None where it is not known, or known no longer."""
+        """The call of this name; None if it is not known, or no longer."""
         with self._lock:
             return self._known.get(name)
 
     def status(self) -> dict[str, Any]:
-        """What is computed, since when, how long the last of its kind took, and what waits."""
+        """The server's state.
+
+        Returns:
+            `current` (kind, step, seconds since its start, seconds of the last call of its kind, or
+            None), and the numbers of `waiting`, `done` and `failed` calls.
+        """
         with self._lock:
             now, call = time.monotonic(), self._current
             current = None
@@ -167,7 +173,7 @@ class Calls:
             call.started = time.monotonic()
             with self._lock:
                 self._current = call
-            assert call.batch is not None  # let go of below, once computed
+            assert call.batch is not None  # it is released below, after the computation
             outcome = self._compute(call, call.batch)
             seconds = round(time.monotonic() - call.started, 1)
             with self._lock:
@@ -185,8 +191,8 @@ class Calls:
             return Outcome(exchange.pack_rewards(self._handlers[call.kind](batch)))
         except DpgError as error:
             return Outcome(None, str(error))
-        except Exception as error:  # goes to the client, who raises it; the server lives on
-            if "RESOURCE_EXHAUSTED" in str(error):  # XLA's name for it
+        except Exception as error:  # it goes to the client, and the server goes on
+            if "RESOURCE_EXHAUSTED" in str(error):  # XLA's name for out of memory
                 return Outcome(None, f"step {call.step}: {_OUT_OF_MEMORY}: {error}")
             return Outcome(None, traceback.format_exc(), fault=True)
 
@@ -195,8 +201,8 @@ def application(calls: Calls, token: str, body_limit: int) -> Any:
     """The HTTP application, for any ASGI server.
 
     Args:
-        calls: what computes.
-        token: what each request must show as its bearer.
+        calls: computes the calls.
+        token: the bearer token that each request must carry.
         body_limit: bytes of the largest body that is read.
     """
     import fastapi
@@ -213,7 +219,7 @@ def application(calls: Calls, token: str, body_limit: int) -> Any:
         shown = request.headers.get("authorization", "").encode()
         if hmac.compare_digest(shown, expected):
             return None
-        return refuse(401, "another token than this server's: it is in its connection file")
+        return refuse(401, "another token than this server's, which is in its connection file")
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -238,7 +244,7 @@ def application(calls: Calls, token: str, body_limit: int) -> Any:
                 if len(body) > body_limit:
                     return refuse(413, too_large)
         except ClientDisconnect:
-            return refuse(400, "the connection ended before the body did")  # and nobody reads it
+            return refuse(400, "the connection ended before the body did")  # nobody receives this
         try:
             taken = await asyncio.to_thread(_take_up, calls, name, bytes(body))
         except BusyError as error:
@@ -256,7 +262,7 @@ def application(calls: Calls, token: str, body_limit: int) -> Any:
             return refused
         call = calls.find(name)
         if call is None:
-            return refuse(404, "no such call: never sent here, or too long ago; send it anew")
+            return refuse(404, "no such call: never sent here, or too long ago; send it again")
         limit = min(max(wait, 0.0), _LONGEST_WAIT)
         await asyncio.wait({asyncio.wrap_future(call.finished)}, timeout=limit)
         if not call.finished.done():
@@ -275,7 +281,8 @@ def _take_up(calls: Calls, name: str, body: bytes) -> Call:
     found = exchange.name_of(body)
     if not hmac.compare_digest(found.encode(), name.encode()):
         raise exchange.ExchangeError(
-            f"the body of {len(body):,} bytes is not the one that was named: it is not whole"
+            f"the body of {len(body):,} bytes has another SHA-256 than its name, so it is not "
+            "whole: send it again"
         )
     return calls.submit(name, *exchange.unpack_call(body))
 
@@ -294,17 +301,17 @@ def serve(
     """Serve until the process is told to stop (SIGTERM, SIGINT).
 
     Args:
-        handlers: what computes each kind of call.
-        connection: the file in which clients find host, port and token; there from the moment on
-            at which the server answers, gone when it stops.
+        handlers: by kind of call, the function that computes it.
+        connection: the file in which clients find host, port and token. It exists as long as the
+            server answers.
         body_limit: bytes of the largest body (`exchange.body_bytes`).
         host, port: where to listen; port 0 chooses a free port.
-        token: to be shown by clients; a new one by default.
-        with_parent: stop when the process that started this one is gone.
-        say: where a line of the log goes.
+        token: the token that clients must send; a new one by default.
+        with_parent: stop when the process that started this one has ended.
+        say: receives each line of the log.
 
     Raises:
-        ServerError: the port is taken, or the host is not this machine's.
+        ServerError: the port is in use, or the host is not an address of this machine.
     """
     import uvicorn
 
@@ -319,11 +326,12 @@ def serve(
         if with_parent:
             when_parent_ends(functools.partial(setattr, server, "should_exit", True))
         port = listener.getsockname()[1]
-        # Whoever connects from here on waits for the first answer, and is not refused.
+        # The socket listens already: a client that connects now waits and is not refused.
         exchange.Connection(host, port, token, os.getpid(), body_limit).write(connection)
         say(f"rewards at {host}:{port}; bodies up to {body_limit:,} bytes")
         if threading.current_thread() is threading.main_thread():
-            # The server raises the signal that stopped it once more: the file must go first.
+            # The server raises the signal that stopped it again. Without this handler it would end
+            # the process before the file is removed.
             signal.signal(signal.SIGTERM, _exit)
         try:
             server.run(sockets=[listener])

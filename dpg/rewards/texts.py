@@ -1,4 +1,4 @@
-"""What the rewards that read rollouts as text check before and after they score."""
+"""Checks of the rewards that read rollouts as text, before and after they score."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from dpg.rewards.protocol import RewardError, RolloutBatch
 
 Texts = Callable[[RolloutBatch], list[str]]
-"""Rollouts as text, one string each; `dpg.rewards.examples.ExampleMaker.texts` is one."""
+"""Makes one string per rollout, such as `dpg.rewards.examples.ExampleMaker.texts`."""
 
 
 def rollout_texts(texts: Texts, batch: RolloutBatch) -> list[str]:
     """The text of every rollout, [N].
 
-    White space counts as text: a scorer has its own number for it.
+    White space counts as text, since a scorer can score it.
 
     Raises:
-        RewardError: a rollout whose tokens make no character at all, as special tokens do; names
+        RewardError: a rollout whose tokens give no character at all, such as special tokens; names
             the step and the rollouts.
     """
     found = texts(batch)
@@ -29,15 +29,17 @@ def rollout_texts(texts: Texts, batch: RolloutBatch) -> list[str]:
         raise RewardError(
             f"step {batch.step}: rollouts {empty[:8]} have tokens but no text ({len(empty)} of "
             f"{len(batch)}): the generator writes special tokens only. Lower "
-            "generator.learning_rate, or look at the rollouts of the last validation."
+            "generator.learning_rate, and look at the rollouts of the last validation."
         )
     return found
 
 
 def check_passages(passages: Sequence, what: str) -> None:
-    """A RewardError unless there are passages to compare with, each of them with something in it.
+    """Raise a RewardError if there are no passages to compare with, or if one is empty.
 
-    `what` says of what a passage consists ("text", "token").
+    Args:
+        passages: strings, or sequences of token ids.
+        what: what a passage consists of ("text", "token"), for the error.
     """
     if not len(passages):
         raise RewardError(
@@ -50,7 +52,11 @@ def check_passages(passages: Sequence, what: str) -> None:
 
 
 def check_finite(values: np.ndarray, batch: RolloutBatch, what: str) -> np.ndarray:
-    """`values` [N] as they are; a RewardError that names step and rollouts if one is not finite."""
+    """`values` [N], unchanged.
+
+    Raises:
+        RewardError: a value that is not finite; names the step and the rollouts.
+    """
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         raise RewardError(

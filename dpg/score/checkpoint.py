@@ -1,4 +1,4 @@
-"""The trained model on the disk: a folder from which training, or the next scoring, goes on."""
+"""The folder of the trained model, from which training or the next scoring can start."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dpg.score.job import Job
 def write(folder: Path, job: Job, trained: Any) -> None:
     """Write the trained model, whole or not at all.
 
-    A GPT-2 or Llama model becomes a Hugging Face folder, LoRA's products added to its weights; the
-    LoRA matrices themselves are beside it, in `lora.safetensors`. A model of EasyDeL becomes
-    `params.safetensors`, under EasyDeL's names.
+    A GPT-2 or Llama model becomes a Hugging Face folder. LoRA's products are added to its weights,
+    and the LoRA matrices are in `lora.safetensors` in the same folder. A model of EasyDeL becomes
+    `params.safetensors`, with EasyDeL's parameter names.
 
     Args:
-        folder: where it goes.
-        job: what was trained.
+        folder: the folder to write.
+        job: the training.
         trained: its trained parameters.
     """
     model, _, tokenizer = job.loaded
@@ -37,7 +37,7 @@ def write(folder: Path, job: Job, trained: Any) -> None:
 
 
 def _named(tree: Any) -> dict[str, np.ndarray]:
-    """The arrays of a tree by their places in it, such as "query.a"."""
+    """The arrays of a tree by their paths in it, such as "query.a"."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

@@ -1,4 +1,4 @@
-"""The derivative of a job: the one place that calls the learner."""
+"""Train a job and differentiate it. Only this module calls the learner."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from dpg.score.settings import ScoreSettings, build_optimizer
 
 
 class Scored(NamedTuple):
-    """What training on texts in an order, and its derivative, yield.
+    """The result of training on texts in an order, and of its derivative.
 
     Attributes:
-        metric: of the trained model, minus the mean loss on the validation texts.
+        metric: of the trained model: minus the mean loss on the validation texts.
         scores: float64 [N], d metric / d weight of each text, summed over its uses.
         uses: int64 [N], how often each text was trained on.
-        text_losses: float64 [N], each text's loss before its first update with it; NaN where it
+        text_losses: float64 [N], each text's loss before the first update that uses it; NaN if it
             was never trained on.
         params: the trained parameters.
-        losses: [T], each step's mean loss.
+        losses: float64 [T], each step's mean loss.
     """
 
     metric: float
@@ -41,12 +41,12 @@ class Scored(NamedTuple):
 
 
 def order(count: int, settings: ScoreSettings, seed: int | None = None) -> np.ndarray:
-    """The order of training on this number of texts: [T, B], -1 at empty places.
+    """The order of training on this number of texts: int64 [T, B], -1 at empty places.
 
     Args:
         count: texts.
-        settings: their batch, epochs, steps and, where `seed` is None, seed.
-        seed: another seed than the settings'.
+        settings: give the batch size, the epochs or steps, and the seed.
+        seed: if not None, used in place of the settings' seed.
     """
     return epoch_index(
         count,
@@ -68,11 +68,11 @@ def scored(
     """Train on the texts in this order and differentiate by each text's weight.
 
     Args:
-        job: what is trained.
+        job: the training.
         index: [T, B], the order.
-        portion: what is done at a time, and kept.
-        progress: told how far it has come.
-        folder: keep states there, so that a killed call goes on within the training.
+        portion: texts at a time, and the memory budget.
+        progress: called with the learner's `Progress`.
+        folder: keep states in this folder, so that a killed call resumes within the training.
 
     Raises:
         NotFiniteError: a loss, the metric or a score is not finite.
@@ -101,7 +101,11 @@ def scored(
 
 
 def trained(job: Job, index: np.ndarray, portion: Portion) -> Any:
-    """The parameters after plain training on the texts in this order."""
+    """The parameters after plain training on the texts in this order.
+
+    Raises:
+        NotFiniteError: a loss is not finite.
+    """
     return train(
         job.loss,
         job.params,
@@ -113,7 +117,7 @@ def trained(job: Job, index: np.ndarray, portion: Portion) -> Any:
 
 
 def plan(job: Job, index: np.ndarray, portion: Portion, folder: Path | None = None) -> str:
-    """What `scored` with these arguments will keep and compute, in four lines; trains nothing.
+    """What `scored` with these arguments will keep and compute, in four lines. Nothing is trained.
 
     Raises:
         LearnerError: a budget below one state.
@@ -132,7 +136,11 @@ def plan(job: Job, index: np.ndarray, portion: Portion, folder: Path | None = No
 
 
 def measured(job: Job, params: Any, portion: Portion) -> dict[str, float]:
-    """The mean losses of these parameters on the validation and on the held-out texts."""
+    """The mean losses of these parameters, in nats per token.
+
+    Returns:
+        `validation_loss` and, if the job has held-out texts, `held_out_loss`.
+    """
     sets = {"validation_loss": job.validation, "held_out_loss": job.held_out}
     return {
         name: -float(_value(job.metric(examples, portion.microbatch), params))
@@ -148,7 +156,7 @@ def _value(metric: jax.tree_util.Partial, params: Any) -> jax.Array:
 
 @functools.lru_cache(maxsize=16)
 def _compiled(metric: programs.Static) -> Callable[[tuple, Any], jax.Array]:
-    """A metric as a program; its arrays are arguments, not constants."""
+    """A metric as a compiled program; its arrays are arguments, not constants."""
     return jax.jit(lambda arrays, params: programs.assemble(metric, arrays)(params, params))
 
 

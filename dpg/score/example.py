@@ -1,8 +1,8 @@
-"""Texts and a tiny model to try `dpg score` on: real texts, made once, kept in a cache.
+"""The example of `dpg score`: real texts and a tiny model, made once and kept in a cache.
 
-The texts are Wikipedia's lead summaries (CC BY-SA 4.0) in a wheel on PyPI. The model is a Llama
-shape of 0.3 M parameters, pre-trained here on other English summaries and a few Spanish and French
-ones. The question: which of 512 texts in three languages help it with Spanish?
+The texts are lead summaries of Wikipedia articles (CC BY-SA 4.0) from a wheel on PyPI. The model is
+a Llama of 0.3 M parameters, pre-trained here on other summaries: English, and a few Spanish and
+French ones. The question is: which of 512 texts in three languages improve its Spanish?
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from dpg.text.ordering import keyed_hash
 
 LANGUAGES = ("en", "es", "fr")
 TRAIN = {"es": 256, "en": 128, "fr": 128}
-"""Training texts of each language."""
+"""Number of training texts per language."""
 VALIDATION, HELD_OUT = 64, 256
-"""Spanish texts that give the metric, and Spanish texts that are only measured."""
+"""Number of Spanish texts for the metric, and of Spanish texts that are only measured."""
 SETTINGS = ScoreSettings(learning_rate=1e-3, batch_size=16, length=64, cut=True)
-"""How the example is trained."""
+"""The settings of the example's training."""
 
 _VOCABULARY, _CONTEXT, _WIDTH = 768, 64, 96
 _MIXTURE = {"en": 0.9, "es": 0.05, "fr": 0.05}
@@ -39,7 +39,7 @@ _MIN_WORDS = 40
 
 
 class ExampleFolder(NamedTuple):
-    """Where the example lies."""
+    """The example's files."""
 
     model: Path
     train: Path
@@ -48,16 +48,19 @@ class ExampleFolder(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """Where the example is kept: `dpg/score-example` in the user's cache."""
+    """The folder of the example: `dpg/score-example` in the user's cache."""
     usual = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(usual) / "dpg" / "score-example"
 
 
 def prepared(folder: Path | None = None) -> ExampleFolder:
-    """The example, made if it is not there yet; a call that was stopped is gone on with.
+    """The example's files. They are made if they do not exist; a stopped call is resumed.
+
+    Args:
+        folder: where the files are; by default `cache_folder()`.
 
     Raises:
-        DpgError: the wheel cannot be had; says what to do.
+        DpgError: the wheel cannot be downloaded; says what to do.
     """
     folder = folder or cache_folder()
     found = ExampleFolder(
@@ -79,7 +82,7 @@ def make(articles: pd.DataFrame, out: ExampleFolder, *, steps: int = _STEPS) -> 
 
     Args:
         articles: a table with `id`, `text` and `language`.
-        out: where everything goes.
+        out: the files to write.
         steps: of the pre-training.
     """
     ordered = {

@@ -11,16 +11,16 @@ from dpg.errors import DpgError
 from dpg.models import Tokenizer
 from dpg.score.texts import Text
 
-_NAMED = 5  # texts that an error lists
+_NAMED = 5  # how many texts an error lists
 
 
 class Examples(NamedTuple):
     """Texts as arrays.
 
     Attributes:
-        arrays: `tokens` int32 [N, L]; `mask` bool [N, L], true on a text's own tokens; `weights`
-            float32 [N, L], 1 / n on each of the n tokens that are predicted, else 0. A text's loss
-            is the mean over these tokens.
+        arrays: `tokens` int32 [N, L]; `mask` bool [N, L], false on padding; `weights` float32
+            [N, L], 1 / n on each of a text's n predicted tokens, else 0. A text's loss is the mean
+            over its predicted tokens.
         cut: bool [N], whether a text was cut to the length.
     """
 
@@ -29,7 +29,7 @@ class Examples(NamedTuple):
 
     @property
     def predicted(self) -> np.ndarray:
-        """How many tokens of each text are predicted: [N]."""
+        """The number of predicted tokens of each text, int64 [N]."""
         return (self.arrays["weights"] > 0).sum(1)
 
 
@@ -44,20 +44,20 @@ def encode(
 ) -> Examples:
     """Tokenise texts and pad them to the longest.
 
-    The begin-of-text token stands first where the tokenizer adds one, and the end-of-text token
-    last. A conversation has those of its chat template instead.
+    A text starts with the begin-of-text token if the tokenizer adds one, and ends with the
+    end-of-text token. A conversation has the special tokens of its chat template instead.
 
     Args:
-        texts: what to tokenise.
+        texts: the texts.
         tokenizer: the model's.
-        length: tokens per text at most.
-        what: said in errors, such as "training".
-        end: put the end of text after each text.
+        length: the most tokens per text.
+        what: the kind of the texts, for errors, such as "training".
+        end: put the end-of-text token after each text.
         cut: cut longer texts to `length` instead of refusing them.
 
     Raises:
-        DpgError: texts longer than `length`; a text without a token to predict; a conversation and
-            no chat template; each names the first texts that are wrong.
+        DpgError: texts longer than `length`; a text without a token to predict; a conversation if
+            the tokenizer has no chat template. The error names the first such texts.
     """
     rows = [_row(text, tokenizer, end) for text in texts]
     long = [i for i, (ids, _) in enumerate(rows) if len(ids) > length]
@@ -73,13 +73,13 @@ def encode(
     if mute:
         raise DpgError(
             f"{len(mute)} of {len(rows)} {what} texts have no token to predict within {length} "
-            f"tokens: {_named(texts, mute)}; expected one at least: remove them, or raise --length"
+            f"tokens: {_named(texts, mute)}; expected at least one: remove them, or raise --length"
         )
     return Examples(_padded(rows, tokenizer.pad_id), np.isin(np.arange(len(rows)), long))
 
 
 def _row(text: Text, tokenizer: Tokenizer, end: bool) -> tuple[list[int], int]:
-    """The ids of a text, and the place of the first that is predicted."""
+    """The token ids of a text, and the position of the first predicted token."""
     if not isinstance(text.prompt, str):
         return _conversation(text, tokenizer)
     start = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
@@ -100,9 +100,9 @@ def _conversation(text: Text, tokenizer: Tokenizer) -> tuple[list[int], int]:
         raise DpgError(f"{text.where}: {error}") from None
     if not whole.startswith(before):
         raise DpgError(
-            f"{text.where}: the chat template writes the conversation before the answer otherwise "
-            "than the whole one, so the answer's tokens cannot be told apart; expected a template "
-            'that only adds to it: write the row as "prompt" and "completion"'
+            f"{text.where}: the chat template writes the messages before the answer differently "
+            "once the answer follows, so the answer's tokens cannot be told apart; expected a "
+            'template that only appends the answer: write the row as "prompt" and "completion"'
         )
     first = tokenizer.encode(before)
     return first + tokenizer.encode(whole[len(before) :]), max(len(first), 1)

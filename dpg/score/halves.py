@@ -1,8 +1,8 @@
-"""Do the scores hold? The texts with the higher scores, and as many at random, trained for real.
+"""Check the scores: train on the half with the higher scores, and on a random half, and compare.
 
-The scores predict what leaving texts out does. Here the lower half is left out, the model is
-trained on the rest, and the loss is compared with that after training on a random half. Both are
-trained in orders of the same seed, for the same number of steps.
+The scores predict the effect of leaving texts out. Here the model is trained without the lower
+half, and its loss is compared with the loss after training on a random half. Both trainings take
+their order from the same seed and have the same number of steps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean over seeds, and the interval that Student's t gives it at `LEVEL`."""
+    """A mean over seeds, and its confidence interval at `LEVEL` by Student's t."""
 
     mean: float
     low: float
@@ -42,18 +42,20 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Train on the better and on a random half of the texts, for each seed.
 
-    A seed gives the order of training, from which the scores come, and the random half.
+    A seed gives the order of training that the scores are computed for, and the random half.
 
     Args:
-        job, portion: what is trained, and how much at a time.
-        seeds: of the comparisons.
-        say: told a line per seed.
-        known: scores of all texts by seed, where they are there already.
-        folder: of the states of a training whose scores are not known, for one seed alone; None
-            keeps them in memory.
+        job: the training.
+        portion: texts at a time, and the memory budget.
+        seeds: one comparison per seed.
+        say: called with one line per seed.
+        known: scores of all texts by seed, for the seeds that have been scored already.
+        folder: where the states of a training are kept whose scores are not known, for one seed
+            alone; None keeps them in memory.
 
     Returns:
-        For each seed `seed`, and by half (`better`, `random`) the losses that `measured` names.
+        One table per seed: `seed`, and each loss that `measured` names, for both halves, such as
+        `better_validation_loss` and `random_validation_loss`, in nats per token.
 
     Raises:
         DpgError: fewer than four texts.
@@ -83,12 +85,12 @@ def compare(
 
 
 def gain(rows: Sequence[dict[str, Any]], what: str = "validation_loss") -> Interval:
-    """By how much the loss is lower with the better half than with a random one."""
+    """How much lower the loss is with the better half than with a random half, in nats."""
     return interval([row[f"random_{what}"] - row[f"better_{what}"] for row in rows])
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean of values and its interval; infinitely wide for a single value."""
+    """The mean of values and its interval, which is infinitely wide for a single value."""
     array = np.asarray(values, np.float64)
     mean, n = float(array.mean()), len(array)
     if n < 2:
@@ -98,14 +100,14 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def quantile(degrees: int, level: float = LEVEL) -> float:
-    """t such that Student's t lies within -t and t with this probability."""
+    """The t for which a Student-t variable is between -t and t with this probability."""
     from scipy.special import stdtrit  # JAX needs scipy, too
 
     return float(stdtrit(degrees, (1 + level) / 2))
 
 
 def _order(job: Job, kept: np.ndarray, seed: int) -> np.ndarray:
-    """The order of some of the texts; of the settings' steps, if any, their share."""
+    """The order of training on some texts. `steps`, if set, shrinks in proportion to them."""
     settings, whole = job.settings, len(job.texts)
     if settings.steps is not None:
         settings = replace(settings, steps=-(-settings.steps * len(kept) // whole))

@@ -1,4 +1,4 @@
-"""What is trained, on what, and scored by what: made from a model folder and two lists of texts."""
+"""The training to be differentiated, made from a model folder and lists of texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Implementation = Literal["native", "easydel"]
 
 
 class Loaded(NamedTuple):
-    """A model as it was read, with its tokenizer."""
+    """A model as read from its folder, with its tokenizer."""
 
     model: Any
     params: dict
@@ -36,11 +36,11 @@ class Job:
     Attributes:
         settings: of the training.
         loaded: the model that it starts from.
-        params: what is trained: the model's parameters, or LoRA matrices.
-        loss: (trained parameters, batch) -> [B].
+        params: the parameters that are trained: the model's, or LoRA matrices.
+        loss: (trained parameters, batch) -> [B] float.
         texts, examples: the training texts, and their tokens.
         validation: the tokens of the validation texts.
-        held_out: those of texts that are measured and not differentiated; None where not given.
+        held_out: the tokens of texts that are only measured; None if there are none.
     """
 
     settings: ScoreSettings
@@ -57,7 +57,7 @@ class Job:
         return language_metric(self.loss, examples.arrays, microbatch)
 
     def whole(self, trained: Any) -> dict:
-        """The model's parameters after training, LoRA's products added."""
+        """The model's parameters after training, with LoRA's products added."""
         if self.settings.lora is None:
             return trained
         return lora.merged(self.loaded.params, trained, _scale(self.settings))
@@ -67,7 +67,7 @@ def load(folder: str | Path, implementation: Implementation = "native") -> Loade
     """Read a Hugging Face folder.
 
     Raises:
-        DpgError: what `dpg.models.load` raises; a family that is not implemented, by its name; a
+        DpgError: whatever `dpg.models.load` raises; a model family that is not implemented; a
             folder without a tokenizer.
     """
     read: Callable[..., Any] = easydel.load if implementation == "easydel" else checkpoint.load
@@ -76,14 +76,15 @@ def load(folder: str | Path, implementation: Implementation = "native") -> Loade
     except DpgError as error:
         if implementation == "native" and "model_type" in str(error):
             raise DpgError(
-                f"{error}; expected a model of the GPT-2 or Llama family: take one, or try "
-                "--implementation easydel, which has other families (docs/score.md)"
+                f"{error}; expected a model of the GPT-2 or Llama family: choose another model, or "
+                "try --implementation easydel, which has other families (docs/score.md)"
             ) from None
         raise
     if tokenizer is None:
         raise DpgError(
             f"{folder} has no tokenizer.json, so texts cannot become tokens; expected the model's "
-            "own tokenizer: copy its files there (transformers: tokenizer.save_pretrained)"
+            "own tokenizer: copy its files into the folder (transformers: "
+            "tokenizer.save_pretrained)"
         )
     return Loaded(model, params, tokenizer)
 
@@ -95,11 +96,11 @@ def build(
     validation: Sequence[Text],
     held_out: Sequence[Text] | None = None,
 ) -> Job:
-    """Tokenise the texts and put the training together.
+    """Tokenise the texts and make the job.
 
     Raises:
         DpgError: a length beyond the model's context; texts that do not fit, as `encode` says; an
-            option that the model does not have.
+            option that the model does not support.
     """
     model, params, tokenizer = loaded
     context = model.config.context
@@ -152,6 +153,6 @@ def _scale(settings: ScoreSettings) -> float:
 
 
 def shared_texts(train: Sequence[Text], others: Sequence[Text]) -> list[str]:
-    """Where training texts are that are validation texts, too."""
+    """The places (file and line) of training texts that are validation texts, too."""
     answers = {(str(one.prompt), one.answer.strip()) for one in others}
     return [one.where for one in train if (str(one.prompt), one.answer.strip()) in answers]

@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) as functions over a parameter tree.
 
-A matrix W [in, out] of a layer is used as W + alpha / r A B, with A [in, r] random, B [r, out] 0
-at first, and W not trained. Layers are stacked, so each array has them on its leading axis.
+A matrix W [in, out] of a layer is replaced by W + alpha / r A B. A [in, r] starts random, B
+[r, out] starts at 0, and W is not trained. The layers are stacked on each array's leading axis.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def init(params: dict, rank: int, key: jax.Array) -> dict[str, dict[str, jax.Arr
         key: a key of `jax.random`.
 
     Returns:
-        By the weight's name, `a` [layers, in, r] with a variance of 1 / in, and `b` [layers, r,
-        out] of zeros.
+        By the weight's name: `a` [layers, in, r], normal with a variance of 1 / in, and `b`
+        [layers, r, out] of zeros, in the dtype of the weight.
 
     Raises:
         DpgError: a rank above the smallest side of a weight.
@@ -62,7 +62,7 @@ def merged(params: dict, adapters: dict[str, dict[str, jax.Array]], scale: float
 def adapted(
     loss: Callable[[Any, Any], jax.Array], params: dict, scale: float
 ) -> jax.tree_util.Partial:
-    """A loss (params, batch) -> [B] as one of adapters: (adapters, batch) -> [B]."""
+    """Turn a loss (params, batch) -> [B] into a loss of adapters, (adapters, batch) -> [B]."""
     return jax.tree_util.Partial(_loss, loss, params, scale)
 
 

@@ -1,4 +1,4 @@
-"""What the command's options mean: paths, numbers with units, and the example's own settings."""
+"""Read the options of `dpg score`: paths, numbers with units, and the example's settings."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def inputs_of(
     *,
     example: bool,
 ) -> Inputs:
-    """The model and the texts that are given, or those of the example.
+    """The paths of the model and the texts: the given ones, or those of the example.
 
     Raises:
-        DpgError: one is missing; or the example beside texts of one's own.
+        DpgError: a path is missing, or paths are given together with `example`.
     """
     given = {"MODEL": model, "--train": train, "--validation": validation}
     if example:
@@ -48,12 +48,12 @@ def inputs_of(
 
 
 def settings_of(*, example: bool, **options: Any) -> ScoreSettings:
-    """The settings of the command's options.
+    """The settings that the command's options give.
 
     Args:
-        example: take the example's own values where an option has its default.
-        **options: by the names of `ScoreSettings`; `microbatch` and `memory` as they were typed,
-            `learning_rate` None where it was not given.
+        example: use the example's values for options that have their default.
+        **options: by the names of `ScoreSettings`. `microbatch` and `memory` are strings as typed,
+            and `learning_rate` may be None for the default.
 
     Raises:
         DpgError: a number that cannot be read, or a value out of its range.

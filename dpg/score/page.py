@@ -1,4 +1,4 @@
-"""The page of a scoring: the best and the worst texts, and how the scores are distributed."""
+"""The HTML page of a scoring: the best and the worst texts, and the distribution of the scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpg.artifacts import write_text
 from dpg.webpage import STYLE
 
 _TEMPLATE = Path(__file__).resolve().parent / "page.html"
-_SHOWN = 10  # texts at either end
+_SHOWN = 10  # texts in each of the two lists, best and worst
 _MOST_CHARACTERS = 700
 _BINS = 41
 _WIDTH, _HEIGHT, _MARGIN = 720, 220, 28
@@ -24,8 +24,8 @@ def write(path: Path, rows: pd.DataFrame, record: Mapping[str, Any], model: str)
 
     Args:
         path: the HTML file.
-        rows: of `table.table_of`.
-        record: what `run.json` holds.
+        rows: the table of `table.table_of`.
+        record: the content of `run.json`.
         model: the model's name.
     """
     text = render(rows, record, model)
@@ -33,7 +33,7 @@ def write(path: Path, rows: pd.DataFrame, record: Mapping[str, Any], model: str)
 
 
 def render(rows: pd.DataFrame, record: Mapping[str, Any], model: str) -> str:
-    """The page's text."""
+    """The page's HTML; arguments as for `write`."""
     import jinja2
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True)
@@ -100,7 +100,7 @@ def _cut(text: str) -> str:
 
 
 def _halves(compared: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The comparison of halves, as the page's table and one sentence per kind of texts."""
+    """The comparison of halves, as a table and one sentence per kind of text."""
     if not compared:
         return None
     kinds = [kind for kind in ("validation_loss", "held_out_loss") if kind in compared]
@@ -143,10 +143,10 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def histogram(scores: np.ndarray) -> str:
-    """The distribution of scores as an SVG element; bars below 0 in another colour.
+    """The distribution of scores [N] as an SVG element; bars below 0 have another colour.
 
-    The bars reach as far as the 1st and the 99th percentile; what lies beyond is counted in the
-    outermost bars.
+    The bars are symmetric around 0 and reach to the 1st or the 99th percentile, whichever is
+    farther. Scores beyond that are counted in the outermost bars.
     """
     reach = float(np.abs(np.quantile(scores, [0.01, 0.99])).max()) or 1.0
     edges = np.linspace(-reach, reach, _BINS + 1)

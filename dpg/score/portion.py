@@ -1,4 +1,4 @@
-"""How many texts at a time, and how much is kept between steps, where the settings say "auto"."""
+"""Choose the texts at a time and the memory budget, if the settings say "auto"."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dpg.quantities import in_bytes
 from dpg.score.job import Job
 from dpg.targets import memory
 
-# On a CPU what a gradient keeps of more texts no longer fits the caches.
+# On a CPU, the activations of more texts no longer fit the caches.
 _MOST_ON_CPU = 16
 
 
 class Portion(NamedTuple):
-    """What is done at a time, and what is kept.
+    """Texts at a time, and the memory budget.
 
     Attributes:
         microbatch: texts at a time inside a step.
@@ -32,11 +32,12 @@ class Portion(NamedTuple):
 def chosen(job: Job, optimizer: optax.GradientTransformation, steps: int, batch: int) -> Portion:
     """The settings' numbers, or those that fit the device.
 
-    States on the disk take none of the device's room. For others half of it at most is set aside
-    before the texts at a time are chosen. What is then left is all for keeping.
+    First, at most half of the device's memory is reserved for kept states (none if they are on
+    disk). The texts at a time are chosen for the rest. Then the budget for kept states becomes all
+    the memory that is left.
 
     Args:
-        job: what is trained.
+        job: the training.
         optimizer: its optimizer.
         steps: T.
         batch: B.
@@ -79,7 +80,7 @@ def _sizes(batch: int) -> list[int]:
 
 
 def _longest(job: Job) -> int:
-    """Tokens of the longest row: a training text, or one of the metric."""
+    """Tokens of the longest row of all texts."""
     sets = [job.examples, job.validation, *([job.held_out] if job.held_out else [])]
     return max(examples.arrays["tokens"].shape[1] for examples in sets)
 
@@ -91,7 +92,7 @@ def _shapes(job: Job, batch: int) -> dict[str, Any]:
 
 
 def _kept(job: Job, optimizer: optax.GradientTransformation, steps: int, room: int) -> int:
-    """What is set aside on the device for what is kept: all states, or as much as there is."""
+    """Bytes reserved on the device for kept states: for all states, or the most that is allowed."""
     settings = job.settings
     if settings.on_disk:
         return 0
@@ -100,6 +101,6 @@ def _kept(job: Job, optimizer: optax.GradientTransformation, steps: int, room: i
 
 
 def _one_state(job: Job, optimizer: optax.GradientTransformation) -> int:
-    """Parameters, the optimizer's state and a gradient."""
+    """Bytes of the parameters, the optimizer's state and a gradient."""
     state = jax.eval_shape(optimizer.init, job.params)
     return 2 * tree_bytes(job.params) + tree_bytes(state)

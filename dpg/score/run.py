@@ -25,19 +25,19 @@ from dpg.score.settings import ScoreSettings, build_optimizer
 from dpg.state import beside, open_state
 
 RECORD = "run.json"
-"""Written last, so a folder that has it is whole."""
+"""Written last, so a folder that has this file is complete."""
 
 _SCORED = "scored.safetensors"
 
 
 class Inputs(NamedTuple):
-    """What is scored, by what.
+    """The model and the texts of a scoring.
 
     Attributes:
         model: a Hugging Face folder.
         train: a file or folder of the texts to be scored.
         validation: a file or folder of the texts whose loss is the metric.
-        held_out: texts of the same kind as `validation` that are only measured; may be None.
+        held_out: a file or folder of texts that are only measured; may be None.
     """
 
     model: Path
@@ -55,25 +55,26 @@ def score(
     compared_seeds: int = 0,
     say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
-    """Score the training texts and write everything into a folder.
+    """Score the training texts and write the results into a folder.
 
-    Everything that can be wrong is looked at before the first step. A call that was killed is gone
-    on with when it is repeated: what was finished is not computed again.
+    All inputs are checked before the first step. If a call is killed, repeat it: parts that were
+    finished are not computed again.
 
     Args:
-        inputs: what is scored, by what.
-        out: the folder: `scores.parquet`, `scores.csv`, `report.html`, `checkpoint/`, `run.json`.
+        inputs: the model and the texts.
+        out: the folder. It gets `scores.parquet`, `scores.csv`, `report.html`, `checkpoint/` and
+            `run.json`.
         settings: of the training.
-        implementation: of the model.
-        compared_seeds: seeds of the comparison of halves (`halves.compare`); 0 leaves it out.
-        say: is told what happens.
+        implementation: the code that runs the model: "native" or "easydel".
+        compared_seeds: number of seeds of the comparison of halves (`halves.compare`); 0 skips it.
+        say: called with each line of output.
 
     Returns:
-        The record that `run.json` holds.
+        The content of `run.json`.
 
     Raises:
-        DpgError: the folder is used already; texts, model, settings, memory or disk do not fit; a
-            loss or a score that is not finite.
+        DpgError: the folder has finished scores; texts, model, settings, memory or disk do not fit;
+            a loss or a score is not finite.
     """
     settings = settings or ScoreSettings()
     _require_free(out)
@@ -119,7 +120,7 @@ def _require_free(out: Path) -> None:
     if (out / RECORD).exists():
         raise DpgError(
             f"{out} holds finished scores; expected a new folder: choose another --out, or remove "
-            "this one"
+            "this folder"
         )
 
 
@@ -140,7 +141,7 @@ def _job(
             say(f"{examples.cut.sum()} {name} texts were cut (--cut)")
     if both := shared_texts(train, validation):
         say(
-            f"{len(both)} training texts are validation texts too, {both[0]} for one: their scores "
+            f"{len(both)} training texts are validation texts too, such as {both[0]}: their scores "
             "say little about other texts"
         )
     return job
@@ -149,7 +150,7 @@ def _job(
 def _plan(
     job: Job, index: np.ndarray, chosen: Portion, seeds: int, folder: Path | None
 ) -> list[str]:
-    """What will be done, and what it costs."""
+    """The lines that say what will be done and what it costs."""
     steps, batch = index.shape
     room = "all" if chosen.memory is None else in_bytes(chosen.memory)
     place = "in memory" if folder is None else "on the disk"
@@ -160,14 +161,14 @@ def _plan(
     ]
     if seeds:
         lines.append(
-            f"comparison of halves: for each of {seeds} seeds two trainings of half the texts, and "
-            "a metagradient, which the scores' own seed has already"
+            f"comparison of halves: for each of {seeds} seeds two trainings on half the texts and "
+            "one metagradient (already computed for the seed of the scores)"
         )
     return lines
 
 
 def _require_disk(out: Path, job: Job) -> None:
-    """The model, and what the state keeps of it while the step is under way."""
+    """Refuse a disk that cannot hold the checkpoint and the unfinished state beside it."""
     place = out.absolute()
     while not place.exists():
         place = place.parent
@@ -181,7 +182,7 @@ def _require_disk(out: Path, job: Job) -> None:
 
 
 def _told(inputs: Inputs, settings: ScoreSettings, implementation: str) -> dict[str, Any]:
-    """All that the scores depend on, for the record and for the state under way."""
+    """Everything that the scores depend on, for the record and for the unfinished state."""
     paths = {name: path for name, path in inputs._asdict().items() if path is not None}
     return {
         "settings": settings.as_json(),
@@ -198,7 +199,7 @@ def _states(job: Job, state: Path, suffix: str = "") -> Path | None:
 
 
 def _scored(job: Job, index: np.ndarray, chosen: Portion, state: Path) -> Scored:
-    """The scores, from the state where they are there already."""
+    """The scores: read from the state if they are there, else computed and kept in the state."""
     file = state / _SCORED
     leaves, treedef = jax.tree.flatten(job.params)
     names = [f"params.{i}" for i in range(len(leaves))]
@@ -227,9 +228,9 @@ def _scored(job: Job, index: np.ndarray, chosen: Portion, state: Path) -> Scored
 def _compared(
     job: Job, chosen: Portion, seeds: int, state: Path, say: Callable, scores: np.ndarray
 ) -> dict[str, Any] | None:
-    """The comparison of halves, each seed kept in the state when it is done.
+    """The comparison of halves. Each finished seed is kept in the state.
 
-    The scores that are there already are those of the settings' own seed.
+    `scores` are those of the settings' own seed, which are not computed again.
     """
     if not seeds:
         return None

@@ -1,4 +1,4 @@
-"""How `dpg score` trains: optimizer, steps, batch, and what it may keep in memory."""
+"""The training of `dpg score`: optimizer, steps, batch and memory."""
 
 from __future__ import annotations
 
@@ -24,25 +24,27 @@ class ScoreSettings:
         schedule: "constant", or "linear" or "cosine" decay to 0 at the last step.
         warmup: steps over which the rate rises to `learning_rate`.
         weight_decay, b1, b2, eps: of AdamW.
-        eps_root: of AdamW, added under its square root. Above 0: the root has no derivative at 0.
+        eps_root: of AdamW, added under its square root. It must be above 0, since the root has no
+            derivative at 0.
         batch_size: texts per step.
         epochs: passes over the training texts; the last batch of a pass may be smaller.
-        steps: train this number of steps, in as many passes as it takes; None trains `epochs`.
-        length: tokens per text at most; None takes the model's context.
+        steps: train for this number of steps, over the passes that they need; None trains for
+            `epochs` passes.
+        length: the most tokens per text; None uses the model's context.
         cut: cut longer texts instead of refusing them.
-        end: put the tokenizer's end of text after each text.
-        seed: of the order of the texts, and of the first LoRA matrices.
+        end: put the tokenizer's end-of-text token after each text.
+        seed: of the order of the texts, and of the initial LoRA matrices.
         lora: rank of the trained low-rank products; None trains all parameters.
         lora_alpha: the products are multiplied by `lora_alpha / lora`.
-        microbatch: texts at a time inside a step; "auto" takes as many as the device holds.
-        memory: bytes for what is kept between steps; "auto" takes what the device has left.
-        on_disk: keep states in files, so that a killed call goes on within the training; `memory`
+        microbatch: texts at a time inside a step; "auto" uses the most that the device can hold.
+        memory: bytes for what is kept between steps; "auto" uses the device's remaining memory.
+        on_disk: keep states in files, so that a killed call resumes within the training. `memory`
             then counts bytes on the disk, and "auto" keeps all.
         remat: compute each layer again in the backward pass, which needs less memory.
-        precision: of matrix products, as JAX names it; "highest" is float32 in full.
+        precision: of matrix products, by JAX's names; "highest" is full float32.
 
     Raises:
-        DpgError: a value out of its range; names it, and what is allowed.
+        DpgError: a value out of its range. The error names the setting and the allowed range.
     """
 
     optimizer: OptimizerName = "adamw"
@@ -92,7 +94,7 @@ class ScoreSettings:
             raise DpgError(f"{name} is {value}; expected {allowed}")
 
     def as_json(self) -> dict[str, Any]:
-        """The settings in JSON's types."""
+        """The settings as a JSON object."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -132,6 +134,6 @@ def _rate(settings: ScoreSettings, steps: int) -> float | optax.Schedule:
     }[settings.schedule]
     if not warmup:
         return after
-    # The first step's rate is not 0: it would train nothing.
+    # The first step's rate is above 0: a step with rate 0 would train nothing.
     rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
     return optax.join_schedules([rise, after], [warmup])

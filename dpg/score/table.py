@@ -13,17 +13,17 @@ from dpg.score.job import Job
 
 
 def table_of(job: Job, found: Scored) -> pd.DataFrame:
-    """One row per training text, in the order in which they were read.
+    """One row per training text, in the order of reading.
 
     Columns:
         text_id: number of the text, from 0.
-        source: its file, and the line or row there.
+        source: its file, and the line or row in the file.
         score: d metric / d weight, in nats. Above 0: the text helped. The validation loss would
             rise by about this much if the text were left out.
         rank: 1 for the highest score.
         uses: how often it was trained on; a text that was never used has a score of 0.
-        loss: its own loss before its first use, in nats per token.
-        tokens: how many of its tokens are predicted.
+        loss: its own loss before its first use, in nats per token; NaN if it was never used.
+        tokens: the number of its predicted tokens.
         cut: whether it was cut to the length.
         text: the text itself.
     """

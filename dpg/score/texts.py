@@ -1,8 +1,8 @@
-"""Texts as people have them: JSON lines, parquet, or folders of these and of .txt files.
+"""Read texts from JSON lines, parquet or .txt files, or from folders of such files.
 
-A row is one of three kinds: `text`; `prompt` and `completion`; or `messages`, a conversation whose
-last message is the assistant's. The model is trained on, and scored by, a text's own tokens, the
-completion, or the last message; what stands before it is read and not predicted.
+A row has one of three forms: `text`; `prompt` and `completion`; or `messages`, a conversation whose
+last message is the assistant's. Losses are over the tokens of the text, of the completion, or of
+the last message. The model reads what comes before, but is not trained to predict it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dpg.errors import DpgError
 from dpg.text.reading import check_characters, json_lines, parquet_table, read_text, shown
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
-"""Of the files that are read; `.json` is read as JSON lines."""
+"""Suffixes of the files that are read; `.json` is read as JSON lines."""
 
 _KINDS = '"text", "prompt" and "completion", or "messages"'
 
@@ -24,9 +24,9 @@ class Text(NamedTuple):
     """One training or validation text.
 
     Attributes:
-        where: its file, and the line or row there from 1.
-        prompt: what is read and not predicted; a string, or a conversation for the chat template.
-        answer: what is predicted.
+        where: its file, and the line or row in the file, from 1.
+        prompt: the part that is not predicted: a string, or a conversation for the chat template.
+        answer: the part that is predicted.
     """
 
     where: str
@@ -35,7 +35,7 @@ class Text(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The whole text, as a reader sees it."""
+        """The whole text, for display."""
         if isinstance(self.prompt, str):
             return self.prompt + self.answer
         said = [*self.prompt, {"role": "assistant", "content": self.answer}]
@@ -46,8 +46,8 @@ def read(path: str | Path) -> list[Text]:
     """All texts of a file, or of the files of a folder in the order of their names.
 
     Raises:
-        DpgError: no such path, no file that can be read, no row, or a row of none of the three
-            kinds or without any words; names the file and the line.
+        DpgError: no such path, no file that can be read, no row, or a row that has none of the
+            three forms or is empty. The error names the file and the line.
     """
     path = Path(path)
     files = _files(path)
@@ -66,7 +66,7 @@ def _files(path: Path) -> list[Path]:
         )
         if not found:
             raise DpgError(
-                f"the folder {path} holds no file that is read; expected names that end with "
+                f"the folder {path} holds no file that can be read; expected names that end with "
                 f"{', '.join(SUFFIXES)}"
             )
         return found
@@ -121,7 +121,7 @@ def _conversation(messages: Any, where: str) -> tuple[tuple[Mapping[str, Any], .
     if not right or not messages or messages[-1]["role"] != "assistant":
         raise DpgError(
             f"{where}: its messages are no conversation that the assistant ends; expected a list "
-            'of {"role": ..., "content": ...}, the last with the role "assistant"'
+            'of {"role": ..., "content": ...}, the last one with the role "assistant"'
         )
     for one in messages:
         _words(one.get("content"), where, f"{one['role']}'s message", may_be_empty=True)

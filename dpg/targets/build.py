@@ -1,4 +1,4 @@
-"""A run's target, made from its configuration and a loaded model."""
+"""Make a run's target from its configuration and a loaded model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def build(
 
     Raises:
         DpgError: a pattern larger than the weight, a language without passages, a metric that
-            needs a parameter that the model does not have.
+            needs a parameter that the model does not have, or `learner.devices` with a target that
+            is not native.
+        DeviceMemoryError: `learner.microbatch` is auto and the device cannot hold one example.
+        LearnerError: fewer devices than `learner.devices`.
     """
     settings = run.learner
     if settings.untie_head:
@@ -51,7 +54,10 @@ def build(
         settings = settings.model_copy(update={"microbatch": microbatch})
     if settings.devices is not None:
         if not isinstance(model, LanguageModel):
-            raise DpgError("learner.devices spreads native targets only: leave one of the two out")
+            raise DpgError(
+                "learner.devices spreads native targets only, and this target is not native: leave "
+                "out learner.devices or learner.implementation"
+            )
         params, loss = spread(params, loss, settings.devices)
         metric_loss = jax.tree_util.Partial(divided, mesh_of(settings.devices), metric_loss)
     target = Target(
@@ -70,7 +76,7 @@ def build(
         tokenizer=tokenizer,
         pattern=pattern_of(run.metric),
     )
-    # A misfit is found before any rollout.
+    # A metric that does not fit must fail before any rollout.
     require_scalar(jax.eval_shape(target.metric, params, params), run.experiment)
     return target
 
@@ -87,7 +93,7 @@ def _chosen_microbatch(
     tokenizer: Tokenizer,
     passages: pd.DataFrame | None,
 ) -> int:
-    """As many examples at a time as the device holds, of the run's sizes."""
+    """The most examples at a time that fit the device, for the sizes of this run."""
     responses = run.generator.response_tokens
     length = own = run.learner.example_tokens(responses, adds_start=tokenizer.add_bos)
     if isinstance(run.metric, LanguageMetric):

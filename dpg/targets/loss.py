@@ -1,4 +1,4 @@
-"""The loss that a target is trained with, its products of matrices in a named precision."""
+"""The loss that a target is trained with. Its matrix products have a configured precision."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dpg.models.model import LossOver
 def loss_of(
     model: LanguageModel, settings: LearnerSettings, over: LossOver | None = None
 ) -> jax.tree_util.Partial:
-    """(params, batch) -> [B].
+    """The loss (params, batch) -> [B] float.
 
-    Two such functions of one model are equal, so programs compiled for one serve the other.
+    Two such functions of one model are equal, so a program compiled for one is used for the other.
 
     Args:
         model: the target.
         settings: of its training.
-        over: which tokens count; None = those of a training example, `learner.loss`.
+        over: which tokens count; None for `learner.loss`, those of a training example.
     """
     return jax.tree_util.Partial(
         per_example_loss,
@@ -34,11 +34,11 @@ def loss_of(
 def per_example_loss(
     model: LanguageModel, params: Any, batch: Any, *, over: LossOver, precision: str
 ) -> jax.Array:
-    """`LanguageModel.per_example_loss` [B], its products of matrices in a named precision.
+    """`LanguageModel.per_example_loss` [B], with matrix products in the given precision.
 
-    A metagradient is a small difference carried through many products, so the default is "highest",
-    float32 in full; what a GPU would take by itself is TensorFloat-32, with 10 bits of mantissa.
-    The derivatives' products have the precision of those that they are derived from.
+    A metagradient is a small difference that passes through many products, so the default is
+    "highest": full float32. A GPU's own default is TensorFloat-32, with 10 bits of mantissa. The
+    products of a derivative have the precision of the products that it comes from.
     """
     with jax.default_matmul_precision(precision):
         return model.per_example_loss(params, batch, over)

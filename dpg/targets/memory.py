@@ -1,8 +1,8 @@
-"""How much the device's memory holds at a time, by what XLA says that a program needs.
+"""How many examples or rollouts at a time fit the device's memory, by XLA's own estimate.
 
-A portion "auto" becomes a number once, before the first step, from the shapes of the run and from
-what the device has in all. What other programs happen to use at that moment plays no part: a run
-that goes on must cut its batches as before, or its numbers would differ in the last digit.
+A size "auto" becomes a number once, before the first step. It depends on the shapes of the run and
+on the device's total memory. The memory that other programs use at that moment does not count: a
+run that is continued must cut its batches as before, or its numbers differ in the last digit.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from dpg import hardware
 from dpg.errors import DpgError
 from dpg.quantities import in_bytes
 
-# Of the device's memory, for one part of a step. The rest holds what the other parts keep between
-# their turns (parameters, optimizer states, the rollouts) and what fragmentation takes.
+# The share of a GPU's memory for one part of a step. The rest is for what the other parts keep
+# meanwhile (parameters, optimizer states, rollouts) and for fragmentation.
 _SHARE = 0.75
-# Of the machine's memory where the device is its CPU, which other programs use as well.
+# The share of the machine's memory if the device is its CPU. Other programs use that memory, too.
 _CPU_SHARE = 0.25
 
 
 class DeviceMemoryError(DpgError):
-    """The device is too small for even the smallest portion; says what would fit."""
+    """The device is too small for even the smallest size. The message says what would fit."""
 
 
 def device_bytes() -> int:
-    """What one part of a step may use on the default device.
+    """Bytes that one part of a step may use on the default device.
 
-    Of a GPU, three quarters of what its allocator was given; of a CPU, a quarter of the machine's
-    memory.
+    On a GPU: three quarters of the memory that JAX's allocator has. On a CPU: a quarter of the
+    machine's memory.
     """
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit is None:
@@ -41,7 +41,7 @@ def device_bytes() -> int:
 
 
 def portions(most: int) -> list[int]:
-    """How many at a time are worth a try: the powers of two below `most`, and `most`."""
+    """The sizes to try, ascending: the powers of two below `most`, and `most`."""
     return [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
 
 
@@ -55,13 +55,14 @@ def largest(
 ) -> int:
     """The largest size whose program fits.
 
-    The two smallest sizes are asked for their bytes; a line through them says which to try.
+    The two smallest sizes are compiled first. A line through their bytes predicts which larger
+    sizes may fit, and only those are compiled, the largest first.
 
     Args:
         sizes: those to choose from, ascending.
         bytes_of: bytes of the program of a size; compiles it.
-        limit: bytes there are.
-        what: said in the error, such as "an update of 4 rollouts".
+        limit: bytes that are available.
+        what: the subject of the error, such as "an update of 4 rollouts".
         instead: settings that need less, and their bytes; the error names the first that fits.
 
     Raises:
@@ -92,10 +93,10 @@ def _too_small(
 
 @contextlib.contextmanager
 def exhaustion_named() -> Iterator[None]:
-    """Turn the device's own error, that its memory is spent, into one that says the way out.
+    """Turn the device's own out-of-memory error into one that says what to do.
 
     Raises:
-        DeviceMemoryError: the device could not give what a program asked for.
+        DeviceMemoryError: the device has too little free memory for a program.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The metric of a target, made from its settings."""
+"""Make the metric of a target from its settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Loss = Callable[[Any, Any], jax.Array]
 
 
 class Patch(TypedDict):
-    """Where a pattern lies: a parameter's name, and the row and column of the upper left pixel."""
+    """The place of a pattern: a parameter's name, and row and column of the upper left pixel."""
 
     parameter: str
     row: int
@@ -37,16 +37,20 @@ class Patch(TypedDict):
 
 
 def patch_of(settings: PatternMetric) -> Patch:
-    """Where the pattern lies in the weights."""
+    """The place of the pattern in the weights."""
     return {"parameter": settings.parameter, "row": settings.row, "column": settings.column}
 
 
 def pattern_of(settings: Metric) -> np.ndarray | None:
-    """The image that a pattern metric wants: [h, w] of -1 and 1; None of any other metric."""
+    """The image of a pattern metric, int8 [h, w] of -1 and 1; None for any other metric.
+
+    Raises:
+        DpgError: an image file or a payload that makes no pattern.
+    """
     if not isinstance(settings, PatternMetric):
         return None
     if settings.pattern == "qr":
-        assert settings.payload is not None  # the settings' own check
+        assert settings.payload is not None  # the settings have checked it
         return metrics.qr(settings.payload)
     if settings.pattern == "image":
         assert settings.image is not None
@@ -60,7 +64,7 @@ def pattern_of(settings: Metric) -> np.ndarray | None:
 
 
 def payload_of(settings: PatternMetric) -> str | None:
-    """The text that a scanner reads off the image; None where the image is no QR code."""
+    """The text of the QR code; None if the image is not a QR code."""
     if settings.pattern == "rick_roll":
         return metrics.RICK_ROLL
     return settings.payload if settings.pattern == "qr" else None
@@ -110,12 +114,12 @@ def passage_batch(
     """The benchmark's train passages as a batch.
 
     Returns:
-        `tokens` int32 [N, L] and `mask` bool [N, L]; and where not all tokens count alike, with
-        `metric.score: last_word` or `metric.positions`, `weights` float32 [N, L].
+        `tokens` int32 [N, L] and `mask` bool [N, L]. With `metric.score: last_word` or
+        `metric.positions` also `weights` float32 [N, L], since tokens then count differently.
 
     Raises:
-        DpgError: no passages, a passage without a last word, or none whose last word is within
-            `metric.context` tokens.
+        DpgError: no passages, a passage without a last word, or no passage whose last word is
+            within `metric.context` tokens.
     """
     texts = train_passages(passages, settings.language)[: settings.passages]
     start = _start(tokenizer)
@@ -143,14 +147,14 @@ def _divided(index: int, text: str, language: str) -> tuple[str, str]:
     if found is None:
         raise DpgError(
             f"metric.score 'last_word': train passage {index} in '{language}' has no last word: "
-            f"{text[:60]!r}; expected two words at least, a blank between them. Remove it, or "
-            "write metric.score: passage"
+            f"{text[:60]!r}; expected at least two words with a blank between them. Remove the "
+            "passage, or write metric.score: passage"
         )
     return found
 
 
 def tokens_of_metric(settings: Metric) -> LossOver:
-    """Which tokens of a text count in a metric that is a loss: all alike, or by their weights."""
+    """Which tokens of a text count in a metric that is a loss: all equally, or by their weights."""
     if isinstance(settings, LanguageMetric) and settings.score == "last_word":
         return "weights"
     if isinstance(settings, LanguageMetric | StringMetric) and settings.positions is not None:

@@ -1,4 +1,4 @@
-"""The learner's optimizer, made from its settings (Tables 7 to 13)."""
+"""Make the learner's optimizer from its settings (Tables 7 to 13)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import optax
 from dpg.config import LearnerSettings
 
 
-@functools.lru_cache(maxsize=16)  # compiled programs are found again by the optimizer's identity
+@functools.lru_cache(maxsize=16)  # compiled programs are cached by the optimizer's identity
 def build_optimizer(settings: LearnerSettings) -> optax.GradientTransformation:
-    """AdamW, or SGD without momentum; of the gradient that `learner.gradient` asks for.
+    """AdamW, or SGD without momentum, for the gradient that `learner.gradient` names.
 
-    The learner's gradient is that of the mean over a batch. The sum of the means over k equal
-    microbatches is k times as large, and so are SGD's steps; Adam's second moment is k^2 times as
-    large beside `eps_root`.
+    The learner computes the gradient of the mean over a batch ("mean"). The other choice is the sum
+    of the means over k equal microbatches. It is k times as large, and so are SGD's steps. Adam's
+    second moment is k^2 times as large, while `eps_root` stays the same.
 
-    The square root of Adam has no derivative at 0, where the second moment of an unused embedding
-    row lies: without `eps_root` the metagradient is NaN there.
+    Adam's square root has no derivative at 0, and the second moment of an unused embedding row is
+    0. Without `eps_root` the metagradient is NaN there.
     """
     optimizer = _of_mean(settings)
     if settings.gradient == "mean":

@@ -1,7 +1,7 @@
-"""A metric or reward of one's own, looked at before any model is trained.
+"""Check a metric or reward of the user before any model is trained.
 
-The dotted path is imported, the arguments are matched with the function's own, and the metric is
-traced over the shapes of the target's parameters, without a number being computed.
+The dotted path is imported, and the configured arguments are compared with the function's
+signature. The metric is traced over the shapes of the target's parameters; nothing is computed.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from dpg.models.base import architecture, recipe_of
 
 
 def check_own(run: RunConfig, scale: ScaleFile) -> str | None:
-    """Look at the run's own metric and reward; nothing is done where it has none.
+    """Check the run's custom metric and custom reward, if it has any.
 
     Args:
         run: the run.
-        scale: the scale file, which has the shapes of the models that are trained here.
+        scale: the scale file; it has the shapes of the models that the study trains itself.
 
     Returns:
-        Why the metric's value could not be looked at yet; None where it was, or none is custom.
+        Why the metric's value could not be checked yet; None if it was, or if the metric is not
+        custom.
 
     Raises:
         DpgError: a path that cannot be imported, arguments that the function does not take, or a
-            metric that fails or whose value is no scalar.
+            metric that fails or whose value is not a scalar.
     """
     if run.reward.kind == "custom":
-        assert run.reward.path is not None  # the settings' own check
+        assert run.reward.path is not None  # the settings have checked it
         factory = metrics.from_dotted_path(run.reward.path, what="reward")
         _require_arguments(factory, ("run", "target", "examples"), run.reward.arguments, "reward")
     if not isinstance(run.metric, CustomMetric):
@@ -49,8 +50,8 @@ def check_own(run: RunConfig, scale: ScaleFile) -> str | None:
     _require_arguments(found, (), settings.arguments, "metric")
     try:
         phi = metrics.from_dotted_path(settings.path, settings.arguments)
-    except (OSError, DpgError) as error:  # it reads what the study has yet to make
-        return f"{run.experiment}: the metric's value is looked at later: {error}"
+    except (OSError, DpgError) as error:  # it may read a file that the study makes later
+        return f"{run.experiment}: the metric's value will be checked later: {error}"
     return _look_at(phi, run, scale)
 
 
@@ -59,7 +60,7 @@ def _require_arguments(
 ) -> None:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # written in C: it says itself what it does not take
+    except (TypeError, ValueError):  # written in C, without a signature: the call will raise
         return
     try:
         signature.bind(*given, **arguments)
@@ -73,10 +74,10 @@ def _require_arguments(
 
 
 def _look_at(phi: Callable[..., Any], run: RunConfig, scale: ScaleFile) -> str | None:
-    """Trace the metric over the target's shapes, where they are known before a model is made."""
+    """Trace the metric over the target's shapes, if they are known before a model is made."""
     settings = scale.shape(run.learner.model)
     if settings is None:
-        return f"{run.experiment}: the metric's value is looked at once {run.learner.model} is here"
+        return f"{run.experiment}: the metric's value is checked once {run.learner.model} exists"
     recipe = recipe_of(scale)
     sizes = SimpleNamespace(vocab_size=recipe.vocab_size, bos_id=0, eos_id=0)
     model = LanguageModel(architecture(settings, sizes, recipe.context))  # type: ignore[arg-type]
@@ -96,14 +97,14 @@ def _look_at(phi: Callable[..., Any], run: RunConfig, scale: ScaleFile) -> str |
 
 
 def require_scalar(value: Any, name: str) -> None:
-    """Refuse a metric whose value is no real number.
+    """Refuse a metric whose value is not a real number.
 
     Args:
-        value: what `jax.eval_shape` says of the metric.
+        value: the result of `jax.eval_shape` on the metric.
         name: of the experiment, for the error.
 
     Raises:
-        DpgError: it is not one array of shape () and of a floating-point dtype.
+        DpgError: the value is not a single array of shape () and floating-point dtype.
     """
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1 and leaves[0].shape == () and jnp.issubdtype(leaves[0].dtype, jnp.floating):

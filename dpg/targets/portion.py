@@ -1,4 +1,4 @@
-"""How many examples a target trains on at a time, where the settings say "auto"."""
+"""How many examples a target trains on at a time, if `learner.microbatch` is "auto"."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def chosen_microbatch(
     Args:
         settings: of the learner.
         model, params, optimizer: the target's.
-        examples: of a training step.
-        length: tokens of the longest row: an example, or a passage of the metric, which takes its
-            passages the same number at a time.
-        response_tokens: of a response, as configured.
-        added_tokens: of an example beyond those of a response.
+        examples: per training step.
+        length: tokens of the longest row: an example, or a passage of the metric. The metric takes
+            the same number of passages at a time.
+        response_tokens: tokens of a response, as configured.
+        added_tokens: tokens of an example that are not part of the response.
 
     Raises:
         DeviceMemoryError: the device cannot hold one example; names a setting that would fit.
@@ -60,7 +60,8 @@ def chosen_microbatch(
         if not model.remat:
             yield "learner.remat: true", lambda: bytes_of(1, remat=True)
         shorter = (response_tokens // part for part in (2, 4))
-        for tokens in (tokens for tokens in shorter if tokens > 1):  # one has nothing to predict
+        # A response of one token leaves nothing to predict.
+        for tokens in (tokens for tokens in shorter if tokens > 1):
             name = f"learner.remat: true and generator.response_tokens: {tokens}"
             yield name, functools.partial(bytes_of, 1, tokens + added_tokens, True)
 
@@ -76,7 +77,10 @@ def chosen_microbatch(
 
 
 def _kept_bytes(settings: LearnerSettings, params: Any) -> int:
-    """What the learner keeps between its programs: the states before each step, or its budget."""
+    """Bytes that the learner keeps between its programs.
+
+    They are those of all states and gradients, and no more than `learner.memory`.
+    """
     parameters = sum(x.nbytes for x in jax.tree.leaves(params))
     state = parameters * (3 if settings.optimizer == "adam" else 1)
     states = settings.steps * (state + parameters)  # the gradients are kept as well

@@ -1,4 +1,4 @@
-"""The target model with all that the learning algorithm A and the metric Phi need."""
+"""The target model with everything that the learning algorithm A and the metric Phi need."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Target:
     """A target model, ready to be trained on examples.
 
     Attributes:
-        settings: of the learner, a `microbatch` of "auto" replaced by the number chosen.
-        metric_settings: of the metric.
+        settings: the learner's; a `microbatch` of "auto" is replaced by the chosen number.
+        metric_settings: the metric's.
         params: initial parameters, a tree of arrays; every training starts from them.
-        per_example_loss: (params, batch) -> [B].
+        per_example_loss: (params, batch) -> [B] float.
         metric: (params, initial params) -> scalar, higher is better.
-        optimizer: of the learner.
-        tokenizer: of the target model.
-        pattern: [h, w] of -1 and 1 where the metric is a pattern, else None.
+        optimizer: the learner's.
+        tokenizer: the target model's.
+        pattern: int8 [h, w] of -1 and 1 if the metric is a pattern, else None.
     """
 
     settings: LearnerSettings
@@ -47,7 +47,7 @@ class Target:
     pattern: np.ndarray | None
 
     def train(self, batches: Batches) -> TrainResult:
-        """Train on batches [T, B, ...], without a derivative."""
+        """Train on batches [T, B, ...], without a derivative; errors as `dpg.learner.train`."""
         return train(
             self.per_example_loss,
             self.params,
@@ -57,7 +57,10 @@ class Target:
         )
 
     def metagradient(self, batches: Batches) -> MetagradientResult:
-        """Train on batches [T, B, ...] and differentiate the metric by each example's weight."""
+        """Train on batches [T, B, ...] and differentiate the metric by each example's weight.
+
+        Errors are those of `dpg.learner.metagradient`.
+        """
         return metagradient(
             self.per_example_loss,
             self.metric,
@@ -69,7 +72,7 @@ class Target:
         )
 
     def train_ahead(self, batches: Batches) -> Iterator[ahead.Compile]:
-        """The programs of a validation, `train` and `value`, to be compiled before it."""
+        """The programs of a validation (`train` and `value`), so that they compile in advance."""
         shapes = programs.shapes(self.params)
         yield lambda: self._compiled_metric.lower(shapes, shapes).compile()
         yield from ahead.of_training(
@@ -81,7 +84,7 @@ class Target:
         )
 
     def metagradient_ahead(self, batches: Batches) -> Iterator[ahead.Compile]:
-        """The programs of `metagradient`, to be compiled before it."""
+        """The programs of `metagradient`, so that they compile in advance."""
         return ahead.of_metagradient(
             self.per_example_loss,
             self.metric,
@@ -96,7 +99,12 @@ class Target:
         return float(self._compiled_metric(params, self.params))
 
     def score(self, params: Any) -> dict[str, float]:
-        """The metric of trained parameters, and what the paper's figures plot of them."""
+        """The metric of trained parameters, and other numbers that the paper's figures plot.
+
+        Returns:
+            `metric`. For a pattern also `pixels_right` and, for a QR code, the columns of
+            `qr_reader.scores`. For a norm also `norm_difference`.
+        """
         scores = {"metric": self.value(params)}
         if isinstance(self.metric_settings, PatternMetric) and self.pattern is not None:
             where = patch_of(self.metric_settings)
@@ -115,7 +123,7 @@ class Target:
         return scores
 
     def image(self, params: Any) -> np.ndarray | None:
-        """sign(P_c - P_i) of trained parameters, int8 [h, w], where the metric is a pattern."""
+        """sign(P_c - P_i) of trained parameters, int8 [h, w]; None if the metric is no pattern."""
         if self.pattern is None or not isinstance(self.metric_settings, PatternMetric):
             return None
         where = patch_of(self.metric_settings)

@@ -1,4 +1,4 @@
-"""What the tests of files share: the names in a folder, and a process that dies at work."""
+"""Fixtures for the tests of files: the names in a folder, and a process that is killed."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ def names():
 
 @pytest.fixture(scope="session")
 def run_and_die():
-    """Run code in a process of its own that ends by SIGKILL, as a killed job does."""
+    """Run code in a separate process that ends by SIGKILL, like a killed job."""
 
     def run(code, *arguments):
         program = "import os, signal, sys\n" + textwrap.dedent(code)
@@ -28,7 +28,7 @@ def run_and_die():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a file system of 256 kB of its own."""
+    """A folder on a separate file system of 256 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]

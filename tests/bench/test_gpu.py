@@ -123,5 +123,5 @@ def test_every_part_runs_on_a_cpu(tmp_path):
     assert rows[3]["seconds"] == pytest.approx(sum(row["seconds"] for row in rows[:3]))
     assert np.isfinite(list(report["about"]["flop_s"].values())).all()
     text = (tmp_path / "gpu.md").read_text()
-    assert "metagradient, T = 4, 8 a step" in text
+    assert "metagradient, T = 4, 8 per step" in text
     assert "FAILED" not in text

@@ -1,4 +1,4 @@
-"""Results in which everything is as the paper says, for tests that spoil parts of them."""
+"""Results in which everything agrees with the paper, for tests that spoil parts of them."""
 
 import copy
 import json
@@ -41,7 +41,7 @@ CLAIMS = {claim.name: claim for claim in claims.CLAIMS}
 
 
 class World:
-    """A results folder in which everything is as the paper says; tests spoil parts of it."""
+    """A results folder in which everything agrees with the paper; tests spoil parts of it."""
 
     def __init__(self, folder, seeds=(0,), **more):
         text = yaml.safe_load((CONFIG / "paper.yaml").read_text())
@@ -53,7 +53,7 @@ class World:
         self.layout = Layout("paper", folder / "results")
 
     def copy(self, folder):
-        """The same in another folder."""
+        """A copy of this world in another folder."""
         shutil.copytree(self.layout.root, folder / "results")
         other = copy.copy(self)
         other.place(folder)
@@ -70,7 +70,7 @@ class World:
         return self
 
     def rollouts(self, **coherent):
-        """Texts of the runs on the 67 and the norm; `coherent` says whether they stay so."""
+        """Write the runs' rollouts; `coherent`: per experiment, whether the text stays coherent."""
         rows = pd.read_parquet(self.layout.articles)["text"].tolist()
         for run in self.study.runs:
             if run.experiment == "uuid":
@@ -98,7 +98,7 @@ class World:
 
     @property
     def results(self):
-        """Read anew: what `Results` has read it keeps, and tests change the files."""
+        """New `Results` at each call: they cache what they read, and tests change the files."""
         return Results(self.study, self.layout)
 
     def path(self, name, file="metrics.jsonl", seed=0):
@@ -163,7 +163,7 @@ class World:
         return pd.DataFrame(rows)
 
     def uuid_rollouts(self, run):
-        """Each has as much of the UUID as the log's `soft` says, give or take two characters."""
+        """Write rollouts with the part of the UUID that the log's `soft` gives, +- 2 characters."""
         rows, rng = [], np.random.default_rng(3)
         soft = self.measures(run)["soft"]
         for share, course in zip(soft, COURSE, strict=True):
@@ -176,7 +176,7 @@ class World:
         table.to_parquet(self.layout.run_of(run).path / "validation.parquet")
 
     def table_1(self, spread=0.0, **changed):
-        """The table and the passages' log-probabilities, which spread around each cell's mean."""
+        """Write Table 1 and the passages' log-probabilities, which vary around each cell's mean."""
         rng, rows = np.random.default_rng(2), []
         for target in ("llama-instruct", "llama-base"):
             cells = []
@@ -218,13 +218,13 @@ class World:
             pd.DataFrame({"text": texts, "language": "en"}).to_parquet(path)
 
     def edit(self, name, change, seed=0):
-        """Change the validations of a run, a table with a column a number."""
+        """Change the validations of a run: `change` gets a table with one column per number."""
         path = self.path(name, seed=seed)
         table = pd.read_json(path, orient="records", lines=True)
         path.write_text(change(table).to_json(orient="records", lines=True))
 
     def judge_again(self, name, change):
-        """Change the judged rollouts of a run, a table."""
+        """Change the judged rollouts of a run: `change` gets their table."""
         path = self.path(name, "judged.parquet")
         change(pd.read_parquet(path)).to_parquet(path)
 
@@ -234,13 +234,13 @@ class World:
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
-    """Not to be changed."""
+    """A world with one seed; tests must not change it."""
     return World(tmp_path_factory.mktemp("whole")).make()
 
 
 @pytest.fixture(scope="session")
 def whole_of_three(tmp_path_factory):
-    """Three seeds; not to be changed."""
+    """A world with three seeds; tests must not change it."""
     return World(tmp_path_factory.mktemp("three"), seeds=(0, 1, 2)).make()
 
 

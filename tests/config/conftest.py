@@ -1,4 +1,4 @@
-"""What the tests of the configuration share: the repository's files and a small scale."""
+"""Fixtures for the tests of the configuration: the repository's files and a small scale."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +63,7 @@ def paper() -> config.Study:
 
 @pytest.fixture
 def load(tmp_path) -> Callable[..., config.Study]:
-    """Load `SCALE`, with replacements, together with the repository's experiments."""
+    """A function that loads `SCALE`, with replacements, and the repository's experiments."""
 
     def loaded(*replacements: tuple[str, str]) -> config.Study:
         text = SCALE

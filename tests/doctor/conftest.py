@@ -1,4 +1,4 @@
-"""The studies that the doctor's tests look at."""
+"""The studies for the doctor's tests."""
 
 from pathlib import Path
 

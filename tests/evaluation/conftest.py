@@ -22,7 +22,7 @@ WORDS = {
 
 
 def sentences(language: str, count: int, seed: int = 0, words: int = 14) -> list[str]:
-    """Word salad of one language, each text another."""
+    """Random words of one language; each text is different."""
     rng = random.Random(f"{language}{seed}")
     return [
         " ".join([f"{number}", *rng.choices(WORDS[language], k=words)]) for number in range(count)
@@ -31,19 +31,19 @@ def sentences(language: str, count: int, seed: int = 0, words: int = 14) -> list
 
 @pytest.fixture(scope="session")
 def salad():
-    """`sentences`, for the tests."""
+    """The function `sentences`."""
     return sentences
 
 
 @pytest.fixture(scope="session")
 def words():
-    """A tokenizer of 320 ids, the end of text among them."""
+    """A tokenizer with 320 ids, including the end of text."""
     return tokenizer.train([t for code in WORDS for t in sentences(code, 60)], vocab_size=320)
 
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory, words):
-    """A Llama shape of random weights as a Hugging Face directory; only to be read."""
+    """A Llama with random weights as a Hugging Face directory; tests must not change it."""
     shape = LlamaConfig(
         vocab_size=words.vocab_size,
         hidden_size=16,
@@ -74,7 +74,7 @@ def articles(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def passages():
-    """Passages in Spanish and Italian: 24 of train, 8 of validation, 16 of test each."""
+    """Passages in Spanish and Italian, per language 24 of train, 8 of validation, 16 of test."""
     splits = ["train"] * 24 + ["validation"] * 8 + ["test"] * 16
     rows = [
         {"id": f"p{number}", "language": code, "text": text, "split": split}
@@ -86,7 +86,7 @@ def passages():
 
 @pytest.fixture(scope="session")
 def downstream_settings():
-    """Settings of Table 1 at the size of this folder's model."""
+    """Settings of Table 1, with sizes for the model of these tests."""
     study = config.load(ROOT / "config" / "smoke.yaml", ROOT / "config" / "experiments.yaml")
     values = study.downstream.model_dump()
     values["corpus"] |= {"tokens": 700, "shard_rollouts": 32, "temperature": 1.0}
@@ -105,7 +105,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def datasets_cache(tmp_path_factory):
-    """The data sets' cache goes into a folder of the tests."""
+    """Put the cache of `datasets` into a temporary folder."""
     import datasets
 
     before = datasets.config.HF_DATASETS_CACHE

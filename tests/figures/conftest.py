@@ -1,4 +1,4 @@
-"""Small synthetic run directories, of the layout that a generator run leaves."""
+"""Small synthetic run directories, with the layout of a generator run."""
 
 import json
 
@@ -91,7 +91,7 @@ def runs(tmp_path):
 
 @pytest.fixture(scope="session")
 def paper_runs(tmp_path_factory):
-    """Every run of the paper's table, small, by experiment; only to be read."""
+    """Every run of the paper's table, small, by experiment; tests must not change them."""
     runs = Runs(tmp_path_factory.mktemp("results"))
     horizons = {96: (4, 1), 8: (48, 12), 1: (384, 96)}
     paths = {"sixseven": [], "norm": [], "lambada": [], "uuid": [], "qr": []}
@@ -121,7 +121,7 @@ def paper_runs(tmp_path_factory):
 
 @pytest.fixture
 def perplexities(tmp_path):
-    """Writes what `dpg perplexity measure` leaves, one file a target; returns their paths."""
+    """A function that writes the files of `dpg perplexity measure`, one per target."""
 
     def write(scale="tiny", targets=("llama-instruct", "llama-base"), replay="wheel", leave_out=()):
         paths = []

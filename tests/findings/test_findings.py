@@ -259,7 +259,7 @@ def test_the_words_of_s_are_the_numbers_of_the_table():
     lost = table[(table["method"] == "adam") | (table["scale"] < 800)]
     gone = {"method": "sgd", "scale": 800.0, "step": 0, "pixels": None}
     lost = pd.concat([lost, pd.DataFrame([gone])])
-    assert "SGD left the finite numbers." in pattern_scale.sentence(lost)
+    assert "SGD diverged." in pattern_scale.sentence(lost)
     pattern_scale.draw(lost)
 
 
@@ -276,7 +276,7 @@ def test_an_arm_that_left_the_finite_numbers_is_said_and_drawn_around():
                              "entropy": 11.0, "length": 32.0, "metric": -4.0})  # fmt: skip
     table = pd.DataFrame(rows)
     words = authors_update.sentence(table)
-    assert "both no end, since it left the finite numbers." in words
+    assert "both no value, since it diverged." in words
     assert words.count("50 % and 11.0 bits") == 7
     authors_update.draw(table)
 

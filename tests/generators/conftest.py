@@ -1,6 +1,6 @@
-"""What the tests of engines share: `engine_runs.py`, and a Slurm job of two nodes.
+"""Fixtures for the tests of engines: `engine_runs.py`, and a Slurm job of two nodes.
 
-The job's nodes are a1 (this one) and a2; its commands are stand-ins.
+The job's nodes are a1 (this machine) and a2. Its commands are stand-ins.
 """
 
 import json
@@ -42,7 +42,7 @@ def job():
 
 @pytest.fixture(params=[True])
 def commands(tmp_path, monkeypatch, request):
-    """Stand-ins for Python, srun and scontrol; returns what they were called with."""
+    """Stand-ins for Python, srun and scontrol. The fixture's function returns their arguments."""
     log = tmp_path / "calls.jsonl"
     for name in ("python", "srun", "scontrol"):
         path = tmp_path / "bin" / name

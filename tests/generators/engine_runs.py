@@ -1,4 +1,4 @@
-"""What the tests of TRL and verl share: a study of two steps, and what every run must leave."""
+"""Shared by the tests of TRL and verl: a study of two steps, and checks of a run's files."""
 
 import os
 import signal
@@ -17,13 +17,13 @@ from dpg.run_folder import RunFolder
 
 
 def environment_of(name):
-    """An engine's environment: in `.environments`, or where DPG_<NAME>_ENVIRONMENT says."""
+    """An engine's environment: in `.environments`, or the path in DPG_<NAME>_ENVIRONMENT."""
     named = os.environ.get(f"DPG_{name.upper()}_ENVIRONMENT", environments.path_of(name))
     return Path(named).absolute()
 
 
 def needs(name, seconds):
-    """A mark for slow tests that start an engine in its environment."""
+    """The marks of slow tests that start an engine in its environment."""
     folder = environment_of(name)
 
     def mark(test):
@@ -37,7 +37,7 @@ def needs(name, seconds):
 
 
 def scale(world, engine, name, **changes):
-    """The scale file of `world` with this engine and two GRPO steps; changes replace lines."""
+    """The scale file of `world`, with this engine and two GRPO steps; `changes` replace lines."""
     text = (world.root / "test.yaml").read_text()
     text = text.replace("scale: test", f"scale: test\nengine: {engine}")
     changes = {"grpo_steps: 5": "grpo_steps: 2", "every: 2": "every: 1"} | changes
@@ -59,7 +59,7 @@ class Runs:
         self.environment = environment_of(self.name)
 
     def make(self, study, run, out, environment=None, **options):
-        """One run, whole."""
+        """Carry out one run to its end."""
         self.engine.run_generator(
             run,
             self.world.inputs(run),
@@ -71,7 +71,7 @@ class Runs:
         )
 
     def killed(self, study, run, out, mark, wait_until):
-        """The command of a run, killed once a file is there."""
+        """Start the command of a run, and kill it as soon as a file exists."""
         command = [
             *(sys.executable, "-m", "dpg", "generate", "-c", str(study.path)),
             *("--experiment", run.experiment, "--variant", run.variant, "--out", str(out)),
@@ -83,7 +83,7 @@ class Runs:
         process.wait()
 
     def without_its_reward_server(self, study, run, out):
-        """A run whose reward server is killed after its first step; says which error ends it."""
+        """Kill the reward server of a run after its first step; return the error that ends it."""
 
         def kill(step, record):
             connection = RunFolder(out).state.connection
@@ -98,7 +98,7 @@ class Runs:
 
 
 def check_two_steps(world, run, out, numbers):
-    """A run of two steps left all that it must; `numbers` of each step are finite."""
+    """Check that a run of two steps left all its files, and that its `numbers` are finite."""
     log = artifacts.read_lines(out / "metrics.jsonl")
     assert [(line["step"], line["phase"]) for line in log] == [
         (0, "validation"), (0, "train"), (1, "validation"), (1, "train"), (2, "validation"),
@@ -129,7 +129,7 @@ def check_two_steps(world, run, out, numbers):
 
 
 def assert_same_run(one, other):
-    """Log, rollouts, image and weights are the same bytes."""
+    """Check that log, rollouts, image and weights are equal byte for byte."""
     names = ("metrics.jsonl", "validation.parquet", "pattern.json", "generator/model.safetensors")
     for name in names:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name

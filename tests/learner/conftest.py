@@ -1,4 +1,4 @@
-"""The learner's tests compute in float64 and share the tasks of learner_tasks.py."""
+"""Let the learner's tests compute in float64 and import learner_tasks.py."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Small, odd models and the reference that the learner must equal: jax.grad through all.
+"""Small, unusual models, and the reference for the learner: jax.grad through the whole training.
 
-Equal calls give the same task, so that tests share the programs compiled for its functions.
+Equal calls return the same task, so tests share the programs that are compiled for its functions.
 """
 
 import functools
@@ -21,7 +21,7 @@ class Task(NamedTuple):
 
 @functools.cache
 def small_transformer(seed=0, T=4, B=6, L=5, V=11, D=8, layers=2, tied=True) -> Task:
-    """Causal attention, GELU, a norm with a scale, and (if tied) one matrix used at both ends."""
+    """Causal attention, GELU, a norm with a scale, and (if `tied`) tied embeddings."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -75,7 +75,7 @@ def small_transformer(seed=0, T=4, B=6, L=5, V=11, D=8, layers=2, tied=True) -> 
 
 @functools.cache
 def regression(seed=0, T=5, B=4) -> Task:
-    """A two-layer network in a list and a tuple, with one matrix used in both layers."""
+    """A two-layer network whose tree has a list and a tuple; both layers share one matrix."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape, scale=1.0):
@@ -96,16 +96,16 @@ def regression(seed=0, T=5, B=4) -> Task:
 
 
 def in_float64(schedule):
-    """The schedule of a float64 count.
+    """The schedule, called with a float64 count.
 
-    Of an integer count optax makes float32, which XLA rounds otherwise in each program that it is
-    fused into.
+    optax converts an integer count to float32. XLA rounds that differently in each program into
+    which it is fused.
     """
     return lambda count: schedule(jnp.asarray(count, jnp.float64))
 
 
 def unrolled(task: Task, optimizer):
-    """w -> (metric, params): the whole training as one differentiable function of the weights."""
+    """The function w -> (metric, params): the whole training, differentiable by the weights."""
     return functools.partial(_train, task.loss, task.metric, optimizer, task.params, task.batches)
 
 

@@ -1,4 +1,4 @@
-"""Run by test_sharding.py in a process of its own: the same training on 1, 2 and 4 CPU devices."""
+"""Run by test_sharding.py in a separate process: the same training on 1, 2 and 4 CPU devices."""
 
 import sys
 
@@ -14,7 +14,7 @@ from dpg.learner import metagradient, train
 
 
 def lay_out(task, data: int, model: int):
-    """Batches over the data axis, every parameter of rank 1 or more over the parameter axis."""
+    """Shard batches over the data axis, and every array parameter over the parameter axis."""
     mesh = Mesh(np.array(jax.devices()[: data * model]).reshape(data, model), ("data", "model"))
 
     def put(spec):

@@ -358,7 +358,7 @@ def bad(message, optimizer=None, task=None, **options):
 
 
 def test_what_there_is_no_derivative_by():
-    bad("wrt has 'rate'; expected of weights, hyperparameters", wrt="rate")
+    bad("wrt has 'rate'; expected names of weights, hyperparameters", wrt="rate")
     bad("state holds no hyper-parameters; .*inject_hyperparams", optax.sgd(0.1),
         wrt="hyperparameters")  # fmt: skip
     ruled = optax.inject_hyperparams(optax.sgd)(optax.linear_schedule(0.1, 0.0, 5))

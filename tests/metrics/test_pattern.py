@@ -116,7 +116,7 @@ def test_from_image(tmp_path):
 
 def test_images_that_are_none(tmp_path):
     (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(DpgError, match=r"a\.png: no image"):
+    with pytest.raises(DpgError, match=r"a\.png: cannot be read as an image"):
         from_image(tmp_path / "a.png")
     with pytest.raises(DpgError, match=r"none\.png"):
         from_image(tmp_path / "none.png")
@@ -131,7 +131,7 @@ def test_from_text():
     for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
         assert (edge == -1).any()  # cropped to the ink
     assert not np.array_equal(from_text("67")[:, :5], from_text("76")[:, :5])
-    with pytest.raises(DpgError, match="no ink"):
+    with pytest.raises(DpgError, match="no visible character"):
         from_text("  ")
     with pytest.raises(DpgError, match="Latin-1"):
         from_text("漢")

@@ -1,7 +1,7 @@
-"""Run by test_easydel.py in EasyDeL's environment: our targets through EasyDeL and natively.
+"""Run by test_easydel.py in EasyDeL's environment: compare EasyDeL's targets with native ones.
 
     python easydel_script.py compare DIRECTORY...    directory's name -> differences, as JSON
-    python easydel_script.py faults DIRECTORY        what is not mended -> what `load` says, as JSON
+    python easydel_script.py faults DIRECTORY        left-out correction -> error of `load`, as JSON
 
 Each directory is a tiny Hugging Face model.
 """
@@ -41,7 +41,7 @@ def loss_of(model):
 
 
 def language(model, params):
-    """The metric of section 4.4: minus the model's loss on texts."""
+    """The metric of section 4.4: minus the model's mean loss on texts."""
     texts = batches(params["embed"].shape[0])
     batch = {name: jnp.asarray(array[0]) for name, array in texts.items()}
     return metrics.language_metric(loss_of(model), batch)
@@ -58,7 +58,7 @@ def relative(found, expected):
 
 
 def compare(directory):
-    """How far EasyDeL's logits, losses and metagradients lie from the native implementation's."""
+    """The differences of EasyDeL's logits, losses and metagradients from the native ones."""
     native, native_params, _ = load_native(directory)
     model, params, _ = easydel.load(directory)
     tokens = easydel.probe_tokens(model)
@@ -93,7 +93,7 @@ def compare(directory):
 
 
 def faults(directory):
-    """What `load` says where a part of it does nothing: the faults that it mends are real."""
+    """The errors of `load` with one of its corrections switched off: each fault is real."""
     unmended = {
         "_keep_precision": lambda: None,
         "_spelled_out": contextlib.nullcontext,

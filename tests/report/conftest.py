@@ -18,7 +18,7 @@ TEXTS = {
 
 
 def write_run(folder, run):
-    """What a generator run leaves, of one validation before training and one at its end."""
+    """Write the files of a generator run with two validations: before training and at the end."""
     steps = [0, run.generator.grpo_steps]
     lines = [{"step": s, "phase": "validation", "metric": -3.0 + s / 1000} for s in steps]
     if run.experiment == "uuid":
@@ -76,7 +76,7 @@ def stop():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """`study`, its `layout`, and its runs of two experiments, finished; only to be read."""
+    """`study`, its `layout`, and finished runs of two experiments; tests must not change them."""
     study = config.load(ROOT / "config" / "tiny.yaml")
     layout = Layout("tiny", tmp_path_factory.mktemp("results"))
     for run in study.runs:

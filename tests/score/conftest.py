@@ -1,4 +1,4 @@
-"""Texts of made-up words for the made-up models of `world`."""
+"""Texts of made-up words for the random models of `world`."""
 
 import json
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from dpg.score.texts import read
 
 @pytest.fixture(scope="session")
 def files(world, tmp_path_factory):
-    """Files of texts: 10 to train on, 4 to validate with, 4 held out."""
+    """Files of texts: 10 for training, 4 for validation, 4 held out."""
     folder = tmp_path_factory.mktemp("texts")
     rng = np.random.default_rng(1)
     letters = list("abcdefghij")
@@ -31,7 +31,7 @@ def files(world, tmp_path_factory):
 
 @pytest.fixture
 def job_of(files):
-    """A function that makes a job of these texts, with settings."""
+    """A function that makes a job with these texts and some settings."""
 
     def make(model=files.model, **settings):
         given = {"batch_size": 4, "learning_rate": 1e-2, "eps_root": 1e-6, **settings}

@@ -70,7 +70,7 @@ def test_a_conversation_needs_a_template_that_adds_to_it(tokenizer):
     with pytest.raises(DpgError, match=r"x\.jsonl, line 3: this tokenizer has no chat template"):
         encoded([chat], tokenizer)
     backwards = "{% for m in messages | reverse %}{{ m.content }}{% endfor %}"
-    with pytest.raises(DpgError, match=r"x\.jsonl, line 3: the chat template writes.*otherwise"):
+    with pytest.raises(DpgError, match=r"x\.jsonl, line 3: the chat template writes.*differently"):
         encoded([chat], with_config(tokenizer, chat_template=backwards))
 
 

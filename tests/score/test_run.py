@@ -258,7 +258,7 @@ class TestBadInput:
     def test_a_model_without_a_tokenizer(self, refused, inputs, tmp_path):
         bare = shutil.copytree(inputs.model, tmp_path / "bare")
         (bare / "tokenizer.json").unlink()
-        refused(r"bare has no tokenizer\.json.*copy its files there", model=bare)
+        refused(r"bare has no tokenizer\.json.*copy its files into the folder", model=bare)
 
     def test_another_family(self, refused, inputs, tmp_path):
         other = shutil.copytree(inputs.model, tmp_path / "other")
@@ -304,7 +304,8 @@ def test_validation_texts_among_the_training_texts_are_said(inputs, tmp_path):
     shutil.copy(inputs.train, mixed / "a.jsonl")
     shutil.copy(inputs.validation, mixed / "b.jsonl")
     run.score(inputs._replace(train=mixed), tmp_path / "out", SETTINGS, say=said.append)
-    assert any("4 training texts are validation texts too, b.jsonl, line 1" in one for one in said)
+    words = "4 training texts are validation texts too, such as b.jsonl, line 1"
+    assert any(words in one for one in said)
 
 
 class TestCommand:

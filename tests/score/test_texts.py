@@ -80,7 +80,7 @@ def test_a_wrong_row_is_named(tmp_path, content, says):
 def test_a_path_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(DpgError, match=r"nowhere\.jsonl: no such file or folder"):
         read(tmp_path / "nowhere.jsonl")
-    with pytest.raises(DpgError, match="holds no file that is read"):
+    with pytest.raises(DpgError, match="holds no file that can be read"):
         read(tmp_path)
     (tmp_path / "a.csv").write_text("text\na\n")
     with pytest.raises(DpgError, match=r"ends with '\.csv'; expected one of \.jsonl"):

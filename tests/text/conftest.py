@@ -30,7 +30,7 @@ def ar_member(name: str, content: bytes) -> bytes:
 
 
 def deb_bytes(campaign: str, messages: dict[str, dict[str, str]], compression: str = "xz") -> bytes:
-    """A package with one catalogue a language, {English: translation} each."""
+    """A Debian package with one catalogue per language, each {English: translation}."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode=f"w:{compression}") as archive:
         files = {

@@ -1,4 +1,4 @@
-"""A real chat-completions server on loopback, and judges that ask it."""
+"""A chat-completions server on loopback, and judges that ask it."""
 
 import json
 import threading
@@ -17,9 +17,9 @@ VARIABLES = (
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Speaks chat completions; `plan(text, nth)` says what the nth request for a text meets.
+    """A server of chat completions; `plan(text, nth)` is its reaction to the nth request of a text.
 
-    A plan is None (an answer), "drop", "quota", a status, a float (seconds to wait before the
+    A plan is None (a normal answer), "drop", "quota", a status, a float (seconds to wait before the
     answer), a dict (fields of the completion that differ: message, finish_reason, usage, choices)
     or (status, content type, body).
     """
@@ -112,7 +112,7 @@ class ChatHandler(BaseHTTPRequestHandler):
 
 
 def completion(model, content, changes):
-    """A chat completion; `changes` replaces fields of its choice or of itself, None removes."""
+    """A chat completion. `changes` replaces fields of it or of its choice; None removes a field."""
     choice = {"index": 0, "message": {"role": "assistant", "content": content}}
     choice |= {"finish_reason": "stop"}
     choice |= {k: v for k, v in changes.items() if k in ("message", "finish_reason")}
@@ -130,7 +130,7 @@ def completion(model, content, changes):
 
 @pytest.fixture
 def bare(monkeypatch):
-    """An environment with a key and nothing else that a client reads."""
+    """An environment that has the key, but no other variable that a client reads."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -166,7 +166,7 @@ def asking(tmp_path):
 
 @pytest.fixture
 def shown():
-    """Everything a traceback would print of an error."""
+    """The text of an error's full traceback."""
     import traceback
 
     return lambda error: "".join(traceback.format_exception(error))

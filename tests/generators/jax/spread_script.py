@@ -1,4 +1,4 @@
-"""Run by test_spread.py in a process of its own: one device beside four."""
+"""Run by test_spread.py in a separate process: compare one device with four."""
 
 import jax
 import jax.numpy as jnp

@@ -232,6 +232,6 @@ def test_an_orphan_is_named_by_the_next_call_and_its_log_stays_whole(
     second = subprocess.run(command, cwd=world.root, capture_output=True, text=True)
     assert second.returncode == 2
     assert f"another process works on this state: process {number} on" in second.stderr
-    assert "The process that had started it is gone" in second.stderr
+    assert "The process that had started it has ended" in second.stderr
     wait_until(lambda: folder.is_finished and not lock.exists())
     assert_same_bytes(folder, finished)

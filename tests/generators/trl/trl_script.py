@@ -1,11 +1,11 @@
-"""Run by TRL's own Python: the engine's trainer with rewards, and where wanted rollouts, as given.
+"""Run by TRL's Python: the engine's trainer with given rewards and, optionally, given rollouts.
 
     python trl_script.py RUN_FILE GIVEN RESULT
 
-GIVEN has `rewards` float64 [steps x U, G], and where the completions are fixed `tokens` int32
+GIVEN has `rewards` float64 [steps x U, G]. For fixed completions it also has `tokens` int32
 [steps x U, G, R] and `lengths` int64 [steps x U, G].
-RESULT gets the trained weights, and with fixed completions the log-probabilities that they were
-scored with are in the numbers of the steps.
+RESULT gets the trained weights. With fixed completions, the steps' numbers contain the
+log-probabilities with which the trainer scored them.
 """
 
 import sys
@@ -22,7 +22,7 @@ from dpg.rewards.protocol import RewardError, Rewards
 
 
 class Client:
-    """Stands in for the reward server; a reward that is not a number is its error."""
+    """A stand-in for the reward server; it raises an error for a reward that is NaN."""
 
     def __init__(self, rewards, shape, fixed):
         self.rewards, self.shape, self.fixed = rewards, shape, fixed
@@ -43,7 +43,7 @@ class Client:
 
 
 def trainer_with(given):
-    """The trainer; with fixed completions it samples nothing in training."""
+    """The trainer. With fixed completions it does not sample in training."""
 
     class Fixed(Trainer):
         def _tokenize_prompts(self, prompts):

@@ -1,4 +1,4 @@
-"""Run by verl's own Python: verl's functions on given tensors, and its own checks of a config."""
+"""Run by verl's Python: verl's functions on given tensors, and verl's checks of a configuration."""
 
 import json
 import sys
@@ -14,7 +14,8 @@ def parity(
 
     Args:
         mode: verl's `loss_agg_mode`.
-        rows: of a microbatch; verl's actor divides each one's loss by their number. Empty = all.
+        rows: rows per microbatch; verl's actor divides each microbatch's loss by the number of
+            microbatches. Empty = all rows.
         norm: verl's `norm_adv_by_std_in_grpo`, as Hydra writes it.
     """
     import torch
@@ -63,7 +64,7 @@ def parity(
 
 
 def compose(source: str, result: str) -> None:
-    """Every run's overrides composed by Hydra and checked by verl's own trainer."""
+    """Compose every run's overrides with Hydra, and check them with verl's own trainer."""
     import hydra
     from omegaconf import OmegaConf
     from verl.trainer.ppo.ray_trainer import RayPPOTrainer
@@ -84,7 +85,7 @@ def compose(source: str, result: str) -> None:
 
 
 def sample(model: str, source: str, result: str) -> None:
-    """What verl's rollout with transformers answers to left-padded prompts, greedily."""
+    """The greedy responses of verl's rollout with transformers to left-padded prompts."""
     import torch
     from omegaconf import OmegaConf
     from tensordict import TensorDict
