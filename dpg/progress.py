@@ -1,6 +1,6 @@
-"""What a step says while it works, on standard error.
+"""What a step prints on standard error while it works.
 
-Of long steps a bar on a terminal, a line every ten seconds in a log file.
+Long steps show a progress bar on a terminal, and write a line every ten seconds to a log file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 _EVERY = 10.0  # seconds between two lines of a log
-_SHORTEST = 0.05  # seconds; a shorter part of a step is not worth a word
+_SHORTEST = 0.05  # seconds; shorter parts of a step are not shown
 
 
 def say(line: str) -> None:
@@ -20,7 +20,7 @@ def say(line: str) -> None:
 
 
 class _Bar:
-    """A bar on standard error, in a `with` block."""
+    """A progress bar on standard error, used in a `with` block."""
 
     def __init__(self, title: str, total: int):
         self.title, self.total = title, total
@@ -41,7 +41,7 @@ class _Bar:
             self._bar.stop()
 
     def show(self, done: int, numbers: str = "") -> None:
-        """Say that `done` units are done, and what is worth watching."""
+        """Show that `done` units are done, and the numbers to watch."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, numbers=numbers)
             return
@@ -87,8 +87,8 @@ class Progress(_Bar):
     """A step's progress on standard error; use it in a `with` block.
 
     Args:
-        title: said in front, such as "sixseven/adam-T8".
-        total: how many units of work there are.
+        title: shown in front, such as "sixseven/adam-T8".
+        total: number of units of work.
 
     Example:
         >>> with Progress("pre-training", 100) as progress:
@@ -96,7 +96,7 @@ class Progress(_Bar):
     """
 
     def __call__(self, done: int, numbers: str = "") -> None:
-        """Say that `done` units are done, and what is worth watching."""
+        """Show that `done` units are done, and the numbers to watch."""
         self.show(done, numbers)
 
 
@@ -104,7 +104,7 @@ class StepBar(_Bar):
     """The progress of a generator run: called with the steps done and a line of its log."""
 
     def __call__(self, done: int, record: Mapping[str, Any]) -> None:
-        """Say that `done` steps are done, and the numbers of the record that are worth watching."""
+        """Show that `done` steps are done, and the record's numbers to watch."""
         self.show(done, watched(record))
 
 
@@ -112,7 +112,7 @@ _WATCHED = ("metric", "pixels_right", "norm_difference", "exact", "soft", "targe
 
 
 def watched(record: Mapping[str, Any]) -> str:
-    """The numbers of a generator's log line that are worth a look while it runs."""
+    """The numbers of a generator's log line that a progress bar shows, in words."""
     numbers = [f"{key} {record[key]:.4g}" for key in _WATCHED if key in record]
     return "  ".join([*numbers, *([timed(record)] if "seconds" in record else [])])
 
@@ -121,7 +121,7 @@ _PARTS = ("rollout", "reward", "update", "validation", "compilation")
 
 
 def timed(line: Mapping[str, Any]) -> str:
-    """A line of a run's clock in words: "4.7 s (rollout 1.0, reward 1.5, update 1.7), 38 GB"."""
+    """A line of a run's clock in words: "4.7 s (rollout 1.0, reward 1.5, update 1.7), 38.0 GB"."""
     parts = [
         f"{name} {line[key]:.1f}"
         for name in _PARTS
