@@ -182,7 +182,7 @@ def fresh_samples(
         Path | None, typer.Option("--out", "-o", help="The run's folder; default: in results/.")
     ] = None,
 ) -> None:
-    """Sample a finished run's text again, and count in how many samples its QR code decodes.
+    """Sample a finished run's text again, and count in how many samples its QR code is decoded.
 
     For each sample the trained generator answers the same unseen prompts again, and a target is
     trained on the answers. The numbers go to `fresh_samples.json` in the run's folder.

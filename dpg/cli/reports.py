@@ -128,8 +128,8 @@ def keep(
 ) -> None:
     """Keep a finished study small: figures, tables, claims, pages, configuration and cards.
 
-    With --stopped, a run that was stopped before its end is kept up to its last validation. Every
-    figure, table and page says so. The run itself is not changed, and can be continued.
+    With --stopped, a run that was stopped before its end is kept as far as it got. Every figure,
+    table and page says so. The run itself is not changed, and can be continued.
 
     The dataset card and the model card are written from what the study recorded. Fill in the
     licence of your own sources before you publish the study.

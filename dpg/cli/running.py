@@ -21,7 +21,7 @@ from dpg.study.layout import Layout
 from dpg.study.outputs import drawable
 
 _EVERY = 2.0  # seconds between two looks at the study's files
-_LINE_EVERY = 60.0  # seconds between two lines about the time left, where there is no terminal
+_LINE_EVERY = 60.0  # seconds between two lines about the time left, if there is no terminal
 _FIRST = "figure_1"
 _TAIL = 40
 

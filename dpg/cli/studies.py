@@ -1,4 +1,4 @@
-"""`dpg status` and `dpg doctor`: where a study stands, and what it needs of the machine."""
+"""`dpg status` and `dpg doctor`: the state of a study, and what it needs from the machine."""
 
 from __future__ import annotations
 

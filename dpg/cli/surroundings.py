@@ -40,7 +40,7 @@ def caches(environment: Mapping[str, str], working: Path, temporary: Path) -> di
 
     Args:
         environment: the variables that are set.
-        working: the working folder; its `.cache` is used where it can be written.
+        working: the working folder; its `.cache` is used if it can be written.
         temporary: the folder used otherwise.
 
     Returns:

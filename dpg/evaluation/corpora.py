@@ -331,7 +331,7 @@ def read_corpus(folder: str | Path) -> Iterator[tuple[str, list[int]]]:
             if value != shard[key]:
                 raise DpgError(
                     f"{path}: {value:,} {key}, but {RECORD} says {shard[key]:,}: delete the shard "
-                    f"and {folder / RECORD}, and run the step again; it makes that shard anew"
+                    f"and {folder / RECORD}, and run the step again; it makes that shard again"
                 )
         for text, ids in zip(table.text, table.tokens, strict=True):
             yield text, ids.tolist()

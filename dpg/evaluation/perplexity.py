@@ -37,8 +37,8 @@ def write_tasks(
 ) -> list[str]:
     """Write one lm-eval task per language and split: a `.yaml` and the `.jsonl` of its passages.
 
-    `lm_eval --include_path FOLDER --tasks dpg_lambada_es_test` runs a task by hand, if `folder` is
-    a relative path then in the same working directory.
+    `lm_eval --include_path FOLDER --tasks dpg_lambada_es_test` runs a task by hand. If `folder` is
+    a relative path, run it in the same working directory.
 
     Args:
         passages: the benchmark's table (id, language, text, split).
@@ -156,7 +156,7 @@ class Harness:
         model = Path(model)
         for name, what in {"config.json": "model", "tokenizer.json": "tokenizer"}.items():
             if not (model / name).is_file():
-                raise DpgError(f"{model} has no {name}: perplexity is that of a {what}'s directory")
+                raise DpgError(f"{model} has no {name}; expected the directory of a {what}")
         with _quiet():
             loaded = {task: self._task(task) for task in tasks}
             # Not `simple_evaluate`, which lists all installed packages for each model.

@@ -94,7 +94,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, or what was kept of a stopped one.
+    """A finished run, or the kept part of a stopped run.
 
     Attributes:
         folder: the run's folder.

@@ -165,7 +165,7 @@ def outdated(groups: Sequence[Group], commit: str | None) -> list[str]:
             reasons = "; ".join(HISTORY[step][then:])
             lines.append(
                 f"{item.name}: made by revision {then} of step {step}, now {revision_of(step)} "
-                f"({reasons}); the next run of the workflow makes it anew"
+                f"({reasons}); the next run of the workflow makes it again"
             )
     commits = Counter(
         item.maker["git"]["commit"][:7] for item in known if item.maker and item.maker.get("git")

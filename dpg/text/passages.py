@@ -166,8 +166,8 @@ def split(rows: Any, *, seed: int) -> dict[str, Any]:
         Part -> its rows, in the same type as `rows`.
 
     Raises:
-        DpgError: there are fewer than three passages, a row has no text, or so many passages repeat
-            others that train cannot hold them.
+        DpgError: there are fewer than three passages, a row has no text, or more passages repeat
+            others than train has places.
     """
     if isinstance(rows, pd.DataFrame):
         require_columns(rows, ["id", "text"], "the passages table")

@@ -126,7 +126,7 @@ def judge_table(rollouts: pd.DataFrame, judge: Judge) -> pd.DataFrame:
 
 
 def answered(judged: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a `judge_table` that got an answer: all but those that are `REFUSED`.
+    """Return the rows of a `judge_table` that got an answer: all except the `REFUSED` ones.
 
     The share of rollouts in a language is computed from these rows, since a refusal says nothing
     about the language. If nothing was refused, this is the whole table.

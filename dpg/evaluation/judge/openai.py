@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 MODEL = "gpt-4.1-nano"
 
-_HOPELESS = 20  # if the first texts, this many, all get no answer, the model cannot judge
+_HOPELESS = 20  # after this many texts without a single answer, the model cannot judge
 _NEVER_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
 
 

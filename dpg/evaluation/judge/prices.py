@@ -71,7 +71,7 @@ def expected_cost(text: str, model: str, prices: tuple[float, float] | None = No
         prices: US dollars per million (prompt, completion) tokens; None takes those of `PRICES`.
 
     Returns:
-        The estimate, which errs high; None where no price is known.
+        The estimate, rather too high than too low; None if no price is known.
     """
     known = PRICES.get(model) if prices is None else prices
     return None if known is None else expected_usage(question(text)).cost(known)

@@ -73,7 +73,7 @@ class Reply:
 
     Attributes:
         outcome: what it means.
-        usage: tokens by the server's count; None where it gives no usable count.
+        usage: tokens by the server's count; None if it gives no usable count.
         may_cost: whether the call may have been paid for.
     """
 
