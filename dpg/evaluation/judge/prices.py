@@ -97,7 +97,7 @@ class Budget:
         self._changed = threading.Condition()
 
     def reserve(self, cost: float, stop: threading.Event) -> bool:
-        """Reserve the cost of one call; False: `stop` was set, so no call must be made.
+        """Reserve the cost of one call; False: `stop` was set, so do not make the call.
 
         Raises:
             DpgError: the call could pass the limit.
