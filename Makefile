@@ -1,11 +1,11 @@
-# Every command a newcomer needs. Each target makes the environment first when it is missing.
+# Every command that a newcomer needs. Each target first makes the environment if it is missing.
 # Works with GNU make 3.81 and later (macOS has 3.81).
 
 PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 # Processes for the fast tests; each takes up to 3 GB.
 WORKERS ?= $(shell [ $(CORES) -gt 4 ] && echo 4 || echo $(CORES))
-# Passed on: `make tiny ARGS=-n`, `make tiny ARGS=figure_2`, `make test ARGS="-k learner"`.
+# Passed on to the command: `make tiny ARGS=-n`, `make tiny ARGS=figure_2`, `make test ARGS="-k learner"`.
 ARGS ?=
 
 PYTHON_IS_RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -14,13 +14,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 # Snakemake finds profiles/default by itself.
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
-# More seeds than the scale's file asks for: `make tiny SEEDS=3` derives a file and runs that.
+# More seeds than in the scale's file: `make tiny SEEDS=3` derives a scale file and runs it.
 SEEDS ?=
 DERIVED = .cache/scales/$(1)-$(SEEDS)-seeds.yaml
 CONFIG = $(if $(SEEDS),$(call DERIVED,$(1)),config/$(1).yaml)
 
-# The one place where the surroundings of every process are set. Inside a job Snakemake sets the
-# numbers of threads anew, from the rule's `threads`.
+# Environment variables of every process, set only here. Inside a job, Snakemake sets the numbers of
+# threads again, from the rule's `threads`.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
@@ -29,7 +29,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export MPLBACKEND := Agg
 
-# Snakemake keeps a cache below ~/.cache, which a missing or read-only home does not have.
+# Snakemake keeps a cache in ~/.cache, which it cannot do if the home is missing or read-only.
 ifeq ($(shell d="$${XDG_CACHE_HOME:-$$HOME/.cache}"; mkdir -p "$$d" 2>/dev/null && test -w "$$d" && echo yes),)
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
@@ -55,14 +55,14 @@ gpu: .venv/.ready ## on one GPU: a real instruct model learns to answer in Spani
 	@$(BIN)/dpg run -c config/gpu.yaml --cores $(CORES) \
 		results/gpu/runs/lambada-es/adam/seed0/run.json $(ARGS)
 
-smoke: .venv/.ready ## every rule once, at sizes that prove nothing but that it runs
+smoke: .venv/.ready ## run every rule once, at sizes too small for results
 	@$(BIN)/dpg run -c config/smoke.yaml --cores $(CORES) $(ARGS)
 
-findings: .venv/.ready ## small experiments that say why results are as they are: docs/findings.md
+findings: .venv/.ready ## small experiments that explain results: docs/findings.md
 	@$(BIN)/dpg run -c config/tiny.yaml --cores $(CORES) findings $(ARGS)
 	@$(BIN)/dpg findings page results/tiny/findings --docs docs
 
-# SCALE is the name of a file in config/, or the path of a scale file anywhere, or `reference`.
+# SCALE is the name of a file in config/, the path of any scale file, or `reference`.
 SCALE_FILE = $(if $(filter %.yaml %.yml,$(SCALE)),$(SCALE),config/$(or $(SCALE),tiny).yaml)
 SEEDS_FILE = $(call DERIVED,$(basename $(notdir $(SCALE_FILE))))
 report: .venv/.ready ## one HTML page of a study's results: SCALE=tiny, path/to/mine.yaml or reference
@@ -73,7 +73,7 @@ report: .venv/.ready ## one HTML page of a study's results: SCALE=tiny, path/to/
 		$(BIN)/dpg report page --appendix -c $(if $(SEEDS),$(SEEDS_FILE),$(SCALE_FILE)); \
 	fi
 
-# An environment of its own, so that the site can be built without .venv.
+# A separate environment, so that the site can be built without .venv.
 SITE_ENVIRONMENT := .environments/docs
 
 site: $(SITE_ENVIRONMENT)/.ready ## the documentation as a site, in build/site/index.html
@@ -100,7 +100,7 @@ smoke-trl: .venv/.ready ## the smoke scale's generators with TRL, in its own env
 	@$(BIN)/dpg environment trl
 	@$(PYTEST) -m slow tests/workflow/test_smoke_trl.py $(ARGS)
 
-# In CI a thousand bodies and the judge; whole: make faults KILLS=50 BODIES=10000.
+# The defaults are those of CI. The full campaign: make faults KILLS=50 BODIES=10000.
 KILLS ?= 5
 BODIES ?= 1000
 faults: .venv/.ready ## processes killed, servers that fail, disks that fill (KILLS=50 BODIES=10000)
@@ -109,11 +109,12 @@ faults: .venv/.ready ## processes killed, servers that fail, disks that fill (KI
 test-slow: .venv/.ready ## the other tests: minutes each, some need a package registry
 	@$(PYTEST) -m "(slow or network) and not faults" $(ARGS)
 
-# vLLM's environment is the largest: `make engines ENGINES="trl verl easydel vllm"`, as at night.
+# vLLM's environment is the largest, so only the nightly CI makes it:
+# `make engines ENGINES="trl verl easydel vllm"`.
 ENGINES ?= trl verl easydel
 
-# Slurm only where packages may be installed without asking, in a container say.
-engines: .venv/.ready ## what the slow tests of TRL, verl, EasyDeL and Slurm need: else they are skipped
+# Slurm is installed only for root, as in a container.
+engines: .venv/.ready ## what the slow tests of TRL, verl, EasyDeL and Slurm need; without it they are skipped
 	@for name in $(ENGINES); do $(BIN)/dpg environment $$name || exit 1; done
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get && ! command -v slurmctld; then \
 		export DEBIAN_FRONTEND=noninteractive; \
@@ -135,12 +136,12 @@ format: .venv/.ready ## format the code and the workflow
 	@$(BIN)/ruff format
 	@$(BIN)/snakefmt Snakefile workflow
 
-# GPU libraries are left out: they are PyTorch's own business, and only on Linux.
+# GPU libraries are left out: PyTorch brings its own, and only on Linux.
 LOCKED = $(PIP) list --format=freeze --exclude pip --exclude wheel --exclude-editable
 
-# uv finds the versions that fit together, in an environment of its own.
+# uv finds versions that fit together; it has its own environment.
 LOCKER := .environments/uv
-# A shell may export ENV for itself.
+# Only from the command line: some shells export an ENV of their own.
 OTHER = $(if $(filter command%,$(origin ENV)),$(ENV))
 
 lock: .venv/.ready $(if $(OTHER),$(LOCKER)/.ready) ## write envs/core.txt from .venv, or ENV=trl: envs/trl.txt
@@ -175,8 +176,8 @@ clean-results: ## remove the results of one scale: make clean-results SCALE=tiny
 	esac
 	rm -rf "results/$(SCALE)"
 
-# While an installation runs, .venv/.unfinished is there: a make that was killed leaves it, and the
-# next one starts over.
+# .venv/.unfinished exists during an installation. A killed make leaves it behind, and the next make
+# then starts over.
 .venv/.ready: envs/core.txt pyproject.toml
 	@if [ -e .venv/.unfinished ] || { [ -e .venv ] && ! $(PIP) --version >/dev/null 2>&1; }; then \
 		echo "The environment in .venv is half-made: starting over."; \

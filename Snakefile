@@ -1,7 +1,7 @@
 # The whole study as one graph of cached steps.
 #
 #   snakemake --cores all --configfile config/tiny.yaml               every figure and table
-#   snakemake figure_2 --cores all --configfile config/tiny.yaml      one of them
+#   snakemake figure_2 --cores all --configfile config/tiny.yaml      one figure
 #
 # Without --configfile the scale is config/paper.yaml. `make help` lists shorter ways.
 

@@ -2,7 +2,7 @@
 
     python .ci/count.py REPORT...
 
-Every report that is named must exist. Without any, no tests were run.
+Every named report must exist. If none is named, no tests were run.
 """
 
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def count(report: Path) -> tuple[int, int, int]:
-    """Return the numbers of tests that passed, failed (errors among them) and were skipped."""
+    """Return the numbers of tests that passed, failed (including errors) and were skipped."""
     passed = failed = skipped = 0
     for case in ET.parse(report).getroot().iter("testcase"):
         outcomes = {child.tag for child in case}
@@ -25,7 +25,7 @@ def count(report: Path) -> tuple[int, int, int]:
 
 
 def main(reports: list[Path]) -> int:
-    """Print the totals; return 1 where a test failed or a report is missing or damaged."""
+    """Print the totals; return 1 if a test failed, or a report is missing or damaged."""
     status = 0
     totals = [0, 0, 0]
     for report in reports:

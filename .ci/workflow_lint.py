@@ -1,16 +1,16 @@
-"""Run `snakemake --lint` and set aside what is justified here, and nowhere else.
+"""Run `snakemake --lint` and ignore the findings that are justified in this file.
 
     python .ci/workflow_lint.py snakemake --lint --configfile config/smoke.yaml
 
-Snakemake's linter has no exceptions of its own. Exit status 1 if anything is left, or if the linter
-itself failed.
+Snakemake's linter cannot ignore findings itself. The exit status is 1 if a finding is left, or if
+the linter itself failed.
 """
 
 import re
 import subprocess
 import sys
 
-# The beginning of a lint's title, and why it does not apply to this workflow.
+# The beginning of a finding's title -> why it does not apply to this workflow.
 JUSTIFIED = {
     "Specify a conda environment or container for each rule": (
         "environments are locked in envs/ and made by pip; conda and containers are not needed"
@@ -22,7 +22,7 @@ _TITLE = re.compile(r"^    \* (?P<title>.*?):?$")
 
 
 def split(output: str) -> list[tuple[str, str, str]]:
-    """Return each lint of Snakemake's output as (where, title, whole text)."""
+    """Return each finding in Snakemake's output as (place, title, whole text)."""
     lints: list[tuple[str, str, str]] = []
     place = ""
     for line in output.splitlines():
@@ -37,7 +37,7 @@ def split(output: str) -> list[tuple[str, str, str]]:
 
 
 def main(command: list[str]) -> int:
-    """Run the linter; print what is left of its findings and how many were set aside."""
+    """Run the linter; print the findings that are left, and how many were ignored."""
     result = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

@@ -20,7 +20,7 @@ def say(line: str) -> None:
 
 
 class _Bar:
-    """A bar on standard error, in a `with` block."""
+    """A progress bar on standard error, used in a `with` block."""
 
     def __init__(self, title: str, total: int):
         self.title, self.total = title, total

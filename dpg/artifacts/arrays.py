@@ -22,11 +22,12 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
             boolean dtype (bfloat16 included).
 
     Raises:
-        ArtifactError: an array of a dtype that safetensors does not have, named.
+        ArtifactError: safetensors does not have the dtype of an array; names the array. The file
+            cannot be written (`atomic_path`).
     """
     plain = {}
     for name, array in arrays.items():
-        # Not `ascontiguousarray`, which gives a scalar a dimension.
+        # Not `ascontiguousarray`, which makes a scalar one-dimensional.
         plain[name] = np.asarray(array, order="C")
         if plain[name].dtype.kind in "OSUMm":
             raise ArtifactError(

@@ -24,7 +24,7 @@ def write_json(path: str | Path, value: Any) -> None:
             scalars and arrays are written as numbers and lists, a `Path` as a string.
 
     Raises:
-        ArtifactError: a number that is not finite or a value of another type, named by its key.
+        ArtifactError: a number is not finite, or a value has another type; names its key.
     """
     with naming(path):
         text = json.dumps(
@@ -60,7 +60,7 @@ def _read_text(path: Path) -> str:
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Put the file's name before an error of `plain`, which knows only the key."""
+    """Put the file's name before the message of an `ArtifactError` raised in the block."""
     try:
         yield
     except ArtifactError as error:
@@ -68,7 +68,11 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def plain(value: Any, key: str = "") -> Any:
-    """Return `value` in JSON's own types, or raise an error that names the key."""
+    """Return `value` in JSON's own types; `key` is its place, for errors.
+
+    Raises:
+        ArtifactError: as in `write_json`.
+    """
     where = key or "the value"
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -81,7 +85,7 @@ def plain(value: Any, key: str = "") -> Any:
         return [plain(item, f"{key}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ArtifactError(f"{where}: {value} is not finite, and JSON has no word for it")
+            raise ArtifactError(f"{where}: {value} is not finite, and JSON cannot hold it")
         return float(value)
     if value is None or isinstance(value, bool | int | str):
         return value

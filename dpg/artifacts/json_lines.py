@@ -21,8 +21,8 @@ class JsonLines:
     equal bytes; NumPy's float32 is written as the float64 of the same value. Keys keep the order in
     which they are given.
 
-    Opening a file that exists goes on at its end; a last line without its newline, which a killed
-    process left, is dropped. Use `resume` to go on from a checkpoint.
+    An existing file is continued at its end. A last line without a newline, which a killed process
+    left, is dropped. Use `resume` to go on from a checkpoint.
 
     Example:
         >>> import tempfile
@@ -41,18 +41,18 @@ class JsonLines:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         steps, ends = _steps(self.path) if self.path.exists() else ([], [])
         self._last_step = steps[-1] if steps else None
-        # Without a buffer: what a full disk refused would otherwise be written when it is closed.
+        # Without a buffer: otherwise closing the file would write what a full disk has refused.
         self._file = self.path.open("ab", buffering=0)
         self._file.truncate(ends[-1] if ends else 0)
 
     @classmethod
     def resume(cls, path: str | Path, after_step: int | None) -> JsonLines:
-        """Open the log and drop every line of a step later than `after_step`.
+        """Open the log and drop every line of a step after `after_step`.
 
         Args:
             path: the file; it need not exist.
-            after_step: the last step that the checkpoint contains; None when there is no
-                checkpoint, and the log starts anew.
+            after_step: the last step that the checkpoint contains; None if there is no checkpoint:
+                the log starts empty.
 
         Raises:
             ArtifactError: the log ends before `after_step` (it belongs to another run), or a line
@@ -68,21 +68,21 @@ class JsonLines:
                 found = f"ends at step {steps[kept - 1]}" if kept else "has no step"
                 raise ArtifactError(
                     f"{path}: the checkpoint is at step {after_step} but the log {found}; "
-                    "they are not of the same run: delete both to start anew"
+                    "they are not of the same run: delete both to start again"
                 )
         if path.exists():
             os.truncate(path, ends[kept - 1] if kept else 0)
         return cls(path)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one line and have it on the disk.
+        """Write one line and wait until it is on the disk.
 
         Args:
-            record: what `write_json` takes, with an integer `step`.
+            record: values as in `write_json`, with an integer `step`.
 
         Raises:
-            ArtifactError: no integer `step`, a step before the last one, a number that is not
-                finite, named by its key and step, or a disk that is full or broken. Nothing is
+            ArtifactError: there is no integer `step`, the step is before the last one, a number is
+                not finite (names its key and step), or the disk is full or broken. Nothing is
                 written then.
         """
         step = record.get("step")
@@ -99,7 +99,7 @@ class JsonLines:
         self._last_step = step
 
     def _write(self, line: bytes) -> None:
-        """Bring a line to the disk, or leave the file as it was."""
+        """Write a line to the disk, or leave the file unchanged."""
         end = self._file.seek(0, os.SEEK_END)
         try:
             left = memoryview(line)
@@ -122,7 +122,7 @@ class JsonLines:
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """Read the records of a JSON lines file; a last line without its newline is not yet a record.
+    """Read the records of a JSON lines file; a last line without a newline is not yet a record.
 
     Raises:
         ArtifactError: the file is missing or a line is damaged; names the file and the line.
@@ -141,7 +141,7 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         end += len(line) + 1
         try:
             record = json.loads(line)
-        except ValueError as error:  # of the text's encoding or of the JSON
+        except ValueError as error:  # wrong encoding, or not JSON
             raise ArtifactError(f"{path}, line {number}: not valid JSON ({error})") from error
         if not isinstance(record, dict):
             raise ArtifactError(f"{path}, line {number}: not a JSON object")

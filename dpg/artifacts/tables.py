@@ -17,11 +17,12 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
 
     Args:
         path: the file.
-        table: columns of one type each, lists of numbers among them. Its index must be the default
-            one: what matters belongs in a column.
+        table: each column has values of one type; lists of numbers are allowed. The index must be
+            the default one, since it is not written.
 
     Raises:
-        ArtifactError: a named or non-default index, or a column of mixed types.
+        ArtifactError: the index is not the default one, a column has mixed types, or the file
+            cannot be written (`atomic_path`).
     """
     if not table.index.equals(pd.RangeIndex(len(table))):
         raise ArtifactError(f"{path}: the table's index would be lost; call reset_index() first")
@@ -42,11 +43,11 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pd.Dat
 
     Raises:
         ArtifactError: the file is missing, truncated or not parquet, or lacks a column; names the
-            file, the columns missing and those present.
+            file, the missing columns and the existing ones.
     """
     path = Path(path)
     try:
-        # Not `pq.read_table`: it turns a folder named `seed=0` into a column of its own.
+        # Not `pq.read_table`, which makes a column of a parent folder named `seed=0`.
         with pq.ParquetFile(path) as file:
             present = file.schema_arrow.names
             missing = [name for name in columns or () if name not in present]

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, on every file system, also on a full one."""
+"""Files and folders that are whole or absent, on every file system, even on a full one."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from dpg.quantities import in_bytes
 
 
 class ArtifactError(DpgError):
-    """A file that cannot be written or read as what it should be; names the file and the fault."""
+    """A file cannot be written, or its content is not what it should be; names file and fault."""
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary sibling of `path` that becomes `path` when the block ends without an error.
+    """Give a temporary path beside `path` that is renamed to `path` if the block raises no error.
 
-    The block creates a file or a directory under the name it is given. The name is hidden and keeps
-    the suffix of `path`, since some writers choose their format by it. Missing parent directories
-    are made. If the block raises, the sibling is removed and `path` stays as it was; siblings that
-    a killed process of this machine left are removed by the next call for the same `path`.
+    The block creates a file or a directory at the temporary path. Its name is hidden and keeps the
+    suffix of `path`, since some writers choose their format by the suffix. Missing parent
+    directories are made. If the block raises, the temporary file is removed and `path` does not
+    change. What a killed process of this machine left is removed by the next call for the same
+    `path`.
 
-    A file replaces its predecessor in one step. A directory that replaces another takes two
-    renames, and a kill between them leaves neither: what must survive goes into a file, or into a
-    directory of a new name (`step_0040`, not `latest`).
+    A file replaces its predecessor in one step. Replacing a directory takes two renames, and a
+    process killed between them leaves neither directory under the name. So what must survive goes
+    into a file, or into a directory with a new name (`step_0040`, not `latest`).
 
     Args:
         path: where the result belongs.
@@ -53,13 +54,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with naming_fault(path, any_fault=True):
             _keep(partial, path)
     except BaseException:
-        with contextlib.suppress(OSError):  # of a broken disk; the first error says more
+        with contextlib.suppress(OSError):  # on a broken disk; the first error matters more
             _remove(partial)
         raise
 
 
 def _keep(partial: Path, path: Path) -> None:
-    """Bring the temporary sibling to the disk and give it its name."""
+    """Sync the temporary file or directory to the disk and give it its final name."""
     if not partial.exists():
         raise ArtifactError(f"{path}: nothing was written, so there is nothing to keep")
     _sync_tree(partial)
@@ -74,29 +75,29 @@ def _keep(partial: Path, path: Path) -> None:
     _sync_folder(path.parent)
 
 
-# --- what a disk says ------------------------------------------------------------------------
+# --- errors of the disk ----------------------------------------------------------------------
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _UNUSABLE = {errno.EIO, errno.EROFS}
 DISK_FAULTS = frozenset(_FULL | _UNUSABLE)
-"""Numbers of the system's errors that are about a disk that is full, broken or read-only."""
+"""The system's error numbers for a disk that is full, broken or read-only."""
 
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EPERM, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP}
-# How libraries that raise errors of their own write ENOSPC and EDQUOT.
+# The words for ENOSPC and EDQUOT in the messages of libraries that raise their own errors.
 _FULL_WORDS = tuple(os.strerror(number) for number in sorted(_FULL))
 
 
 @contextlib.contextmanager
 def naming_fault(path: str | Path, *, any_fault: bool = False) -> Iterator[None]:
-    """Turn an error of the disk into one that says which file, why, and what to do.
+    """Turn an error of the disk into an error that says which file, why, and what to do.
 
     Args:
         path: the file that is written.
-        any_fault: every `OSError` of the block is about this file. Otherwise only a disk that is
-            full, broken or read-only is, and other errors pass.
+        any_fault: convert every `OSError` of the block. Otherwise only errors of a disk that is
+            full, broken or read-only are converted, and others are raised unchanged.
 
     Raises:
-        ArtifactError: with the error as its cause.
+        ArtifactError: the converted error, with the original as its cause.
     """
     path = Path(path)
     try:
@@ -116,7 +117,7 @@ def naming_fault(path: str | Path, *, any_fault: bool = False) -> Iterator[None]
 
 
 def _is_full(error: BaseException) -> bool:
-    """Whether a full disk is behind an error; safetensors and shutil wrap the system's own."""
+    """Whether a full disk caused an error; safetensors and shutil wrap the system's error."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, OSError) and found.errno in _FULL:
@@ -128,7 +129,7 @@ def _is_full(error: BaseException) -> bool:
 
 
 def _free_at(path: Path) -> str:
-    """The free space where a file was to go, such as "0 bytes free at results"."""
+    """The free space on a file's disk, such as "0 bytes free at results"."""
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -139,8 +140,8 @@ def _free_at(path: Path) -> str:
 
 
 def _partial_prefix(path: Path) -> str:
-    # The host's name is part of it: on a shared file system another machine's process numbers
-    # say nothing about who is alive.
+    # With the host's name: on a shared file system the process numbers of other machines do not
+    # say which processes are alive.
     return f".{path.stem}.partial-{socket.gethostname()}-"
 
 
@@ -180,10 +181,10 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Bring a folder's names to the disk, where its file system can.
+    """Sync a folder's names to the disk, if its file system supports it.
 
-    CIFS, shared folders of virtual machines and some FUSE file systems refuse it. The files
-    themselves are on the disk by then.
+    CIFS, shared folders of virtual machines and some FUSE file systems do not. The files themselves
+    are already on the disk.
     """
     try:
         _sync(path)
@@ -193,8 +194,8 @@ def _sync_folder(path: Path) -> None:
 
 
 def _sync_tree(path: Path) -> None:
-    # Contents must reach the disk before the name does: after a power cut some file systems
-    # otherwise show the new name on an empty file.
+    # Contents must be on the disk before the name is: otherwise some file systems show an empty
+    # file under the new name after a power cut.
     if not path.is_dir():
         _sync(path)
         return
@@ -205,6 +206,10 @@ def _sync_tree(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        ArtifactError: as in `atomic_path`.
+    """
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")

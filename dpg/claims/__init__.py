@@ -1,8 +1,8 @@
-"""What the paper claims, each as a check over results: holds, does not hold, or not tested.
+"""The paper's claims, each with a check over results: holds, does not hold, undecided, not tested.
 
-`evidence` reads results and refuses what cannot support a claim; `verdicts` turns numbers into a
-verdict; `paper` is the list of claims; `page` writes the ledger. Importing this package loads no
-drawing library and no jax.
+`evidence` reads results and rejects those that cannot support a claim. `verdicts` turns numbers
+into a verdict. `paper` is the list of claims, and `page` writes the ledger. Importing this package
+loads no drawing library and no jax.
 """
 
 from dpg.claims.estimates import Estimate, Untested

@@ -1,8 +1,8 @@
-"""A number per seed, and how far it could have come out otherwise: bootstrap intervals.
+"""A number per seed, with its uncertainty: bootstrap intervals.
 
-Where a study has several seeds, the interval is the bootstrap's over seeds. Where it has one seed,
-the interval comes from draws within that seed: other rollouts of the same validation, or other
-passages of the same benchmark. Numbers of several runs are combined seed by seed, and draw by draw.
+If a study has several seeds, the interval is a bootstrap over seeds. If it has one seed, the
+interval comes from draws within that seed: other rollouts of the same validation, or other passages
+of the same benchmark. Numbers of several runs are combined seed by seed, and draw by draw.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from dpg.evaluation import bootstrap
 
 
 class Untested(DpgError):  # noqa: N818 - not a failure: the claim's verdict is "not tested"
-    """The results cannot support a claim, nor speak against it; the message says why."""
+    """The results can neither support nor refute a claim; the message says why."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number of each seed.
+    """A number per seed.
 
     Attributes:
         values: seed -> number, float64, finite.
-        draws: [DRAWS] float64 or None, for one seed: the number under other samples of what was
-            sampled within the seed. Of several seeds there are none.
+        draws: for one seed, [DRAWS] float64: the number under resampling of what was sampled within
+            the seed. None if nothing was drawn, and for several seeds.
     """
 
     values: Mapping[int, float]
@@ -42,7 +42,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Percentile interval, over seeds or within the only seed; None where nothing was drawn."""
+        """Percentile interval, over seeds or within the only seed; None if nothing was drawn."""
         if len(self.values) > 1:
             return bootstrap.percentiles(bootstrap.of_seeds(np.array(list(self.values.values()))))
         return None if self.draws is None else bootstrap.percentiles(self.draws)
@@ -64,12 +64,13 @@ class Estimate:
 
 
 def combine(function: Callable[..., Any], *parts: Estimate | float) -> Estimate:
-    """A function of several numbers, seed by seed and draw by draw.
+    """Apply a function to several numbers, seed by seed and draw by draw.
 
     Args:
-        function: of as many arrays of one length, elementwise.
-        parts: numbers; a plain float is the same for every seed. Where runs have different seeds,
-            those that all of them have are compared. A number without draws counts as certain.
+        function: an elementwise function of arrays of equal length, one array per part.
+        parts: the numbers; a plain float is the same for every seed. If the parts have different
+            seeds, only the seeds that all of them have are used. A number without draws counts as
+            certain.
 
     Raises:
         Untested: the parts have no seed in common.

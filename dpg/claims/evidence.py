@@ -1,8 +1,8 @@
-"""What claims are checked against: runs and tables, refused where they prove nothing.
+"""The evidence for claims: runs and tables, rejected if they cannot prove anything.
 
-Every reader here raises `Untested` for what is not there, not finite, constant or too short, so a
-check that got its numbers has numbers that could have come out otherwise. `Results` reads a study's
-run folders. `dpg.claims.kept` reads the same from a study that was kept.
+Every reader here raises `Untested` if its data is missing, not finite, constant or too short. So
+the numbers that a check gets could also have refuted the claim. `Results` reads a study's run
+folders. `dpg.claims.kept` reads the same data from a kept study.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from dpg.text.languages import TARGET_CODES
 T = TypeVar("T")
 
 MIN_VALIDATIONS = 4
-"""A curve of fewer says nothing about its course."""
+"""The smallest number of validations of a curve."""
 
 MIN_ROLLOUTS = 20
-"""A fraction of fewer rollouts is too coarse: its standard error can exceed 0.1."""
+"""The smallest number of rollouts for a fraction: with fewer, its standard error can exceed 0.1."""
 
 SIZES = {"fraction": "rollouts", "stories": "english"}
-"""Shares, and the column that counts what they are shares of."""
+"""Column of a share -> column with the number of rollouts that it is a share of."""
 
 EVENTS = ("scans",)
-"""Measures that are seen to happen or not: nothing is drawn within a seed."""
+"""Measures of events that happen or do not: nothing is drawn within a seed."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Curves:
     """One measure over the validations of a run, for every seed.
 
     Attributes:
-        name: experiment/variant, for words.
+        name: experiment/variant, for messages.
         column: the measure.
         steps: [V] int, GRPO steps done at each validation, the same for all seeds.
         tables: seed -> its validations.
-        size: rollouts of a validation.
+        size: number of rollouts per validation.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Curves:
         return np.array([table[self.column].to_numpy(float) for table in self.tables.values()])
 
     def at(self, index: int) -> Estimate:
-        """The measure at a validation, by its place; of one seed, with draws within it."""
+        """The measure at the validation with this index; for one seed, with draws within it."""
         values = dict(zip(self.tables, self.values[:, index].tolist(), strict=True))
         if len(values) > 1 or self.column in EVENTS:
             return Estimate(values)
@@ -92,7 +92,7 @@ class Curves:
 
     @property
     def middle(self) -> Estimate:
-        """Where the later half of the validations begins."""
+        """At the first validation of the second half."""
         return self.at(len(self.steps) // 2)
 
     @property
@@ -102,17 +102,17 @@ class Curves:
 
     @property
     def gain(self) -> Estimate:
-        """From the first validation to the last."""
+        """The last validation minus the first."""
         return self.last - self.first
 
     @property
     def peak(self) -> Estimate:
-        """The greatest of all validations."""
+        """The largest value of all validations."""
         return combine(_greatest, *[self.at(index) for index in range(len(self.steps))])
 
     @property
     def rise(self) -> Estimate:
-        """The greatest of all validations, over the first."""
+        """The largest value of all validations minus the first value."""
         return combine(_rise, *[self.at(index) for index in range(len(self.steps))])
 
 
@@ -125,11 +125,11 @@ def _rise(*values: np.ndarray) -> np.ndarray:
 
 
 class Results:
-    """The results of one study. What has been read is kept, so that files are read once.
+    """The results of one study; every file is read only once.
 
     Args:
-        study: which runs there should be, of which seeds.
-        layout: where they are; by default the study's own folder below results/.
+        study: the study: its runs and seeds.
+        layout: where its files are; by default the study's own folder below results/.
     """
 
     def __init__(self, study: Study, layout: Layout | None = None):
@@ -144,7 +144,7 @@ class Results:
 
     @property
     def sweeps(self) -> list[Path]:
-        """Tables of learning rates that were tried, as `dpg figure sweep` writes them."""
+        """Paths of tables of the sweeps' learning rates, as `dpg figure sweep` writes them."""
         reference = self.layout.root / "reference" / self.study.scale.scale
         return [folder / "sweep.csv" for folder in (self.figures, reference)]
 
@@ -172,11 +172,14 @@ class Results:
         return f"{method}-T{steps}" + (f"-{extra}" if extra else "")
 
     def untuned(self, experiment: str, variant: str) -> str:
-        """Why a baseline's learning rate does not count as tuned; "" where it does.
+        """Why a baseline's learning rate does not count as tuned; "" if it counts as tuned.
 
         The paper tunes the rates of SGD and of the naive reward (section 4). A rate counts as tuned
-        where a table of a sweep has it as the chosen one, or where it is the paper's own. The four
-        languages share the sweep of one.
+        if a sweep chose it, or if it is the paper's own. The four languages share the sweep of one
+        language.
+
+        Raises:
+            Untested: the study has no such run.
         """
         run = self.runs(experiment, variant)[0]
         if not run.rate_is_swept or is_the_papers(self.study, run):
@@ -193,23 +196,23 @@ class Results:
         )
 
     def curves(self, experiment: str, variant: str, column: str) -> Curves:
-        """A measure over the whole run, for every seed that the study has of it.
+        """A measure over a whole run, for every seed of the study.
 
         Raises:
-            Untested: the run is not part of the study or not finished; fewer than
-                `MIN_VALIDATIONS` validations, or none at the last step; a number that is not
-                finite; a metric that never changed, so that nothing was trained or measured.
+            Untested: the run is not part of the study or not finished; it has fewer than
+                `MIN_VALIDATIONS` validations, or none at the last step; a number is not finite; or
+                the metric never changed, so nothing was trained or measured.
         """
         return self._curves(experiment, variant, column, self._log)
 
     def language(self, code: str, variant: str) -> tuple[Curves, Curves]:
         """The fraction of rollouts in the target language and their bigram entropy (Figure 4).
 
-        The fraction is that of the rollouts that the judge gave an answer for.
+        The fraction is taken over the rollouts for which the judge gave an answer.
 
         Raises:
-            Untested: as for `curves`; and where a run was not judged, or too few of its rollouts
-                got an answer.
+            Untested: as for `curves`; or a run was not judged, or too few of its rollouts got an
+                answer.
         """
         experiment = f"lambada-{code}"
         self.curves(experiment, variant, "metric")
@@ -226,13 +229,13 @@ class Results:
         """A measure of the rollouts' words (`dpg.claims.words`), for every seed.
 
         Raises:
-            Untested: as for `curves`; and where the texts cannot be measured.
+            Untested: as for `curves`; or the texts cannot be measured.
         """
         self.curves(experiment, variant, "metric")
         return self._curves(experiment, variant, column, self._words)
 
     def _once(self, key: tuple[str, ...], read: Callable[[], T]) -> T:
-        """What many claims ask for is read and computed once."""
+        """Read or compute something once, since many claims ask for it."""
         if key not in self._tables:
             self._tables[key] = read()
         return self._tables[key]
@@ -256,7 +259,7 @@ class Results:
         return Curves(name, column, np.array(steps[0]), tables, runs[0].validation_prompts)
 
     def _log(self, run: RunConfig, column: str) -> pd.DataFrame:
-        """The validations in a run's log, whole, with the standard errors of its rollouts."""
+        """The validations in a run's log up to its last step; for `soft`, with standard errors."""
         folder = self._finished(run)
         opened = Run.open(folder.path)
         table = pd.DataFrame(opened.validation_lines("metric", column))
@@ -284,11 +287,11 @@ class Results:
         )
 
     def table_1(self, target: str) -> Perplexities:
-        """Perplexities of one target model, every cell finite, and each passage's own.
+        """The perplexities of one target model, all finite, with their draws over passages.
 
         Raises:
-            Untested: the study has no Table 1, or the table lacks the model, a source or a
-                language, or holds a number that is no perplexity.
+            Untested: the study has no Table 1; the table lacks the model, a source or a language;
+                or a number in it is no perplexity.
         """
         return self._once(("table_1", target), lambda: self._table_1(target))
 
@@ -320,11 +323,11 @@ class Results:
 
     @property
     def downstream_seed(self) -> int:
-        """The seed of the generators whose text Table 1 is about."""
+        """The seed of the generators that wrote Table 1's text."""
         return self.study.all_seeds[0]
 
     def passages(self, target: str) -> pd.DataFrame | None:
-        """Each passage's log-probabilities under one target's models; None where none were kept."""
+        """Log-probabilities per passage of one target's models; None if there is no file."""
         path = self.layout.perplexity(target)
         return passages.read(path) if path.exists() else None
 
@@ -350,7 +353,7 @@ class Results:
         return rows
 
     def _finished(self, run: RunConfig) -> RunFolder:
-        """The folder of a run, which must be this one and finished."""
+        """The folder of a run, after a check that it holds this run and that it is finished."""
         folder = self.layout.run_of(run)
         there(folder.record, f"the run of seed {run.seed} is not finished")
         there(folder.metrics, "the run left no log")
@@ -362,13 +365,13 @@ class Results:
 
 
 def is_the_papers(study: Study, run: RunConfig) -> bool:
-    """Whether a run's learning rate is the paper's own, and not of the scale's file."""
+    """Whether a run's learning rate is the paper's own, not one that the scale file sets."""
     origin = study.sources(run).get("learner.learning_rate", "")
     return not origin.startswith(str(study.path))
 
 
 def require_whole(table: pd.DataFrame, run: RunConfig, name: str) -> None:
-    """Refuse validations that end early or are too few for a curve."""
+    """Raise `Untested` if validations end before the last step, or are too few for a curve."""
     wanted = run.generator.grpo_steps
     if table["step"].iloc[-1] != wanted:
         raise Untested(f"{name} ends at step {table['step'].iloc[-1]} of {wanted}")
@@ -377,13 +380,13 @@ def require_whole(table: pd.DataFrame, run: RunConfig, name: str) -> None:
 
 
 def there(path: Path, otherwise: str) -> None:
-    """Refuse a file that is missing."""
+    """Raise `Untested` if a file is missing; `otherwise` says why or what to do."""
     if not path.exists():
         raise Untested(f"{path} is missing: {otherwise}")
 
 
 def check(values: pd.Series, name: str, *, may_be_constant: bool = False) -> None:
-    """Refuse numbers that are not finite, or all the same."""
+    """Raise `Untested` if a number is not finite, or all numbers are the same."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
     if not np.isfinite(numbers).all():
         raise Untested(f"{name} is not finite at {np.flatnonzero(~np.isfinite(numbers))[0]}")
@@ -392,7 +395,11 @@ def check(values: pd.Series, name: str, *, may_be_constant: bool = False) -> Non
 
 
 def csv_of(path: Path, columns: Sequence[str], otherwise: str) -> pd.DataFrame:
-    """A table with these columns; refused where it is missing or damaged."""
+    """Read a CSV file with these columns.
+
+    Raises:
+        Untested: the file is missing or damaged, or lacks a column; `otherwise` says what to do.
+    """
     there(path, otherwise)
     try:
         table = pd.read_csv(path)

@@ -1,4 +1,4 @@
-"""Verdicts on a study that was kept: its runs' folders are gone, its tables are there.
+"""Evidence from a kept study, which has no run folders any more, but tables.
 
 A kept study has `validations.csv` (every measure of every run at each validation), the figures'
 tables, and `passages.parquet` (Table 1 passage by passage).
@@ -25,11 +25,11 @@ VALIDATIONS, PASSAGES, SWEEP = "validations.csv", "passages.parquet", "sweep.csv
 
 
 class Kept(Results):
-    """The same as `Results`, from a kept study.
+    """The same as `Results`, read from a kept study.
 
     Args:
-        study: which runs there should be, of which seeds.
-        folder: the kept study.
+        study: the study: its runs and seeds.
+        folder: folder of the kept study.
     """
 
     def __init__(self, study: Study, folder: Path):
@@ -38,16 +38,16 @@ class Kept(Results):
 
     @property
     def figures(self) -> Path:
-        """The folder itself."""
+        """The folder of the figures' tables: the kept study's own."""
         return self.folder
 
     @property
     def sweeps(self) -> list[Path]:
-        """The kept table of learning rates, where there is one."""
+        """Path of the kept table of the sweeps' learning rates, which need not exist."""
         return [self.folder / SWEEP]
 
     def passages(self, target: str) -> pd.DataFrame | None:
-        """Each passage's log-probabilities; None where none were kept."""
+        """Log-probabilities per passage of all models; None if none were kept."""
         path = self.folder / PASSAGES
         return artifacts.read_table(path) if path.exists() else None
 
@@ -86,12 +86,12 @@ class Kept(Results):
 
 
 def write(study: Study, layout: Layout, runs: Iterable[Run], out: Path) -> list[Path]:
-    """Write what `Kept` reads, but for the figures' tables.
+    """Write the files that `Kept` reads, except the figures' tables.
 
     Args:
-        study, layout: the study and where its results are.
-        runs: those to keep.
-        out: the folder.
+        study, layout: the study, and where its results are.
+        runs: the runs to keep.
+        out: the folder to write to.
 
     Returns:
         The files written.

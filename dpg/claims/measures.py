@@ -1,7 +1,8 @@
 """Every measure of a run at each of its validations, as one table that can be kept.
 
-The ledger judges by these tables. `dpg report keep` writes them as `validations.csv`, so that
-verdicts over several seeds, which were made and kept one at a time, need no run folder.
+The ledger's verdicts are computed from these tables. `dpg report keep` writes them as
+`validations.csv`. So seeds can be run and kept one at a time, and verdicts over all of them need no
+run folders.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ import pandas as pd
 from dpg.study.runs import Run, by_step
 
 LOGGED = ("metric", "norm_difference", "pixels_right", "scans", "exact", "soft", "response_length")
-"""Numbers of the log that are kept, where an experiment has them."""
+"""Numbers of the log that are kept, if an experiment has them."""
 
 NAMES = ("experiment", "variant", "seed", "step")
 _RESAMPLES = 200
 
 
 def of_rollouts(run: Run) -> pd.DataFrame:
-    """Standard errors of what was averaged over rollouts, from those that were kept.
+    """Standard errors of means over rollouts, estimated from the kept rollouts.
 
     Returns:
-        One row per validation, index step: `soft_se` for a run of the UUID. Empty columns for
-        others.
+        One row per validation, index step, with the column `soft_se` for a run of the UUID. An
+        empty table for other runs.
     """
     text = run.config.get("metric", {}).get("text")
     if text is None or not run.folder.rollouts.exists():
@@ -42,12 +43,12 @@ def of_rollouts(run: Run) -> pd.DataFrame:
 
 
 def of_judged(run: Run) -> pd.DataFrame:
-    """What the judge's answers and the tokens say (Figure 4).
+    """The measures of Figure 4, from the judge's answers and the rollouts' tokens.
 
     Returns:
-        One row per validation, index step: `rollouts` (that the judge gave an answer for),
-        `fraction` (of these in the target language), `entropy` (bits per bigram) and `entropy_se`,
-        its standard error over the rollouts.
+        One row per validation, index step: `rollouts` (number with an answer of the judge),
+        `fraction` (of these in the target language), `entropy` (of bigrams, in bits) and
+        `entropy_se`, its standard error over the rollouts.
 
     Raises:
         DpgError: as `dpg.figures.figure_4.measures`.
@@ -62,7 +63,7 @@ def of_judged(run: Run) -> pd.DataFrame:
 
 
 def entropy_error(sequences: Sequence[Sequence[int]]) -> float:
-    """The standard error of `bigram_entropy` in bits: the bootstrap's, over sequences."""
+    """The standard error of `bigram_entropy`, in bits, by a bootstrap over sequences."""
     pairs = [[(int(a), int(b)) for a, b in pairwise(one)] for one in sequences]
     flat = np.array([pair for one in pairs for pair in one], np.int64).reshape(-1, 2)
     if not len(flat):
@@ -81,14 +82,15 @@ def entropy_error(sequences: Sequence[Sequence[int]]) -> float:
 
 
 def table_of(run: Run) -> pd.DataFrame:
-    """All of it for one run, as it is kept: experiment, variant, seed, step, then the measures.
+    """The kept table of one run: experiment, variant, seed, step, then all of its measures.
 
     A run that was not judged has no measures of the judge.
+
+    Raises:
+        DpgError: as in `Run.validation_lines` and `of_judged`.
     """
     table = pd.DataFrame(run.validation_lines()).set_index("step")
-    readers = [
-        str(name) for name in table if str(name).startswith("scans_")
-    ]  # of the QR code, one each
+    readers = [str(name) for name in table if str(name).startswith("scans_")]  # one per QR reader
     table = table[[*(name for name in LOGGED if name in table), *readers]]
     table = table.join(of_rollouts(run))
     if run.folder.judged.exists():

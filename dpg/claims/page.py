@@ -1,4 +1,4 @@
-"""The ledger: JSON with every number, Markdown to read, an HTML page for the report."""
+"""Write the ledger: JSON with every number, Markdown for reading, an HTML page for the report."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _HTML = """\
 """
 
 MARKS = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided", UNTESTED: "untested"}
-"""Verdict -> its class in a page."""
+"""Verdict -> its CSS class in a page."""
 
 
 def write(
@@ -59,7 +59,7 @@ def write(
 
     Args:
         verdicts: in the order of the ledger.
-        out_dir: where.
+        out_dir: folder of the files.
         scale, seeds: of the study.
 
     Returns:
@@ -94,7 +94,7 @@ def _markdown(**values: Any) -> str:
 
 
 def summary(verdicts: Sequence[str], seeds: Sequence[int]) -> str:
-    """How many claims have each verdict; and what one seed is worth."""
+    """A summary in words: how many claims have each verdict, and over how many seeds."""
     counts = Counter(verdicts)
     words = (
         f"{len(verdicts)} claims. Hold: {counts[HOLDS]}; do not hold: {counts[FAILS]}; undecided: "

@@ -1,7 +1,7 @@
 """The paper's claims that results can support, in the order of its sections.
 
-arXiv:2604.08423, "Synthetic Data for any Differentiable Target". A claim about all of several
-things holds only where each of them does.
+arXiv:2604.08423, "Synthetic Data for any Differentiable Target". A claim about several things holds
+only if it holds for each of them. Reports quote the texts of the claims.
 """
 
 from __future__ import annotations

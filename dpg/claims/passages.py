@@ -1,4 +1,4 @@
-"""Table 1 passage by passage: what another sample of the benchmark's passages could have shown."""
+"""Table 1 passage by passage: how much it depends on the sample of the benchmark's passages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpg.claims.estimates import Estimate, Untested
 from dpg.evaluation import bootstrap
 
 WINDOWS = {"perplexity": "test", "tail_perplexity": "tail"}
-"""Column of Table 1 -> entry of a cell in the perplexities' file: the whole passage, or its end."""
+"""Column of Table 1 -> entry of a cell in the file of perplexities: whole passage, or its end."""
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -22,7 +22,10 @@ def read(path: Path) -> pd.DataFrame:
     Returns:
         One row per cell and window: target, language, source, window ("test" or "tail") and
         log_probabilities, a list of floats (natural logarithm of the last word's probability), in
-        the order of the benchmark's test split. Empty where the file has none.
+        the order of the benchmark's test split. Empty if the file has none.
+
+    Raises:
+        Untested: the file has no perplexities.
     """
     record = artifacts.read_json(path)
     try:
@@ -50,11 +53,11 @@ class Perplexities:
 
     Attributes:
         cells: [source, language] float64, perplexity.
-        draws: (source, language) -> [DRAWS], the logarithm of the perplexity under other samples of
-            the passages, the same samples for all sources of a language (paired). Empty where the
-            passages' own numbers are not there.
-        target: the model.
-        window: in words, what of a passage was read.
+        draws: (source, language) -> [DRAWS] float64, the logarithm of the perplexity on bootstrap
+            samples of the passages. All sources of a language share the samples (paired). Empty if
+            the passages' log-probabilities were not kept.
+        target: the target model.
+        window: which part of a passage was read, in words.
         seed: of the generators.
     """
 
@@ -68,10 +71,11 @@ class Perplexities:
     def of(
         cls, cells: pd.DataFrame, passages: pd.DataFrame | None, target: str, column: str, seed: int
     ) -> Perplexities:
-        """Make it of a table's cells and the passages' log-probabilities.
+        """Make it from a table's cells and the passages' log-probabilities.
 
         Raises:
-            Untested: the passages of a cell are of another number, or say another perplexity.
+            Untested: the cells of a language have different numbers of passages, or the passages
+                give another perplexity than the table.
         """
         words = "whole passage" if column == "perplexity" else "end of the passage"
         if passages is None or passages.empty:
@@ -96,7 +100,7 @@ def _log_of(cells: pd.DataFrame, source: str, language: str) -> float:
 def _resampled(
     cells: pd.DataFrame, language: str, rows: pd.DataFrame
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Draws of one language's cells; each sample of the passages is the same for all of them."""
+    """The draws of one language's cells; all cells share the samples of passages."""
     lengths = {len(numbers) for numbers in rows["log_probabilities"]}
     if len(lengths) > 1:
         raise Untested(f"the sources of {language} were measured on unequal numbers of passages")

@@ -1,8 +1,8 @@
-"""Does a text read like a story or like an article? For the claim on style before language.
+"""A classifier of style, for the claim that style comes before language: story or article?
 
-A word-count classifier between the benchmark's English passages (stories) and the prompts' English
-articles, learned from the scale's own tables, on pieces as long as a rollout. It has to tell unseen
-pieces apart before it is asked about rollouts.
+It counts words. It learns from the benchmark's English passages (stories) and the prompts' English
+articles of the same scale, cut into pieces as long as a rollout. It is used on rollouts only if it
+classifies unseen pieces well enough.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from dpg.claims.estimates import Untested
 
 MIN_ACCURACY = 0.9
-"""On pieces of unseen texts; below that its word is worth nothing."""
+"""The smallest balanced accuracy on pieces of unseen texts with which the classifier is used."""
 
 MIN_PIECES = 50
-"""Of each kind, for learning and for the test."""
+"""The smallest number of pieces of each kind, both for learning and for the test."""
 
 MIN_ENGLISH = 10
-"""English rollouts of a validation, to say that they took up a style."""
+"""The smallest number of English rollouts of a validation from which a style is read."""
 
 
 class _Labelled(NamedTuple):
-    """Pieces of text, and the kind of each: 0 an article, 1 a story."""
+    """Pieces of text, and the label of each: 0 for an article, 1 for a story."""
 
     texts: list[str]
     labels: list[int]
@@ -34,19 +34,19 @@ class _Labelled(NamedTuple):
 def reader(
     stories: Sequence[str], articles: Sequence[str], *, words: int, seed: int = 0
 ) -> tuple[Callable[[Sequence[str]], np.ndarray], float]:
-    """Learn to tell stories from articles.
+    """Learn to classify texts as stories or articles.
 
     Args:
         stories, articles: texts of each kind, in one language.
-        words: length of the pieces it learns from: that of the texts it will read.
-        seed: of the split into learning (3 of 4 texts) and test.
+        words: words per piece; the length of the texts that will be classified.
+        seed: of the random split: three of four texts for learning, the others for the test.
 
     Returns:
-        A function from texts to bool [N], whether each reads like a story; and its balanced
-        accuracy on pieces of texts that it did not learn from.
+        A function from N texts to bool [N], true for texts that read like a story; and its balanced
+        accuracy on the test's pieces.
 
     Raises:
-        Untested: too little text, or an accuracy below `MIN_ACCURACY`.
+        Untested: there is too little text, or the accuracy is below `MIN_ACCURACY`.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.metrics import balanced_accuracy_score
@@ -65,7 +65,7 @@ def reader(
         fewest = min(part.labels.count(0), part.labels.count(1))
         if fewest < MIN_PIECES:
             raise Untested(f"{fewest} pieces of {words} words to tell styles apart with")
-    # Equal priors: how much text of each kind there is says nothing about a rollout.
+    # Equal priors: a rollout's kind does not depend on how much text of each kind there is.
     model = make_pipeline(CountVectorizer(token_pattern=r"\w+|[^\w\s]"), MultinomialNB())
     model.set_params(multinomialnb__fit_prior=False)
     model.fit(*learn)
@@ -79,7 +79,7 @@ def reader(
 
 
 def pieces(text: str, words: int) -> list[str]:
-    """A text cut into pieces of this number of words; a remainder of less than half is left out."""
+    """A text cut into pieces of `words` words; a last piece of less than half is left out."""
     cut = [" ".join(part) for part in _batched(text.split(), words)]
     return [piece for piece in cut if 2 * len(piece.split()) >= words]
 
@@ -94,15 +94,16 @@ def lead(
     """By how many GRPO steps a generator took up the style before the language.
 
     Args:
-        steps: [V], of the validations.
+        steps: [V], GRPO steps of the validations.
         stories: [V, ...], share of the English rollouts that read like stories.
-        english: [V, ...], number of English rollouts; fewer than `MIN_ENGLISH` tell no style.
-        fraction: [V, ...], share of all rollouts in the language.
+        english: [V, ...], number of English rollouts; no style is read from fewer than
+            `MIN_ENGLISH`.
+        fraction: [V, ...], share of all rollouts that are in the language.
 
     Returns:
-        [...]: steps between the first validation at which half of the English rollouts read like
-        stories and the first at which half of all are in the language. 0 where the style never
-        came first; where the language never came, the last step counts as the first with it.
+        [...]: steps from the first validation at which half of the English rollouts read like
+        stories to the first at which half of all rollouts are in the language. 0 if the style did
+        not come first. If the language never came, the last step is used for it.
     """
     told = (stories >= 0.5) & (english >= MIN_ENGLISH)
     places = np.asarray(steps)
@@ -111,5 +112,5 @@ def lead(
 
 
 def _first(steps: np.ndarray, reached: np.ndarray) -> np.ndarray:
-    """The first step at which it is reached, or the last step where it never is."""
+    """The first step at which `reached` is true, or the last step if it never is."""
     return np.asarray(np.where(reached.any(0), steps[reached.argmax(0)], steps[-1]))

@@ -1,4 +1,4 @@
-"""From numbers to a verdict: conditions with an interval, and what they say together."""
+"""From numbers to a verdict: conditions with intervals, and how they are combined."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Condition:
 
     Attributes:
         what: the number, in words.
-        values: an `Estimate`, or one number per seed; one alone for what is computed exactly.
+        values: an `Estimate`, or one number per seed; a single number if it is exact.
         relation: ">", ">=", "<" or "<="; "" for a number that is only shown.
-        limit: what it is compared with.
-        exact: whether it is computed without chance, so that seeds do not matter.
-        every: whether it is something that happens or not, which every seed must show. Then one
-            seed that does not is a counterexample, and no interval is asked.
-        untuned: why a baseline in it is not tuned; a tuned one could do better, so that the
-            condition cannot be met.
+        limit: the number that it is compared with.
+        exact: whether it is computed without randomness, so that seeds do not matter.
+        every: whether it is an event that every seed must show. Then a seed that does not show it
+            is a counterexample, and no interval is used.
+        untuned: why a baseline in the condition is not tuned, or "". A tuned baseline could do
+            better, so such a condition is never met.
     """
 
     what: str
@@ -71,14 +71,14 @@ class Condition:
 
     @functools.cached_property
     def interval(self) -> tuple[float, float] | None:
-        """Bootstrap interval of the mean; None for what is exact, or where nothing was drawn."""
+        """Bootstrap interval of the mean; None if it is exact, an event, or nothing was drawn."""
         if self.exact or self.every:
             return None
         return self._estimate.interval
 
     @property
     def state(self) -> str:
-        """Is it "met", "not met", "open" (the interval reaches over the limit) or "shown"?"""
+        """The state: "met", "not met", "open" (limit in the interval, or `untuned`) or "shown"."""
         if not self.relation:
             return "shown"
         meets = _RELATIONS[self.relation]
@@ -90,7 +90,7 @@ class Condition:
 
     @property
     def note(self) -> str:
-        """Why it is open, in words; "" where it is not."""
+        """Why the state is "open", in words; "" for other states."""
         if self.state != "open":
             return ""
         meets = _RELATIONS[self.relation]
@@ -99,7 +99,7 @@ class Condition:
         return "the interval reaches over the limit"
 
     def words(self) -> str:
-        """The number, its interval and what was asked of it, in a line."""
+        """The number, its interval and what was expected, on one line."""
         return in_words(self.record())
 
     def record(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Condition:
 
 
 def in_words(record: Mapping[str, Any]) -> str:
-    """A condition's record (`Condition.record`) in a line, without its state."""
+    """A condition's record (`Condition.record`) on one line, without its state."""
     text = f"{record['what']}: {_number(record['mean'])}"
     if record["interval"]:
         low, high = record["interval"]
@@ -122,7 +122,7 @@ def in_words(record: Mapping[str, Any]) -> str:
 
 
 def in_full(record: Mapping[str, Any]) -> str:
-    """The same with its state, where something was asked of it, and why it is open."""
+    """Like `in_words`, followed by the state, unless it is only shown, and why it is open."""
     state = f": {record['state']}" if "relation" in record else ""
     note = f" ({record['note']})" if "note" in record else ""
     return f"{in_words(record)}{state}{note}"
@@ -136,8 +136,8 @@ class Claim:
         name: a short name, unique.
         place: section, figure or table of the paper.
         words: the claim.
-        method: what is compared with what, for the reader of the ledger.
-        check: results -> the conditions, all of which must be met; raises `Untested`.
+        method: what is compared with what, for readers of the ledger.
+        check: function from results to the conditions that must all be met; raises `Untested`.
     """
 
     name: str
@@ -149,7 +149,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, what was found, and what that says."""
+    """A claim, its verdict, a line that explains the verdict, and the conditions."""
 
     claim: Claim
     verdict: str
@@ -164,9 +164,10 @@ class Verdict:
 
 
 def verdict_on(claim: Claim, results: Results) -> Verdict:
-    """The verdict on one claim. Results that are damaged or missing never make it hold.
+    """The verdict on one claim; with damaged or missing results it is "not tested".
 
-    One condition that is not met refutes the claim. Otherwise one that is open leaves it undecided.
+    If a condition is not met, the claim does not hold. Otherwise, if a condition is open, the claim
+    is undecided.
     """
     try:
         conditions = tuple(claim.check(results))

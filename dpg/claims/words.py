@@ -1,4 +1,4 @@
-"""What the words of rollouts say: do they hold together, and do they read like stories?
+"""Measures of the words of rollouts: are they coherent, and do they read like stories?
 
 Both measures compare a run's rollouts with the scale's own texts.
 """
@@ -24,7 +24,7 @@ KNOWN_PAIRS = "known_pairs"
 """Share of a rollout's pairs of neighbouring words that occur in the scale's articles."""
 
 STORIES = "stories"
-"""Share of the rollouts that are judged English and read like stories."""
+"""Share of stories among the rollouts that are judged English."""
 
 
 def of_run(run: Run, layout: Layout, column: str) -> pd.DataFrame:
@@ -36,26 +36,26 @@ def of_run(run: Run, layout: Layout, column: str) -> pd.DataFrame:
         column: `KNOWN_PAIRS` or `STORIES`.
 
     Returns:
-        One row per validation, index step. For `KNOWN_PAIRS`: it and `known_pairs_se`. For
-        `STORIES`: it, `english` (rollouts judged so), and `accuracy`, of the classifier on unseen
-        pieces.
+        One row per validation, index step. For `KNOWN_PAIRS`, the columns `known_pairs` and
+        `known_pairs_se`, its standard error. For `STORIES`, the columns `stories`, `english` (the
+        number of rollouts judged English) and `accuracy` (of the classifier on unseen pieces).
 
     Raises:
-        Untested: a table of texts is missing, or styles cannot be told apart.
+        Untested: a table of texts is missing, or the classifier of style is not accurate enough.
     """
     measure = {KNOWN_PAIRS: _pairs, STORIES: _stories}[column]
     return measure(run, layout).rename_axis("step")
 
 
 def of_run_if_there(run: Run, layout: Layout) -> pd.DataFrame:
-    """Both measures where a claim asks for them and the texts are there; else no column."""
+    """The measure that a claim needs of this run; without columns if none, or texts are missing."""
     empty = pd.DataFrame(index=pd.Index([], name="step"))
     wanted = {**dict.fromkeys(COHERENT, KNOWN_PAIRS), STYLED: STORIES}
     if run.experiment not in wanted or run.variant.method != "adam":
         return empty
     try:
         return of_run(run, layout, wanted[run.experiment])
-    except DpgError:  # texts or judgements that are not there, or styles not told apart
+    except DpgError:  # texts or judgements are missing, or the classifier is not accurate
         return empty
 
 
@@ -73,7 +73,7 @@ def _pairs(run: Run, layout: Layout) -> pd.DataFrame:
 
 
 def pairs_of(text: str) -> list[tuple[str, str]]:
-    """The pairs of neighbouring words, in lower case, without the punctuation around them."""
+    """The pairs of neighbouring words, in lower case, without punctuation around the words."""
     words = [word.strip(".,;:!?\"'()[]*«»").lower() for word in text.split()]
     return list(pairwise(word for word in words if word))
 

@@ -22,7 +22,7 @@ GROUPS = {"config": config_app}
 def check(config: Config) -> None:
     """Check a scale file together with config/experiments.yaml.
 
-    A metric or reward of one's own is imported, and the metric's value must be one number.
+    A custom metric or reward is imported. The value of a custom metric must be one number.
 
     **Example:** `dpg config check --config config/tiny.yaml`
     """
@@ -73,7 +73,7 @@ def show(
 @config_app.command()
 def diff(
     first: Annotated[Path, typer.Argument(help="A scale file.")],
-    second: Annotated[Path | None, typer.Argument(help="Another, to compare it with.")] = None,
+    second: Annotated[Path | None, typer.Argument(help="A second scale file.")] = None,
     reading: Annotated[
         tuple[str, str] | None,
         typer.Option(help="Compare two readings of the first file: text code."),
@@ -129,8 +129,8 @@ def _show_comparison(found: Comparison, labels: tuple[str, str]) -> None:
 def derive(
     config: Config,
     out: Out,
-    seeds: Annotated[int | None, typer.Option(help="How many seeds: 0, 1, ...")] = None,
-    only: Annotated[int | None, typer.Option(help="One seed of the study alone.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds: 0, 1, ...")] = None,
+    only: Annotated[int | None, typer.Option(help="Only this seed of the study.")] = None,
 ) -> None:
     """Write a scale file like this one with other seeds; its results go to the same folder.
 
@@ -138,7 +138,7 @@ def derive(
     """
     text = derived(config, seeds=seeds, only=only)
     if out.is_file() and out.read_text(encoding="utf-8") == text:
-        return  # its age says nothing to Snakemake, and stays
+        return  # up to date: keep its modification time
     write_text(out, text)
 
 

@@ -1,4 +1,4 @@
-"""`dpg judge` and `dpg perplexity`: which language rollouts are in, and what lm-eval measures."""
+"""`dpg judge` and `dpg perplexity`: the language of each rollout, and lm-eval's perplexities."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def figure(
 def theorem(out: FigureFolder = Path(".")) -> None:
     """Measure Theorem 3.1: the exact error of the policy gradient against eta, B and T.
 
-    A policy small enough to train on every dataset that it can write; half a minute on one core.
+    The policy is so small that the target can be trained on every dataset that the policy can
+    write. This takes half a minute on one core.
 
     **Example:** `dpg theorem --out results/tiny/figures`
     """

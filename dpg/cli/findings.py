@@ -1,4 +1,4 @@
-"""`dpg findings`: small controlled experiments that say why a result is as it is."""
+"""`dpg findings`: small controlled experiments that explain a result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from dpg.cli import process
 from dpg.cli.options import Config, OptionalOut, group, inputs_of, study_of
 
-findings_app = group("Small controlled experiments: why a result is as it is.")
+findings_app = group("Small controlled experiments that explain a result.")
 GROUPS = {"findings": findings_app}
 
 
@@ -20,7 +20,7 @@ def make(
     name: Annotated[str, typer.Argument(help="Such as collapse; the workflow makes all of them.")],
     out: OptionalOut = None,
 ) -> None:
-    """Carry out one finding: figure, table and its result in one sentence.
+    """Run one finding's experiment: make its figure, its table and a result in one sentence.
 
     It starts from finished runs of the study. Its own runs go to `runs/` beside the figure. If it
     is killed, run the same command again: finished runs stay.

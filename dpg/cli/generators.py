@@ -40,7 +40,7 @@ def generate(
     environment: Annotated[
         Path | None,
         typer.Option(
-            "--environment", "--verl", help="Of verl or TRL; default: what the workflow makes."
+            "--environment", "--verl", help="Of verl or TRL; default: the workflow's own."
         ),
     ] = None,
     force: Annotated[
@@ -144,7 +144,7 @@ def reward_server(
 def sweep(
     config: Config,
     experiment: Annotated[str, typer.Option(help="Such as norm.")],
-    variant: Annotated[str, typer.Option(help="One with SGD or the naive reward, such as sgd-T8.")],
+    variant: Annotated[str, typer.Option(help="With SGD or the naive reward, such as sgd-T8.")],
     seed: Seed = 0,
     out: OptionalOut = None,
 ) -> None:
@@ -177,15 +177,15 @@ def fresh_samples(
     seed: Seed = 0,
     target: ModelFolder = None,
     articles: Table = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many samples of text.")] = 5,
+    samples: Annotated[int, typer.Option(min=1, help="Number of samples of text.")] = 5,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The run's folder; default: in results/.")
     ] = None,
 ) -> None:
-    """Count from how many fresh samples of a finished run's text its QR code is decoded.
+    """Sample a finished run's text again, and count in how many samples its QR code is decoded.
 
-    The trained generator answers the same unseen prompts again, and a target is trained on the
-    answers. The numbers go to `fresh_samples.json` in the run's folder.
+    For each sample the trained generator answers the same unseen prompts again, and a target is
+    trained on the answers. The numbers go to `fresh_samples.json` in the run's folder.
 
     **Example:** `dpg fresh-samples -c config/gpu.yaml --experiment qr --variant adam-T96`
     """

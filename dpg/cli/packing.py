@@ -26,10 +26,10 @@ def pack(
     limits: Annotated[
         list[int] | None, typer.Option("--limit", help="Seconds of each run's stage, in order.")
     ] = None,
-    python: Annotated[str, typer.Option(help="The other machine's Python.")] = "3.12",
+    python: Annotated[str, typer.Option(help="Python version of the other machine.")] = "3.12",
     wheels: Annotated[
         list[str] | None,
-        typer.Option("--wheel", help="A package that it lacks; default: seven small ones."),
+        typer.Option("--wheel", help="A package it lacks; default: seven small packages."),
     ] = None,
     no_wheels: Annotated[
         bool, typer.Option("--no-wheels", help="It lacks no package: download none.")
@@ -37,7 +37,7 @@ def pack(
 ) -> None:
     """Pack what a machine without a network needs for some runs: code, texts, models, wheels.
 
-    The texts and models must be there. No file is larger than 60 MB. On the other machine,
+    The texts and models must exist already. No file is larger than 60 MB. On the other machine,
     `python3 bundle/run.py --out OUT --seconds 560` checks the bundle and runs its stages.
 
     **Example:** `dpg pack --scale gpu --out bundle`

@@ -34,11 +34,11 @@ INSIST = "DPG_XLA_FLAGS"
 
 
 def start_jax() -> None:
-    """Pin what changes numbers, and give compiled programs a home.
+    """Pin the JAX settings that change numbers, and keep compiled programs on disk.
 
-    The next process of the same shapes then starts at once. A compiled program's numbers depend on
-    the number of threads and on XLA's flags, which JAX's own key leaves out: each has a folder of
-    its own.
+    The next process with the same shapes then starts at once. A compiled program's numbers depend
+    on the number of threads and on XLA's flags. JAX's own cache key leaves both out, so each
+    combination has its own cache folder.
     """
     os.environ["XLA_FLAGS"] = _kept_flags()
     import jax
@@ -61,7 +61,7 @@ def _kept_flags() -> str:
     if left_out:
         print(
             f"dpg: XLA_FLAGS: {' '.join(left_out)} may change a run's numbers and is left out; "
-            f"{INSIST} insists on it",
+            f"set it in {INSIST} to use it",
             file=sys.stderr,
         )
     return " ".join(dict.fromkeys([*kept, *insisted]))
@@ -83,26 +83,26 @@ def enter_targets_environment(study: Study, run: RunConfig) -> None:
 
 
 def enter_easydel(reason: str) -> None:
-    """Start this command again in EasyDeL's environment: that for GPUs where it has been made.
+    """Start this command again in EasyDeL's environment, the one for GPUs if it has been made.
 
     Raises:
-        DpgError: neither is there.
+        DpgError: neither of the two environments exists.
     """
     gpus = int(environments.python_of("easydel-gpu").exists())
     _enter("easydel", gpus, reason, instead="native")
 
 
 def enter_environment(name: str, study: Study, reason: str, *, instead: str) -> None:
-    """Start this command again in another environment, unless the package of its name is here.
+    """Start this command again in another environment, unless its package is installed here.
 
     Args:
         name: of the environment and of its package.
-        study: whose machines have GPUs, or none.
-        reason: why it is needed, for the error.
-        instead: the setting that needs none.
+        study: says whether the machines have GPUs.
+        reason: why the environment is needed, for the error.
+        instead: the setting that works without it, for the error.
 
     Raises:
-        DpgError: the environment is not there.
+        DpgError: the environment does not exist.
     """
     _enter(name, study.scale.needs.gpus, reason, instead=instead)
 
@@ -115,7 +115,7 @@ def _enter(name: str, gpus: int, reason: str, *, instead: str) -> None:
         python = environments.existing_python(named)
     except DpgError as error:
         raise DpgError(f"{reason}. {error}, or use {instead}") from None
-    # That environment has all that the command needs but this package itself.
+    # That environment has everything the command needs except this package itself.
     here = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     os.execve(python, [str(python), "-m", "dpg", *sys.argv[1:]], os.environ | {"PYTHONPATH": paths})

@@ -1,4 +1,4 @@
-"""`dpg claims` and `dpg report`: the ledger, the report's pages, results kept small."""
+"""`dpg claims` and `dpg report`: the ledger of claims, the report's pages, and kept results."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def page(
 ) -> None:
     """Write the report: one HTML page with every figure, table, claim and generation.
 
-    It needs no network and no other file. Of a study under way it shows what is there.
+    It needs no network and no other file. For an unfinished study it shows what exists so far.
 
     **Example:** `dpg report page -c config/tiny.yaml`
     """
@@ -86,7 +86,7 @@ def kept(
     reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],
     out: Out,
 ) -> None:
-    """Write the same page of results that were kept.
+    """Write the report's page from kept results.
 
     **Example:** `dpg report kept results/reference/tiny --out results/reference.html`
     """
@@ -97,7 +97,7 @@ def kept(
 
 
 def _make_appendix(config: Path, out: Path) -> None:
-    """Have Snakemake write its own report; of a study that is not whole it makes none."""
+    """Have Snakemake write its own report; it fails, with a message, for an unfinished study."""
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", str(config)]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
@@ -123,13 +123,13 @@ def keep(
     out: Out,
     stopped: Annotated[
         bool,
-        typer.Option("--stopped", help="Keep runs too that were stopped, with their rollouts."),
+        typer.Option("--stopped", help="Keep stopped runs too, with their rollouts."),
     ] = False,
 ) -> None:
     """Keep a finished study small: figures, tables, claims, pages, configuration and cards.
 
-    With --stopped, a run that was stopped before its end is kept as far as it came. Every figure,
-    table and page says so. The run itself stays, and can be continued.
+    With --stopped, a run that was stopped before its end is kept as far as it got. Every figure,
+    table and page says so. The run itself is not changed, and can be continued.
 
     The dataset card and the model card are written from what the study recorded. Fill in the
     licence of your own sources before you publish the study.
@@ -161,7 +161,7 @@ def cards(
 def redraw(
     reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],
 ) -> None:
-    """Draw the figures of kept results again and judge the claims, from the tables kept with them.
+    """Draw the figures of kept results again, and judge the claims again, from the kept tables.
 
     **Example:** `dpg report redraw results/reference/tiny`
     """
@@ -184,10 +184,10 @@ def merge(
     kept: Annotated[list[Path], typer.Argument(help="Folders made by `dpg report keep`.")],
     out: Out,
 ) -> None:
-    """Make one reference of several kept studies, each of other seeds.
+    """Merge several kept studies with different seeds into one reference.
 
-    Figures are drawn and claims judged over all seeds. Each seed can be made on a machine of its
-    own: `dpg config derive --only` writes the scale file of one seed.
+    Figures are drawn and claims judged over all seeds. Each seed can be run on a different machine:
+    `dpg config derive --only` writes the scale file of one seed.
 
     **Example:** `dpg report merge kept/seed0 kept/seed1 -c config/tiny.yaml --out kept/both`
     """
@@ -202,7 +202,7 @@ def check(
     config: Config,
     reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],
 ) -> None:
-    """Say whether kept results are still of the present configuration; exit status 1 if not.
+    """Check that kept results match the present configuration; exit status 1 if they do not.
 
     **Example:** `dpg report check results/reference/tiny -c config/tiny.yaml`
     """

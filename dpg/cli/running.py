@@ -1,4 +1,4 @@
-"""`dpg run`: a study with a console of its own; what Snakemake says goes to a file."""
+"""`dpg run`: run a study with a short console; Snakemake's own output goes to a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dpg.study.layout import Layout
 from dpg.study.outputs import drawable
 
 _EVERY = 2.0  # seconds between two looks at the study's files
-_LINE_EVERY = 60.0  # seconds between two lines about the time left, where there is no terminal
+_LINE_EVERY = 60.0  # seconds between two lines about the time left, if there is no terminal
 _FIRST = "figure_1"
 _TAIL = 40
 
@@ -33,28 +33,28 @@ def run(
     config: Config,
     cores: Annotated[str, typer.Option(help="Cores to use: a number, or all.")] = "all",
 ) -> None:
-    """Run a study: every figure and table, or the targets that are named.
+    """Run a study: every figure and table, or only the named targets.
 
-    Says when a run begins, what it reached, what was drawn, and how long the rest takes. What
-    Snakemake itself says is in results/SCALE/logs/snakemake.log. Options of Snakemake, such as -n,
-    may follow: then it speaks for itself.
+    It prints when a run begins, its result, what was drawn, and the time left. Snakemake's own
+    output goes to results/SCALE/logs/snakemake.log. Options of Snakemake, such as -n, may follow;
+    then its output goes to the terminal instead.
 
     **Example:** `dpg run -c config/tiny.yaml figure_2`
     """
     study, layout = study_of(config)
     command = [sys.executable, "-m", "snakemake", "--cores", cores]
     if any(word.startswith("-") for word in context.args):
-        # The targets first: --configfile takes every word behind it that is no option.
+        # Targets come first: --configfile takes every following word that is not an option.
         done = subprocess.run([*command, *context.args, "--configfile", str(config)], check=False)
         raise typer.Exit(done.returncode)
     if not context.args and _FIRST in drawable(study):
-        command += ["--prioritize", _FIRST]  # the first picture early
+        command += ["--prioritize", _FIRST]  # draw the first figure early
     command += ["--configfile", str(config), "--", *context.args]
     raise typer.Exit(_watched(command, study, layout))
 
 
 def _watched(command: list[str], study: Study, layout: Layout) -> int:
-    """Run Snakemake, and say what happens until it has ended; returns its exit status."""
+    """Run Snakemake, print what happens until it ends, and return its exit status."""
     log = layout.folder / "logs" / "snakemake.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     began, size = time.monotonic(), log.stat().st_size if log.exists() else 0
@@ -65,7 +65,7 @@ def _watched(command: list[str], study: Study, layout: Layout) -> int:
         _bar(study.scale.scale) as (say, show),
     ):
         while True:
-            status_now = process.handle.poll()  # before the look, which then misses nothing
+            status_now = process.handle.poll()  # first, so that no news is missed
             groups = status.collect(study, layout)
             for line in eye.news(groups):
                 say(line)
@@ -91,7 +91,7 @@ def _say_failure(log: Path, start: int) -> None:
     for line in lines[-_TAIL:]:
         typer.echo(line, err=True)
     typer.secho(
-        f"\nIt did not end well: what went wrong stands above, all of it in {log}.\n"
+        f"\nThe study failed: the end of the log is above, the whole log is {log}.\n"
         "What is finished is kept: the same command goes on from there.",
         fg="red",
         err=True,
@@ -107,14 +107,14 @@ def _say_end(study: Study, layout: Layout, took: str) -> None:
 
 
 def _named(study: Study) -> str:
-    """What `make report` calls the study: its name, where its file is one of config/."""
+    """The study as `make report` takes it: a scale's name for a file in config/, else a path."""
     packaged = study.path == Path("config") / f"{study.scale.scale}.yaml"
     return study.scale.scale if packaged else str(study.path)
 
 
 @contextmanager
 def _bar(title: str) -> Iterator[tuple[Callable[[str], None], Show]]:
-    """A bar below the lines on a terminal; elsewhere a line each minute."""
+    """On a terminal a progress bar below the lines; elsewhere one line per minute."""
     if not sys.stdout.isatty():
         yield typer.echo, _lines()
         return
@@ -151,4 +151,4 @@ def _lines() -> Show:
 
 
 PASSING = (run,)
-"""Commands that pass what they do not know on to Snakemake."""
+"""Commands that pass unknown options on to Snakemake."""

@@ -30,13 +30,13 @@ def score(
     ] = None,
     example: Annotated[
         bool,
-        typer.Option("--example", help="Score texts that come with it, on a tiny model."),
+        typer.Option("--example", help="Score built-in example texts, on a tiny model."),
     ] = False,
     optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
     learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-4.")] = None,
     schedule: Annotated[str, typer.Option(help="constant, linear or cosine.")] = "constant",
     warmup: Annotated[int, typer.Option(help="Steps over which the rate rises.")] = 0,
-    weight_decay: Annotated[float, typer.Option(help="Of adamw.")] = 1e-4,
+    weight_decay: Annotated[float, typer.Option(help="For adamw.")] = 1e-4,
     batch_size: Annotated[int, typer.Option(help="Texts per step.")] = 16,
     epochs: Annotated[int, typer.Option(help="Passes over the training texts.")] = 1,
     steps: Annotated[int | None, typer.Option(help="Steps, in as many passes as it takes.")] = None,
@@ -59,10 +59,10 @@ def score(
         str, typer.Option(help="For kept states, such as 4GB; auto: what the device has left.")
     ] = "auto",
     on_disk: Annotated[
-        bool, typer.Option("--on-disk", help="Keep states in files: a killed call goes on there.")
+        bool, typer.Option("--on-disk", help="Keep states in files: a killed call resumes.")
     ] = False,
     remat: Annotated[
-        bool, typer.Option("--remat", help="Compute layers twice, in less memory.")
+        bool, typer.Option("--remat", help="Compute layers twice to save memory.")
     ] = False,
     compare: Annotated[
         int, typer.Option(help="Seeds of the check: better half against random half.")
@@ -73,9 +73,9 @@ def score(
 ) -> None:
     """Score training texts: how much each helps a model on validation texts.
 
-    The model is trained on the texts and the training is differentiated. Out come scores.parquet
-    and scores.csv, report.html with the best and the worst texts, the trained model in checkpoint/
-    and run.json. If the command is killed, repeat it: what was finished is kept.
+    The model is trained on the texts and the training is differentiated. The folder gets
+    scores.parquet and scores.csv, report.html with the best and the worst texts, the trained model
+    in checkpoint/ and run.json. If the command is killed, repeat it: what was finished is kept.
 
     **Example:** `dpg score --example --out first-scores`
     """

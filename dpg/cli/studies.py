@@ -1,4 +1,4 @@
-"""`dpg status` and `dpg doctor`: where a study stands, and what it needs of the machine."""
+"""`dpg status` and `dpg doctor`: the state of a study, and what it needs from the machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from dpg.errors import DpgError
 
 
 def status(config: Config) -> None:
-    """Say which runs, models, figures and tables are done, running or missing, on one screen.
+    """Show which runs, models, figures and tables are done, running or missing.
 
-    It also says how long the rest of the generator runs takes.
-
-    Below: what was made by an older revision of its step, or by another commit of the code.
+    Below the table: how long the rest of the generator runs takes, and what was made by an older
+    revision of its step or by another commit of the code.
 
     **Example:** `dpg status --config config/tiny.yaml`
     """
@@ -43,7 +42,7 @@ def doctor(
         typer.Option(help="A scale in config/: tiny, smoke, gpu, paper ...; or give --config."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A scale file anywhere.")
+        Path | None, typer.Option("--config", "-c", help="Path of a scale file.")
     ] = None,
     profile: Annotated[
         str, typer.Option(help="Where jobs run: default (here), slurm or kubernetes.")

@@ -1,7 +1,7 @@
-"""What the shell and the machine hand to a command: locale, home, temporary and working folder.
+"""What the shell and the machine give a command: locale, home, temporary and working folder.
 
-A container's user may have no home, a cluster's home may be read-only, a shell may speak ASCII
-alone. A command then works all the same, or stops here with a sentence, before it computes.
+A container's user may have no home, a cluster's home may be read-only, a shell may use ASCII only.
+The command then works nevertheless, or stops here with a clear error before it computes anything.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def prepare() -> None:
     """
     _speak_utf_8()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not so where a notebook has replaced it
+        if isinstance(stream, io.TextIOWrapper):  # a notebook may have replaced it
             stream.reconfigure(errors="backslashreplace")
     working, temporary = _working_folder(), _temporary_folder()
     if os.environ.get("TMPDIR") not in (None, temporary):
-        os.environ["TMPDIR"] = temporary  # programs started from here do not look for another
+        os.environ["TMPDIR"] = temporary  # child processes use the same folder
     os.environ.update(caches(os.environ, working, Path(temporary)))
 
 
@@ -40,7 +40,7 @@ def caches(environment: Mapping[str, str], working: Path, temporary: Path) -> di
 
     Args:
         environment: the variables that are set.
-        working: the working folder; its `.cache` is used where it can be written.
+        working: the working folder; its `.cache` is used if it can be written.
         temporary: the folder used otherwise.
 
     Returns:
@@ -67,7 +67,7 @@ def caches(environment: Mapping[str, str], working: Path, temporary: Path) -> di
 
 def is_writable(folder: Path) -> bool:
     """Whether a folder can be written to, or made."""
-    if not folder.is_absolute():  # "~" where nobody knows a home
+    if not folder.is_absolute():  # "~" is kept where the user has no home
         return False
     while True:
         with contextlib.suppress(OSError):
@@ -77,10 +77,10 @@ def is_writable(folder: Path) -> bool:
 
 
 def _speak_utf_8() -> None:
-    """Start this command again in Python's UTF-8 mode, where the locale names files otherwise.
+    """Start this command again in Python's UTF-8 mode if the locale encodes file names otherwise.
 
-    Python does so by itself for the locale C, and not for ISO-8859-1 for instance. A path of a
-    scale file with other letters than ASCII would not be found there.
+    Python does this by itself for the locale C, but not for ISO-8859-1, for instance. There, a path
+    in a scale file with letters beyond ASCII would not be found.
     """
     if sys.getfilesystemencoding().lower() in ("utf-8", "utf8"):
         return

@@ -1,4 +1,4 @@
-"""`dpg doctor`: what a study needs and a machine lacks, how to mend it, and what it will cost."""
+"""`dpg doctor`: what a study needs and a machine lacks, how to fix it, and what it will cost."""
 
 from dpg.doctor.checks import MISSING, PROFILES, Finding, Profile, examine
 from dpg.doctor.console import costs, table

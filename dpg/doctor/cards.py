@@ -1,9 +1,9 @@
-"""What fits the memory of a GPU: how many rollouts and examples of a run at a time.
+"""How many rollouts and examples of a run fit into the memory of a GPU at a time.
 
-Bytes are counted from the models' sizes, so nothing is compiled and no GPU is needed. Two numbers
+Bytes are computed from the models' sizes, so nothing is compiled and no GPU is needed. Two numbers
 were fitted to a measurement: the metagradient of GPT-2's shape (124 M, 64 x 128 tokens per step) on
-an H200 held 38.8 GB at its peak at T = 4, and 62.7 GB at T = 16. A run itself asks the compiler,
-where a portion is `auto`.
+an H200 had a peak of 38.8 GB at T = 4, and of 62.7 GB at T = 16. A run whose portions are `auto`
+does not use these estimates, but asks the compiler.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from dpg.learner.schedule import plan
 from dpg.models.layers import LOGITS_AT_ONCE
 
 CARDS_GB = (24, 80)
-"""Memory of the cards that the doctor speaks of, in GB."""
+"""Memory, in GB, of the GPUs for which the doctor prints an estimate."""
 
 _GIVEN = 0.92  # of a card, with XLA_PYTHON_CLIENT_MEM_FRACTION=0.92
 _SHARE = 0.75  # of that for one part of a step; `dpg.targets.memory`
 _FLOAT = 4  # bytes of a float32
 _ACTIVATIONS = 80  # numbers of a layer's width that a Hessian-vector product keeps per token
-_LOGITS = 6  # arrays of the shape of the logits that it holds at a time
+_LOGITS = 6  # arrays of the logits' shape that it keeps at the same time
 
 
 class Shape(NamedTuple):
-    """What memory depends on: parameters, layers, width, vocabulary, width of keys and values."""
+    """Sizes that memory depends on: parameters, layers, width, vocabulary, width of keys/values."""
 
     parameters: int
     layers: int
@@ -49,9 +49,9 @@ class Fit(NamedTuple):
     """How a run fits a card.
 
     Attributes:
-        rollouts: sampled and updated at a time; 0 where not even one group fits.
-        examples: of the target at a time; 0 where not even one fits.
-        least_gb: what the run needs at the smallest portions.
+        rollouts: rollouts that fit at a time in sampling and update; 0 if not even one group fits.
+        examples: examples of the target that fit at a time; 0 if not even one fits.
+        least_gb: memory that the run needs with the smallest portions, in GB.
     """
 
     rollouts: int
@@ -60,7 +60,7 @@ class Fit(NamedTuple):
 
 
 def shape_of(study: Study, model: Model) -> Shape | None:
-    """A model's shape; None where it is not known before the model is fetched."""
+    """A model's shape; None if it is not known before the model is fetched."""
     if isinstance(model, HubModel):
         return _PUBLISHED.get(model.repository)
     if isinstance(model, TrainedModel):
@@ -76,8 +76,9 @@ def fit(run: RunConfig, generator: Shape, target: Shape, card_gb: float, *, part
     Args:
         run: the run.
         generator, target: the shapes of its models.
-        card_gb: the card's memory.
-        parts: cards that share the generator, whose engine then divides its batches itself.
+        card_gb: the card's memory, in GB.
+        parts: number of cards that share the generator; with several, its engine divides its
+            batches itself.
     """
     room = card_gb * 1e9 * _GIVEN * _SHARE
     held = 3 * _FLOAT * generator.parameters / parts  # weights and two moments, all the time
@@ -98,7 +99,7 @@ def fit(run: RunConfig, generator: Shape, target: Shape, card_gb: float, *, part
 
 
 def lines(study: Study) -> Iterator[str]:
-    """For each card: how much of the runs that fit goes through at a time, and which do not fit."""
+    """For each card: the portions of the runs that fit, and the runs that do not fit."""
     scale = study.scale
     shapes = {
         name: shape_of(study, scale.shape(name) or model) for name, model in scale.models.items()
@@ -151,7 +152,7 @@ def _count(room: float, each: float, most: int) -> int:
 
 
 def _target_held(run: RunConfig, target: Shape) -> float:
-    """Weights, optimizer, gradient and adjoints of the target, and the states that are kept."""
+    """Bytes of the target's weights, optimizer, gradient, adjoints and kept states."""
     settings, size = run.learner, _FLOAT * target.parameters
     state = size * (3 if settings.optimizer == "adam" else 1)
     if run.reward.kind != "metagradient":
@@ -159,12 +160,12 @@ def _target_held(run: RunConfig, target: Shape) -> float:
     kept = float(run.set_steps * (state + size))
     if settings.memory is not None:
         kept = min(kept, float(settings.memory))
-        plan(run.set_steps, settings.memory, state, size)  # raises where it is below one state
+        plan(run.set_steps, settings.memory, state, size)  # an error if below one state
     return state + size + state + kept
 
 
 def _of_rollout(run: RunConfig, shape: Shape) -> float:
-    """Bytes of one rollout in an update: of its own tokens and its share of the prompt's."""
+    """Bytes of one rollout in an update: for its own tokens and its share of the prompt."""
     settings = run.generator
     tokens = settings.response_tokens + settings.prompt_tokens / settings.group_size
     cache = 2 * _FLOAT * tokens * shape.layers * shape.cached
@@ -177,7 +178,7 @@ def _of_example(run: RunConfig, shape: Shape) -> float:
 
 
 def _per_token(shape: Shape, *, remat: bool) -> float:
-    """With `remat` a layer keeps its input and its tangent, and one layer at a time the rest."""
+    """Bytes per token; with `remat` each layer keeps only its input and tangent, one layer all."""
     widths = 2 * shape.layers + _ACTIVATIONS if remat else _ACTIVATIONS * shape.layers
     return float(_FLOAT * widths * shape.width)
 

@@ -1,4 +1,4 @@
-"""What a study needs of a machine, checked one by one, each with the way to mend it."""
+"""Checks of what a study needs from a machine, each with a remedy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KUBERNETES_VARIABLES = {
     "DPG_KUBERNETES_IMAGE": "a container image with a Python like that of .venv",
     "DPG_KUBERNETES_CLAIM": "the persistent volume claim that holds this folder",
 }
-"""What profiles/kubernetes/submit.py must be told."""
+"""Environment variables that profiles/kubernetes/submit.py needs -> their meaning."""
 
 _FEW = 4
 
@@ -50,10 +50,11 @@ class Finding:
     """The outcome of one check.
 
     Attributes:
-        name: what was looked at, such as "GPUs".
-        state: "ok", "note" (the study can start; something to know) or "missing" (it cannot).
-        found: what is there.
-        remedy: what to do about it; empty where nothing is to be done.
+        name: what was checked, such as "GPUs".
+        state: "ok", "note" (the study can start, but there is something to know) or "missing" (it
+            cannot start).
+        found: what was found.
+        remedy: what to do about it; empty if there is nothing to do.
     """
 
     name: str
@@ -74,16 +75,16 @@ def examine(
     """Check everything that a study needs.
 
     Args:
-        study: what is to be run.
+        study: the study to be run.
         layout: where its results go.
-        machine: looks at the machine.
-        profile: where its jobs run: on this machine, through Slurm, or on Kubernetes. With the
+        machine: the machine to check.
+        profile: where the jobs run: "default" (on this machine), "slurm" or "kubernetes". With the
             last two, GPUs and memory are those of the cluster's nodes, not of this machine.
         locks: folder of the locked requirements.
         environments: folder of the other engines' environments.
 
     Returns:
-        One finding per check, in the order in which one would mend them.
+        One finding per check, in the order in which a user would fix them.
     """
     findings = [*_python(machine, locks)]
     if profile == "slurm":
@@ -119,9 +120,9 @@ def _compared(
 
     Args:
         name: of the finding.
-        locked: package -> version, of the lock.
-        version: package -> the version that is there, or None.
-        remedy: what to do where they differ.
+        locked: package -> version in the lock.
+        version: function from a package to its installed version, or None.
+        remedy: what to do if they differ.
     """
     absent = [package for package in locked if version(package) is None]
     other = [
@@ -259,7 +260,7 @@ def _disk(study: Study, layout: Layout, machine: Machine) -> Finding:
 
 
 def _engine(study: Study) -> Iterator[Finding]:
-    """Whether the engine can be given the settings of every run."""
+    """Whether the engine accepts the settings of every run."""
     if study.scale.engine not in _REFUSED_BY:
         return
     refused: dict[str, list[str]] = {}
@@ -288,7 +289,7 @@ def _by_verl(study: Study, run: RunConfig) -> None:
 
 
 _REFUSED_BY: dict[str, Callable[[Study, RunConfig], None]] = {"trl": _by_trl, "verl": _by_verl}
-"""Raises a `DpgError` where an engine cannot be given a value of a run."""
+"""Engine -> a function that raises a `DpgError` if the engine does not accept a run's settings."""
 
 
 def _environments(
@@ -296,7 +297,7 @@ def _environments(
 ) -> Iterator[Finding]:
     for name in forecast.environments(study):
         if name == "core":
-            continue  # the one this runs in
+            continue  # the environment of this process
         lock = locks / f"{name}.txt"
         title = f"environment {name}"
         if not lock.is_file():
@@ -323,7 +324,7 @@ def _environments(
 
 
 def _repositories(study: Study, layout: Layout) -> dict[tuple[str, probe.Kind], bool]:
-    """(repository, kind) on the hub that are still to be fetched -> whether gated."""
+    """(repository, kind) on the hub that are still to be fetched -> whether they are gated."""
     scale = study.scale
     wanted: dict[tuple[str, probe.Kind], bool] = {}
     for name, model in scale.models.items():
@@ -356,11 +357,11 @@ def _hub(study: Study, layout: Layout, machine: Machine) -> Iterator[Finding]:
         yield Finding("hub token", OK, "there is one")
     for (repository, kind), is_gated in wanted.items():
         if is_gated and not machine.has_hub_token():
-            continue  # said above
+            continue  # reported above
         access = machine.access(repository, kind)
         yield _of_access(repository, kind, access)
         if access.state == probe.UNREACHABLE:
-            return  # nor will the others be
+            return  # the others cannot be reached either
 
 
 def _of_access(repository: str, kind: probe.Kind, access: probe.Access) -> Finding:

@@ -1,4 +1,4 @@
-"""The doctor's findings and estimates as they are printed."""
+"""The printed form of the doctor's findings and estimates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STYLES = {OK: "green", NOTE: "yellow", MISSING: "red"}
 
 
 def table(findings: Sequence[Finding], title: str) -> Table:
-    """One row per finding, its remedy below it."""
+    """One row per finding, with its remedy below."""
     from rich.table import Table
     from rich.text import Text
 
@@ -31,18 +31,18 @@ def table(findings: Sequence[Finding], title: str) -> Table:
     made.add_column(overflow="fold")
     for one in findings:
         words = one.found + (f"\n-> {one.remedy}" if one.remedy else "")
-        # As text: a repository or a path must not be read as markup.
+        # As `Text`: a repository or a path must not be read as markup.
         made.add_row(Text(one.state, style=_STYLES[one.state]), Text(one.name), Text(words))
     return made
 
 
 def costs(study: Study, wanted: Estimate) -> list[str]:
-    """What the study will still take, one line per kind, and what the lines assume."""
+    """What the rest of the study will cost, one line per resource, with the assumptions."""
     lines = [f"generator runs still to make: {wanted.runs} of {wanted.all_runs}"]
     if wanted.gpu_hours is None:
         lines += ["GPU-hours: none, the scale asks for no GPU", cpu_time(study)]
     else:
-        # Loads JAX, which the workflow needs not, and it reads this package at every start.
+        # Imported here: it loads JAX, and the workflow imports this package at every start.
         from dpg.doctor import cards
 
         lines += [
@@ -66,7 +66,7 @@ def costs(study: Study, wanted: Estimate) -> list[str]:
 
 
 def cpu_time(study: Study, root: Path = Path("results")) -> str:
-    """The CPU time of the generator runs, as it was measured: of this study, or of the kept one."""
+    """The measured CPU time of the generator runs: of this study, or else of its reference."""
     name = study.scale.scale
     places = {
         "the finished runs": root / name / "report" / "runs.csv",

@@ -1,9 +1,9 @@
-"""What a study will take: GPU-hours, disk and the judge's bill, before anything is started.
+"""An estimate of a study's cost before it starts: GPU-hours, disk and the judge's bill.
 
-GPU-hours are floating-point operations over the rates of `dpg.doctor.rates`, given as a range, with
-what was measured and what is assumed beside it. Operations are counted as usual: 2 per parameter
-and token for a forward pass, 6 for a step of training. Disk and the judge's bill are sums over
-what the workflow keeps and asks.
+GPU-hours are floating-point operations divided by the rates of `dpg.doctor.rates`, which says which
+rates are measured and which are assumed. They are given as a range. Operations are counted as
+usual: 2 per parameter and token for a forward pass, 6 for a training step. Disk space and the
+judge's bill are sums over the files that the workflow keeps and the texts that it judges.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ from dpg.study import outputs, sources
 from dpg.study.layout import Layout
 
 METAGRADIENT = 3.3
-"""A metagradient's time over that of the plain training: measured on an H200 at T = 16."""
+"""A metagradient's time divided by that of plain training: measured on an H200 at T = 16."""
 
 METAGRADIENT_SHORT = 1.4
-"""The same at T = 1, where no adjoint is carried back."""
+"""The same ratio at T = 1, where no adjoint is passed back to an earlier step."""
 
 KNOWN_PARAMETERS = {
     "openai-community/gpt2": 124_439_808,
     "meta-llama/Llama-3.2-1B": 1_235_814_400,
     "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
 }
-"""Parameters of the paper's models; any other model is counted once its weights are here."""
+"""Parameters of the paper's models; other models are counted from their downloaded weights."""
 
 SMOLLM2_PARAMETERS = 134_515_008
 
 LAMBADA_PASSAGES = 5153
 PASSAGE_TOKENS = 110
-"""Passages of LAMBADA per language, and tokens of one: assumed, 80 words in four languages."""
+"""LAMBADA's passages per language, and an assumed number of tokens per passage (80 words)."""
 
 ENVIRONMENT_GB = {"core": 2.6, "easydel": 2.7, "trl": 1.1, "verl": 1.5, "vllm": 3.8} | {
     "easydel-gpu": 6.0, "trl-gpu": 9.0, "verl-gpu": 9.0, "vllm-gpu": 9.0,
 }  # fmt: skip
-"""Environments on disk: measured with a CPU build of PyTorch; those for GPUs are assumptions."""
+"""Sizes of environments, in GB: measured with a CPU build of PyTorch; assumed for GPUs."""
 
 _CHARACTERS_PER_TOKEN = 4.5
 _BYTES_PER_ROLLOUT = 2500  # of a validation's table: prompt, response and numbers, compressed
-_TRAINER_CHECKPOINTS = 2  # of verl and TRL, kept while a run is under way
+_TRAINER_CHECKPOINTS = 2  # that verl and TRL keep during a run
 _TRAINER_STATE = 12  # bytes per parameter: float32 weights and two moments
 
 
 @dataclass(frozen=True)
 class Range:
-    """A number between two assumptions."""
+    """A number as a range, from two assumptions."""
 
     low: float
     high: float
@@ -76,18 +76,19 @@ class Range:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is still to be made of a study.
+    """The cost of the rest of a study.
 
     Attributes:
         runs: generator runs not yet made, of `all_runs`.
         generator_hours, target_hours, downstream_hours: GPU-hours of the generators (rollouts and
-            updates), of the target models' trainings and metagradients, and of Table 1; None where
-            the scale asks for no GPU.
-        disk_gb: what the finished study keeps, environments included.
-        working_gb: what one generator run needs besides, until it is done.
-        judged: rollouts that are classified for Figure 4.
-        judge_dollars: their price; 0 for the offline judge, None where no price is known.
-        unknown: models whose size is not known before they are fetched; they count as nothing.
+            updates), of the target models' trainings and metagradients, and of Table 1; None if the
+            scale needs no GPU.
+        disk_gb: what the finished study keeps, environments included, in GB.
+        working_gb: what a generator run needs in addition until it is done, in GB.
+        judged: rollouts still to be classified for Figure 4.
+        judge_dollars: their price in US dollars; 0 for the offline judge, None if no price is
+            known.
+        unknown: models whose size is not known before they are fetched; they are not counted.
     """
 
     runs: int
@@ -103,17 +104,17 @@ class Estimate:
 
     @property
     def gpu_hours(self) -> Range | None:
-        """All GPU-hours together."""
+        """The sum of all GPU-hours; None if the scale needs no GPU."""
         parts = (self.generator_hours, self.target_hours, self.downstream_hours)
         known = [part for part in parts if part is not None]
         return sum(known, Range(0.0, 0.0)) if known else None
 
 
 def estimate(study: Study, layout: Layout) -> Estimate:
-    """Estimate what a study will still take.
+    """Estimate the cost of the rest of a study.
 
     Args:
-        study: the study; what `layout` already holds of its runs is not counted again.
+        study: the study; its finished runs are not counted.
         layout: where its results are.
     """
     scale = study.scale
@@ -154,20 +155,20 @@ def environments(study: Study) -> list[str]:
 
 
 def validations(run: RunConfig) -> int:
-    """How many validations a run has: one every `validation.every` steps from 0, one at the end."""
+    """A run's number of validations: every `validation.every` steps from step 0, and at the end."""
     steps, every = run.generator.grpo_steps, run.validation.every
     return steps // every + 1 + (steps % every != 0)
 
 
 def parameters(model: Model, folder: Path) -> int | None:
-    """How many parameters a model has: of its files where it is here, else as published.
+    """A model's number of parameters: from its files if they exist, else as published.
 
     Args:
-        model: where it comes from.
-        folder: where the workflow keeps it, whether it is there yet or not.
+        model: the model's settings.
+        folder: where the workflow keeps the model; it need not exist.
 
     Returns:
-        None where that is not known before it is fetched.
+        None if the number is not known before the model is fetched.
     """
     here = model.folder if model.source == "folder" else folder
     weights = sorted(here.glob("*.safetensors"))
@@ -176,13 +177,13 @@ def parameters(model: Model, folder: Path) -> int | None:
     if isinstance(model, HubModel):
         return KNOWN_PARAMETERS.get(model.repository)
     if isinstance(model, TrainedModel):
-        # Layers alone: 12 D^2 each; the vocabulary of these shapes is small.
+        # Only the layers, 12 D^2 each; the vocabulary of these shapes is small.
         return 12 * model.layers * model.hidden_size**2
     return SMOLLM2_PARAMETERS if model.source == "smollm2" else None
 
 
 def _parameters_in(path: Path) -> int:
-    """Elements of all tensors of a safetensors file, from its header alone."""
+    """Number of elements of all tensors in a safetensors file, read from its header."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
@@ -200,7 +201,7 @@ def _parameters_in(path: Path) -> int:
 
 
 def generator_operations(run: RunConfig, size: int) -> float:
-    """Operations of a run's rollouts, log-probabilities and updates, validations included.
+    """Floating-point operations of a run's rollouts, log-probabilities, updates and validations.
 
     Args:
         run: the run.
@@ -217,7 +218,7 @@ def generator_operations(run: RunConfig, size: int) -> float:
 
 
 def target_operations(run: RunConfig, size: int) -> float:
-    """Operations of a run's trainings of the target, metagradients included.
+    """Floating-point operations of a run's trainings of the target, with metagradients.
 
     Args:
         run: the run.
@@ -252,7 +253,7 @@ def _hours_of_generators(runs: Iterable[RunConfig], sizes: dict[str, int], engin
 
 
 def _hours_of_targets(runs: Iterable[RunConfig], sizes: dict[str, int], gpus: int) -> Range:
-    """Low: the target is sharded over the job's GPUs. High: on one of them, the others wait."""
+    """Low: the target is sharded over the job's GPUs. High: it uses one, and the others wait."""
     seconds = sum(
         target_operations(run, sizes[run.learner.model]) / rates.of_target(run) for run in runs
     )
@@ -303,7 +304,7 @@ def _disk_of_downstream(
 
 
 def _working_state(run: RunConfig, study: Study, sizes: dict[str, int]) -> float:
-    """Bytes of a run's checkpoints while it is under way."""
+    """Bytes of a run's checkpoints during the run."""
     checkpoints = 1 if study.scale.engine == "jax" else _TRAINER_CHECKPOINTS
     return 1.0 * checkpoints * _TRAINER_STATE * sizes[run.generator.model]
 

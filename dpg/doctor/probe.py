@@ -1,4 +1,4 @@
-"""Looks at this machine: GPUs, memory, disk, the hub, packages, ports, Slurm. Changes nothing."""
+"""Inspect this machine: GPUs, memory, disk, the hub, packages, ports, Slurm; changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpg import hardware
 from dpg.environments import plain_name
 
 Kind = Literal["model", "dataset"]
-"""What a repository of the hub holds."""
+"""The kind of a repository on the hub."""
 
 REACHED: Final = "reached"
 REFUSED: Final = "refused"
@@ -24,7 +24,7 @@ ABSENT: Final = "absent"
 UNREACHABLE: Final = "unreachable"
 UNKNOWN: Final = "unknown"
 
-_TIMEOUT = 60.0  # seconds; a driver or a controller that hangs is as good as none
+_TIMEOUT = 60.0  # seconds; a driver or a controller that hangs counts as missing
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Access:
-    """What the hub said about a repository.
+    """The hub's answer about a repository.
 
     Attributes:
         state: "reached" (may be fetched), "refused" (gated or private, and this token has no
-            access), "absent" (no such repository), "unreachable" (no answer at all) or "unknown"
-            (not asked, or an answer that says neither).
+            access), "absent" (no such repository), "unreachable" (no answer) or "unknown" (not
+            asked, or the answer is unclear).
         message: the reason, in words.
     """
 
@@ -52,7 +52,7 @@ class Access:
 
 @dataclass(frozen=True)
 class SlurmNode:
-    """A node that Slurm may give to a job."""
+    """A node that Slurm may give to a job; memory in GB (10^9 bytes)."""
 
     name: str
     partition: str
@@ -62,10 +62,10 @@ class SlurmNode:
 
 
 class Machine:
-    """This machine. A test, or a report about another machine, replaces what it needs of it."""
+    """This machine. Tests, and reports about other machines, replace some of the methods."""
 
     def gpus(self) -> list[Gpu]:
-        """The NVIDIA GPUs that the driver lists; none where there is no driver."""
+        """The NVIDIA GPUs that the driver lists; none if there is no driver."""
         query = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
         output = _output(*query)
         fields = [line.rsplit(",", 1) for line in (output or "").splitlines() if "," in line]
@@ -73,15 +73,15 @@ class Machine:
         return [Gpu(name.strip(), float(mib) * 2**20 / 1e9) for name, mib in fields]
 
     def memory_gb(self) -> float:
-        """The memory, in GB."""
+        """The memory of this machine, in GB."""
         return hardware.physical_memory_gb()
 
     def cpus(self) -> int:
-        """The cores that this process may use."""
+        """The number of cores that this process may use."""
         return hardware.usable_cores()
 
     def free_disk_gb(self, folder: Path) -> float:
-        """What is free where a folder is, or would be made; in GB."""
+        """The free space on the disk of a folder, which need not exist, in GB."""
         folder = folder.absolute()
         while not folder.exists():
             folder = folder.parent
@@ -92,11 +92,11 @@ class Machine:
         return hardware.has_hub_token()
 
     def variable(self, name: str) -> bool:
-        """Whether an environment variable has a value; the value itself is never looked at."""
+        """Whether an environment variable has a value; the value itself is not used."""
         return bool(os.environ.get(name))
 
     def access(self, repository: str, kind: Kind) -> Access:
-        """Ask the hub whether a repository may be fetched with the token there is."""
+        """Ask the hub whether a repository may be fetched with the present token."""
         try:
             from huggingface_hub import HfApi
         except ImportError:
@@ -116,7 +116,7 @@ class Machine:
             return None
 
     def versions_in(self, environment: Path) -> dict[str, str] | None:
-        """Package -> version in another environment, its names in lower case; None if absent."""
+        """Package, in lower case -> version in another environment; None if it does not exist."""
         folders = sorted(environment.glob("lib/python3*/site-packages"))
         if not folders or not (environment / "bin" / "python").exists():
             return None
@@ -142,7 +142,7 @@ class Machine:
         return True
 
     def slurm_nodes(self) -> list[SlurmNode] | None:
-        """The nodes that Slurm's controller lists; None where no controller answers."""
+        """The nodes that Slurm's controller lists; None if no controller answers."""
         output = _output("sinfo", "--noheader", "--Node", "--format=%N|%P|%c|%m|%G")
         return None if output is None else parse_nodes(output)
 
@@ -165,13 +165,13 @@ def parse_nodes(text: str) -> list[SlurmNode]:
 
 
 def _gpus(generic: str) -> int:
-    """The number in `gpu:8`, `gpu:h100:8` or `gpu:h100:8(S:0-1)`; 0 of any other resource."""
+    """The number in `gpu:8`, `gpu:h100:8` or `gpu:h100:8(S:0-1)`; 0 for other resources."""
     parts = generic.split("(", 1)[0].split(":")
     return int(parts[-1]) if parts[0] == "gpu" and parts[-1].isdigit() else 0
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints; None where it is not there, fails or does not end."""
+    """What a command prints; None if it is not installed, fails or does not end in time."""
     if shutil.which(command[0]) is None:
         return None
     try:

@@ -1,8 +1,8 @@
-"""Operations per second that were measured on a GPU, and those that are assumed.
+"""Operations per second of a GPU: measured rates, and assumed rates.
 
-Measured on one NVIDIA H200 with jax 0.11.2 (docs/gpu.md): large products reach 699 TFLOP/s in
-bfloat16, 356 in TF32 and 50 in float32. A metagradient in GPT-2's shape does 110 in TF32. In
-float32 it was not timed; its products are then most of it, so their rate is taken.
+Measured on one NVIDIA H200 with jax 0.11.2 (docs/gpu.md): large matrix products reach 699 TFLOP/s
+in bfloat16, 356 in TF32 and 50 in float32. A metagradient in GPT-2's shape reaches 110 in TF32. It
+was not timed in float32; matrix products then take most of its time, so their rate is used.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 from dpg.config import RunConfig
 
 BFLOAT16 = 989e12
-"""Peak of an H200 or H100 in bfloat16 on tensor cores, without sparsity; NVIDIA's data sheet."""
+"""Peak of an H200 or H100 in bfloat16 on tensor cores, without sparsity (NVIDIA's data sheet)."""
 
 GENERATOR_SHARES = (0.10, 0.40)
-"""Assumed share of that peak, sampling and update together, of an engine with vLLM: low, high."""
+"""Assumed share of that peak for an engine with vLLM, sampling and update together: low, high."""
 
 TARGET = {"highest": 50e12, "high": 110e12, "default": 110e12}
-"""Measured in training the target, by `learner.matmul_precision`."""
+"""`learner.matmul_precision` -> measured rate of the target's training."""
 
 JAX_GENERATOR = (55e12, 110e12)
-"""The JAX engine's sampling and update. Low: SmolLM2's whole steps of 256 rollouts took 4.7 s, and
-their reward took 1.5 s of it at 50 TFLOP/s. High: the rate of the metagradient's products in TF32,
-in which the update computes too."""
+"""The JAX engine's sampling and update. Low: whole steps of SmolLM2 with 256 rollouts took 4.7 s,
+of which the reward took 1.5 s at 50 TFLOP/s. High: the rate of the metagradient in TF32, which the
+update uses too."""
 
 
 def of_target(run: RunConfig) -> float:
@@ -30,7 +30,7 @@ def of_target(run: RunConfig) -> float:
 
 
 def of_generator(engine: str) -> tuple[float, float]:
-    """Operations per second of an engine's generator, low and high."""
+    """Operations per second of an engine's generator: low and high."""
     if engine == "jax":
         return JAX_GENERATOR
     low, high = GENERATOR_SHARES

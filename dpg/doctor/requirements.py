@@ -1,4 +1,4 @@
-"""What a scale needs of the machine, and what of it is missing here."""
+"""What a scale needs from the machine, and what is missing here."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dpg.errors import DpgError
 
 
 class MachineError(DpgError):
-    """The machine cannot carry the scale; says what is missing and which scales would run."""
+    """The machine cannot run the scale; says what is missing and which scales would run."""
 
 
 def require(study: Study, others: list[Path], *, elsewhere: bool = False) -> None:
-    """Stop before the first job where the machine cannot carry the study.
+    """Stop before the first job if the machine cannot run the study.
 
     Args:
         study: the study about to run.
-        others: scale files to suggest from.
-        elsewhere: the large jobs go to a cluster, whose machines are not looked at: Slurm or
-            Kubernetes say themselves what they cannot give.
+        others: scale files that may be suggested instead.
+        elsewhere: large jobs go to a cluster, whose machines are not checked: Slurm or Kubernetes
+            report themselves what they cannot provide.
 
     Raises:
         MachineError: one line per missing thing, and the command of a scale that would run here.
@@ -51,10 +51,10 @@ def missing(
     memory_gb: Callable[[], float] | None = None,
     token: Callable[[], bool] | None = None,
 ) -> list[str]:
-    """What the scale needs and the machine lacks, one sentence each; empty where all is there.
+    """What the scale needs and the machine lacks, one line each; empty if nothing is missing.
 
-    With `elsewhere`, GPUs and memory are a cluster's and are not asked for here. The functions that
-    look at the machine can be replaced, for a test or another machine.
+    With `elsewhere`, GPUs and memory are those of a cluster and are not checked. The functions that
+    inspect the machine can be replaced, for a test or another machine.
     """
     needs, lacking = scale.needs, []
     if needs.gpus and not elsewhere:

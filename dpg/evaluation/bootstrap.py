@@ -1,6 +1,6 @@
-"""Bootstrap samples and intervals: of a mean over seeds, a share of rollouts, a mean of passages.
+"""Bootstrap samples and intervals of a mean over seeds, a share of rollouts, a mean over passages.
 
-Every function draws from named random numbers, so equal inputs give equal intervals.
+Every random stream has a name that seeds it, so equal inputs give equal intervals.
 """
 
 from __future__ import annotations
@@ -16,49 +16,58 @@ LEVEL = 0.95
 """Share of the bootstrap samples inside an interval."""
 
 RESAMPLES = 10_000
-"""Bootstrap samples of the seeds."""
+"""Number of bootstrap samples of the seeds."""
 
 DRAWS = 2_000
-"""Draws within a seed."""
+"""Number of bootstrap samples within one seed."""
 
 
 def percentiles(draws: np.ndarray) -> tuple[float, float]:
-    """The ends of the central `LEVEL` of the draws."""
+    """The two ends of the central interval that holds a share `LEVEL` of the draws."""
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 
 
 def of_seeds(values: np.ndarray) -> np.ndarray:
-    """[RESAMPLES]: means of samples of the seeds, drawn with replacement."""
+    """[RESAMPLES] float64: means of samples of the seeds' values, drawn with replacement.
+
+    Args:
+        values: [S], one value per seed.
+    """
     draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     return np.asarray(values[draws].mean(1))
 
 
 def stream(*names: Any) -> np.random.Generator:
-    """Random numbers of a name: the same for equal names, unrelated for others."""
+    """A random generator seeded by names: equal names give equal numbers."""
     return np.random.default_rng([zlib.crc32(str(name).encode()) for name in names])
 
 
 def of_fraction(value: float, size: float, rng: np.random.Generator) -> np.ndarray:
-    """[DRAWS]: a fraction of `size` independent rollouts, under other samples of as many.
+    """[DRAWS] float64: a fraction of `size` independent rollouts, resampled with replacement.
 
-    Resampling the rollouts with replacement is a binomial draw.
+    Resampling rollouts that have or do not have a property is a binomial draw.
+
+    Args:
+        value: the measured fraction, clipped to [0, 1].
+        size: number of rollouts.
+        rng: random numbers.
     """
     return np.asarray(rng.binomial(int(size), min(max(value, 0.0), 1.0), DRAWS) / int(size))
 
 
 def of_normal(value: float, error: float, rng: np.random.Generator) -> np.ndarray:
-    """[DRAWS]: a mean with this standard error."""
+    """[DRAWS] float64: normal draws around a mean with this standard error."""
     return value + error * rng.standard_normal(DRAWS)
 
 
 def of_course(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[DRAWS]: offsets of one point of a curve, from how its later points scatter.
+    """[DRAWS] float64: random offsets of one point of a curve, from the scatter of its second half.
 
-    Each validation samples its rollouts anew, so neighbours differ by the generator's progress and
-    by chance. Second differences y[i-1] - 2 y[i] + y[i+1] of the second half are free of steady
-    progress, and have six times the variance of one point. They are drawn with either sign.
+    Each validation samples new rollouts, so neighbouring points differ by the generator's progress
+    and by chance. The second differences y[i-1] - 2 y[i] + y[i+1] remove steady progress. Their
+    variance is six times that of one point. They are drawn with a random sign.
 
     Args:
         values: [V] the curve's second half.
@@ -71,11 +80,13 @@ def of_course(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def of_mean(table: np.ndarray, *names: Any) -> np.ndarray:
-    """[DRAWS, K]: column means of samples of a table's rows, drawn with replacement (paired).
+    """[DRAWS, K] float64: column means over a table's rows, resampled with replacement.
+
+    All columns share the samples, so differences between columns are paired.
 
     Args:
         table: [N, K] float64.
-        names: of the random numbers: equal names and N give equal samples.
+        names: names of the random stream; equal names and equal N give equal samples.
     """
     return np.asarray(_times(len(table), *names) @ table / len(table))
 

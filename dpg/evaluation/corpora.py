@@ -1,7 +1,7 @@
 """Corpora for continued pre-training: what a generator writes, in parquet shards.
 
 A corpus is a folder: `shard_00000.parquet`, ... with the columns of `COLUMNS`, and `corpus.json`,
-written last, which says what the shards hold. Shard i depends on the seed and on i alone, so a job
+which describes the shards and is written last. Shard i depends only on the seed and on i, so a job
 that was killed goes on after its last whole shard and ends with the same corpus.
 """
 
@@ -30,11 +30,11 @@ from dpg.state import open_state
 
 RECORD = "corpus.json"
 COLUMNS = ("source", "text", "tokens")
-"""`source`: the id of the article behind the text; `text`; `tokens`: ids in the writer's tokenizer,
-list of int32, the end of text included where it was written."""
+"""`source`: id of the article that the prompt was made of; `text`; `tokens`: ids in the writer's
+tokenizer, a list of int32, with the end-of-text token if the writer wrote it."""
 
 _BATCH = 1024
-"""Rollouts sampled at a time where the settings do not say."""
+"""Rollouts sampled at a time if the settings do not say."""
 
 
 class Engine(Protocol):
@@ -46,7 +46,7 @@ class Engine(Protocol):
         Args:
             tokens: int32 [N, P], padded on the left.
             mask: bool [N, P], true on a prompt's own tokens.
-            shard: number of the shard; it names the random key.
+            shard: number of the shard; the random key depends on it.
 
         Returns:
             N lists of token ids, each up to and including the end of text.
@@ -57,7 +57,15 @@ class Engine(Protocol):
 def jax_engine(
     directory: Path, *, response_tokens: int, temperature: float, seed: int, batch: int | None
 ) -> Engine:
-    """`dpg.models.decode` on this machine's devices."""
+    """An engine that samples with `dpg.models.decode` on this machine's devices.
+
+    Args:
+        directory: the checkpoint, a Hugging Face directory.
+        response_tokens: longest response, in tokens.
+        temperature: sampling temperature.
+        seed: of the sampling.
+        batch: rollouts sampled at a time; None: `_BATCH`.
+    """
     model, params, tokenizer = load(directory)
 
     def write(tokens: np.ndarray, mask: np.ndarray, shard: int) -> list[list[int]]:
@@ -87,19 +95,19 @@ def vllm_engine(
     seed: int,
     options: dict[str, Any] | None = None,
 ) -> Engine:
-    """VLLM, which batches by itself.
+    """An engine that samples with vLLM, which chooses its own batches.
 
     Args:
         directory, response_tokens, temperature, seed: as for `jax_engine`.
         options: arguments of vLLM's `LLM`, such as `gpu_memory_utilization` (on a CPU the share of
-            the machine's memory) or `dtype`; weights in float32 are read in half precision by
-            itself.
+            the machine's memory) or `dtype`. Without `dtype`, vLLM reads float32 weights in half
+            precision.
 
     Raises:
         DpgError: vLLM is not installed here.
     """
     try:
-        # By its name: it lives in an environment of its own, whose pins clash with this one's.
+        # Imported by name: vLLM has its own environment, whose pins conflict with this one's.
         vllm = importlib.import_module("vllm")
     except ImportError as error:
         raise DpgError(
@@ -120,7 +128,7 @@ def vllm_engine(
                 max_tokens=response_tokens,
                 min_tokens=min(MIN_TOKENS, response_tokens),
                 seed=int(one),
-                detokenize=False,  # the text is made of the ids, as for the other engine
+                detokenize=False,  # the text is decoded from the ids, as with the other engine
             )
             for one in seeds
         ]
@@ -160,16 +168,16 @@ def write_corpus(
 ) -> dict[str, Any]:
     """Have a generator answer prompts until it has written `settings.tokens` tokens.
 
-    Prompts go in epochs over the articles of `settings.prompts`, each epoch in a new order; the
-    prompt itself is no part of the corpus, as in the generator's training (section 3.1).
+    Prompts go in epochs over the articles of `settings.prompts`, each epoch in a new order. The
+    prompts themselves are not part of the corpus, as in the generator's training (section 3.1).
 
     Args:
         run: the generator's run, for the style and sizes of prompts and responses.
-        settings: how much, at which temperature, by which engine.
+        settings: number of tokens, temperature and engine.
         generator: the checkpoint, a Hugging Face directory with its tokenizer.
         articles: the table of articles (id, text, split).
-        out: the corpus's folder; whole shards of the same settings are used. A folder of other
-            settings is moved to a sibling that carries its digest, and a message says so.
+        out: the corpus's folder. Whole shards that have the same settings are kept. A folder that
+            has other settings is renamed, with its digest in the name, and a message says so.
         seed: of the sampling.
 
     Returns:
@@ -190,7 +198,7 @@ def write_corpus(
     )
     if not len(prompts.articles):
         raise DpgError(f"{articles}: no article of split '{settings.prompts}' is long enough")
-    # Of a shard's text; how many shards there are, and how many rows at a time, is no part of it.
+    # What a shard's text depends on: not on the number of shards, nor on the batch.
     config = {
         "corpus": settings.model_dump(mode="json", exclude={"tokens", "batch"}),
         "generator": run.generator.model_dump(include={"prompt_tokens", "response_tokens"}),
@@ -235,7 +243,7 @@ def _tokenizer(generator: str | Path) -> Tokenizer:
 
 
 def _make_way(out: Path) -> None:
-    """Remove an empty folder: the workflow makes it, and there is nothing in it to move aside."""
+    """Remove an empty folder, which the workflow makes: there is nothing in it to move aside."""
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()
 
@@ -279,7 +287,7 @@ def write_texts(
     config: dict[str, Any],
     **more: Any,
 ) -> dict[str, Any]:
-    """Write ready texts as a corpus of one shard.
+    """Write existing texts as a corpus of one shard.
 
     Args:
         out: the corpus's folder.
@@ -309,8 +317,8 @@ def read_corpus(folder: str | Path) -> Iterator[tuple[str, list[int]]]:
     """The (text, token ids) of a corpus, in order.
 
     Raises:
-        DpgError: the corpus is unfinished, a shard is missing, cut short, or not the one that the
-            record describes; names the file.
+        DpgError: the corpus is unfinished, or a shard is missing, truncated or different from the
+            record; names the file.
     """
     folder = Path(folder)
     if not (folder / RECORD).exists():
@@ -323,7 +331,7 @@ def read_corpus(folder: str | Path) -> Iterator[tuple[str, list[int]]]:
             if value != shard[key]:
                 raise DpgError(
                     f"{path}: {value:,} {key}, but {RECORD} says {shard[key]:,}: delete the shard "
-                    f"and {folder / RECORD}, and run the step again; it makes that shard anew"
+                    f"and {folder / RECORD}, and run the step again; it makes that shard again"
                 )
         for text, ids in zip(table.text, table.tokens, strict=True):
             yield text, ids.tolist()

@@ -13,17 +13,17 @@ from dpg.errors import DpgError
 def bigram_entropy(sequences: Iterable[Sequence[Hashable]]) -> float:
     """Return the Shannon entropy, in bits, of the pooled bigrams of all sequences.
 
-    With n(a, b) the number of times that b directly follows a within a sequence, over all of them,
-    N the sum of n, and p(a, b) = n(a, b) / N:
+    Let n(a, b) be the number of times that b directly follows a within a sequence, counted over all
+    sequences, N the sum of all n, and p(a, b) = n(a, b) / N. Then
 
         H = - sum over (a, b) of p(a, b) log2 p(a, b)
 
-    No bigram spans two sequences. H is 0 when one bigram is all there is, and log2 N when no bigram
-    occurs twice; so only sets of about the same size can be compared. The paper names the measure
-    and gives no formula; this is the joint entropy of a bigram, neither conditional nor normalised.
+    No bigram spans two sequences. H is 0 if all bigrams are the same, and log2 N if no bigram
+    occurs twice, so only sets of about the same size can be compared. The paper names the measure
+    but gives no formula. This is the joint entropy of a bigram, neither conditional nor normalised.
 
     Args:
-        sequences: token ids (or words, or any hashable items), one sequence a text.
+        sequences: token ids (or words, or any hashable items), one sequence per text.
 
     Raises:
         DpgError: no sequence has two items, so there is no bigram.

@@ -33,14 +33,14 @@ def continue_pretraining(
     seed: int,
     out: str | Path,
 ) -> None:
-    """Train the target model on each corpus, each time from its first weights (Table 11).
+    """Train the target model on each corpus, each time from its initial weights (Table 11).
 
     Args:
         settings: Table 11.
         target: directory of the target model.
-        generator: a directory with the tokenizer in which the corpora were written.
+        generator: a directory with the tokenizer that the corpora were written with.
         replay: the replay corpus.
-        corpora: source -> corpus; `replay` names the replay corpus itself, trained on alone.
+        corpora: source -> corpus; the source `replay` is trained on the replay corpus alone.
         seed: of the order of the text.
         out: folder of the trained models, one per source, and of `cpt.json`.
     """
@@ -83,14 +83,14 @@ def fine_tune(
 ) -> None:
     """Fine-tune the target model on the benchmark's train split over the grid of Table 12.
 
-    Each setting is measured on the validation split; the weights of the best stay.
+    Each grid point is measured on the validation split; only the best one's weights are kept.
 
     Args:
         settings: Table 12.
         target: directory of the target model.
         passages: the benchmark's table (language, text, split).
-        language: whose passages.
-        harness: knows the validation task.
+        language: code of the passages' language.
+        harness: has the language's validation task.
         seed: of the order of the passages.
         out: folder of the best model, `sft`, and of `sft.json` with the whole grid.
     """
@@ -99,7 +99,7 @@ def fine_tune(
     config = {"sft": settings.model_dump(mode="json"), "target": str(target), "language": language}
     grid = [(rate, epochs) for rate in settings.learning_rates for epochs in settings.epochs]
     task = task_name(language, "validation")
-    harness.require([task])  # before any training
+    harness.require([task])  # fails before any training
     with RunRecord(out / "sft.json", config, seed, step="fine_tune") as record:
         tried: list[dict[str, Any]] = []
         for rate, epochs in grid:
@@ -112,7 +112,7 @@ def fine_tune(
                 if one is not best:
                     shutil.rmtree(out / one["model"], ignore_errors=True)
         point = _GridPoint(out / best["model"], best["learning_rate"], best["epochs"])
-        point.train(target, rows, settings, seed)  # where its weights were lost
+        point.train(target, rows, settings, seed)  # trains again only if its weights were lost
         record.entries |= {"grid": tried, "best": best, "lm_eval": harness.record}
         record.entries["device"] = {"platform": best["device"]}
 
@@ -145,7 +145,7 @@ class _GridPoint(NamedTuple):
         harness: Harness,
         task: str,
     ) -> dict[str, Any]:
-        """Train and measure, or read what an earlier job found that was killed later."""
+        """Train and measure, or read the result of an earlier job that was killed later."""
         outcome = self.folder.with_name(f"{self.folder.name}.json")
         inputs = {
             "training": training.inputs_of(
@@ -171,7 +171,7 @@ class _GridPoint(NamedTuple):
 
 
 def _short(done: dict[str, Any]) -> dict[str, Any]:
-    """What of a training's record is worth reading beside others."""
+    """The part of a training's record that Table 1's records keep."""
     ends = {"loss_first": done["losses"][0], "loss_last": done["losses"][-1]}
     return {key: done[key] for key in ("steps", "tokens", "device")} | ends
 
@@ -179,12 +179,12 @@ def _short(done: dict[str, Any]) -> dict[str, Any]:
 def passage_rows(
     passages: pd.DataFrame, language: str, tokenizer: Tokenizer, context: int
 ) -> list[list[int]]:
-    """The train split's passages as token ids, begin-of-text first where the tokenizer adds it.
+    """The train split's passages as token ids, begin-of-text first if the tokenizer adds it.
 
-    A passage longer than the context keeps its end, whose last word the benchmark asks for.
+    A passage longer than the context keeps its end, since the benchmark asks for its last word.
 
     Raises:
-        DpgError: the language has no train passage.
+        DpgError: the language has no train passage, or a passage has a single token.
     """
     chosen = passages[(passages.language == language) & (passages.split == "train")]
     if chosen.empty:
@@ -200,7 +200,7 @@ def passage_rows(
 
 
 def trained_models(folder: str | Path, group: str) -> dict[str, Path]:
-    """Source -> directory of the models that the trainings of a group left.
+    """Source -> directory of the model that was trained on it, for one group.
 
     Args:
         folder: where `continue_pretraining` and `fine_tune` wrote.
@@ -227,18 +227,19 @@ def measure(
 ) -> None:
     """Measure every model of one target, on the validation and the test split, in one process.
 
-    On the test split all of a passage is read. Where the settings name a number of tokens, its end
-    of that length is read too (`tail`), and that alone on the validation split.
+    On the test split the whole passage is read. If `perplexity.context` is set, the last tokens of
+    that number are measured too (`tail`), and on the validation split only these.
 
     Args:
-        target: directory of the target model itself, the row `before`.
+        target: directory of the untrained target model, the row `before`.
         groups: `COMMON` and each language -> folder of its trained models.
-        harness: knows the tasks of every language.
-        scale, replay: the study's scale and what its replay text is, for the table.
-        out: the results' file; what was measured before a kill lies beside it until all is done.
+        harness: has the tasks of every language.
+        scale, replay: the study's scale and the name of its replay text, for the table.
+        out: the file of results. Until all are measured, those so far are in a hidden file beside
+            it, so a killed job resumes.
 
     Raises:
-        DpgError: a training that is not finished, or what `Harness.measure` says.
+        DpgError: a training is not finished, or any error of `Harness.measure`.
     """
     target, out = Path(target), Path(out)
     codes = [group for group in groups if group != COMMON]
@@ -286,5 +287,5 @@ def _scores(harness: Harness, directory: Path, code: str) -> dict[str, dict[str,
     if harness.settings.context is not None:
         whole = harness.measure(directory, [test], whole=True)
         scores |= {"test": whole[test], "tail": found[test]}
-    del scores["validation"]["log_probabilities"]  # nobody compares models on it
+    del scores["validation"]["log_probabilities"]  # models are compared on the test split only
     return scores

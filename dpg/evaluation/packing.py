@@ -1,10 +1,10 @@
-"""What continued pre-training reads: rollouts one by one, replay text in blocks.
+"""The rows that continued pre-training reads: one per rollout, and blocks of replay text.
 
-A rollout is an example of its own, as in the generator's training: begin-of-text before it where
-the target's tokenizer adds one, end-of-text after it where the generator wrote one. Most rollouts
-end because they are long enough; an end-of-text put there would teach the target that every text
-ends after that number of tokens. Replay documents are put one after the other, begin-of-text before
-and end-of-text after each, and cut into blocks, as in the pre-training of the target.
+A rollout is one example, as in the generator's training. Begin-of-text comes before it if the
+target's tokenizer adds one, end-of-text after it if the generator wrote one. Most rollouts end
+because they reach the longest length. An end-of-text there would teach the target that every text
+ends after that number of tokens. Replay documents are concatenated, with begin-of-text before and
+end-of-text after each, and cut into blocks, as in the pre-training of the target.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dpg.models import Tokenizer
 def examples(
     corpus: str | Path, target: Tokenizer, writer: Tokenizer, context: int
 ) -> Iterable[list[int]]:
-    """A generator's texts as rows of the target's token ids, 2 to `context` of them.
+    """A generator's texts as rows of the target's token ids, 2 to `context` ids per row.
 
     Args:
         corpus: the corpus's folder.
         target: tokenizer of the target model.
-        writer: the generator's. Where it has the same ids the tokens are passed on as they were
-            written, as in the generator's training; otherwise the text is tokenised anew.
-        context: where a row is cut.
+        writer: tokenizer of the generator. If it has the same ids, the tokens are used as they were
+            written, as in the generator's training; otherwise the text is tokenised again.
+        context: longest row, in tokens; longer rows are cut.
     """
     same = writer.same_ids(target)
     start, end = _edges(target)
@@ -46,7 +46,10 @@ def examples(
 
 
 def blocks(corpus: str | Path, target: Tokenizer, context: int) -> Iterable[list[int]]:
-    """A corpus of whole documents as blocks of `context` of the target's token ids."""
+    """A corpus of whole documents as blocks of exactly `context` of the target's token ids.
+
+    What is left at the end of the corpus and does not fill a block is dropped.
+    """
     start, end = _edges(target)
     left: list[int] = []
     for text, _ in read_corpus(corpus):
@@ -57,22 +60,22 @@ def blocks(corpus: str | Path, target: Tokenizer, context: int) -> Iterable[list
 
 
 def _edges(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """What stands before and after a whole document."""
+    """The ids before and after a whole document."""
     return start_of(tokenizer), [] if tokenizer.eos_id is None else [tokenizer.eos_id]
 
 
 def start_of(tokenizer: Tokenizer) -> list[int]:
-    """The ids before a text: begin-of-text where the tokenizer adds one, else none."""
+    """The ids before a text: begin-of-text if the tokenizer adds one, else none."""
     if tokenizer.bos_id is None or not tokenizer.add_bos:
         return []
     return [tokenizer.bos_id]
 
 
 def take(rows: Iterable[list[int]], tokens: int, name: str) -> list[list[int]]:
-    """The first rows that have `tokens` tokens together, the last of them whole.
+    """The first rows that have at least `tokens` tokens together; the last row is not cut.
 
     Raises:
-        DpgError: the rows have fewer tokens; says how many.
+        DpgError: all rows together have fewer tokens; says how many.
     """
     taken: list[list[int]] = []
     found = 0
@@ -102,14 +105,14 @@ def mixture(
 
     Args:
         settings: Table 11.
-        corpus: what a generator wrote; None trains on replay text alone.
-        replay: the replay corpus; `settings.replay_ratio` of the tokens are of it.
+        corpus: what a generator wrote; None: all tokens are replay text.
+        replay: the replay corpus; it gives the share `settings.replay_ratio` of the tokens.
         target: the target's tokenizer.
-        writer: the generator's.
+        writer: the generator's tokenizer.
         seed: of the order.
 
     Raises:
-        DpgError: a corpus with too little text, or a damaged one.
+        DpgError: a corpus has too little text or is damaged.
     """
     again = settings.tokens if corpus is None else round(settings.replay_ratio * settings.tokens)
     rows = take(blocks(replay, target, settings.context), again, str(replay))

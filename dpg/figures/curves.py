@@ -1,4 +1,4 @@
-"""The metric of experiments that the paper does not have: one panel each, one line per variant."""
+"""Metrics of experiments that are not in the paper: one panel each, one line per variant."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         so far: step x T x B), value (the metric; higher is better).
 
     Raises:
-        DpgError: no run among the directories; a run without the metric.
+        DpgError: no directory is given, or a run has no metric.
     """
     tables = []
     for run in select(run_dirs, lambda run: True, need="a run"):

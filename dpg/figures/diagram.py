@@ -1,7 +1,7 @@
 """Diagrams as tables: each row is one box, cell, arrow or line of words, in inches.
 
-The batching diagrams (Figures 6 and 7) and the method's (Figure 1) are lists of such elements, so
-they too have a table that they are drawn from.
+The diagrams of batching (Figures 6 and 7) and of the method (Figure 1) are lists of such elements.
+So they are drawn from tables, like every other figure.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ class Element:
     Attributes:
         kind: "box" (rounded, with words), "cell" (small square), "frame" (dashed outline), "arrow"
             (from x, y by width, height), or "text" (centred at x, its last line on y).
-        x, y: inches from the lower left; of a box, cell or frame its lower left corner.
+        x, y: inches from the figure's lower left corner; for a box, cell or frame the place of its
+            lower left corner.
         width, height: inches.
         text: words; mathtext between dollar signs.
         color: of the fill, outline or arrow.
-        alpha: of the fill.
-        size: of the words, points.
+        alpha: of the fill, 0 (white) to 1.
+        size: of the words, in points.
     """
 
     kind: str
@@ -97,7 +98,7 @@ def grid(
 
 @styled
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return a figure of that size whose one axes is measured in inches."""
+    """Return a figure of width x height inches, and its only axes, whose units are inches."""
     figure = new_figure(width, height)
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
@@ -115,7 +116,7 @@ def draw(frame: pd.DataFrame, width: float, height: float) -> Figure:
 
 
 def paint(axes: Axes, frame: pd.DataFrame) -> None:
-    """Draw the elements of a table on axes measured in inches."""
+    """Draw the elements of a table on axes whose units are inches."""
     for element in elements_of(frame):
         _PAINTERS[element.kind](axes, element)
 

@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 HEIGHT = 2.2
 QR_SIZE = 1.42
 _INTEGERS = ("row", "column", "sign", "pattern")
-_GLYPHS = 0x500  # Latin, Greek, Cyrillic: what the font has for certain
+_GLYPHS = 0x500  # the font has every character below it: Latin, Greek, Cyrillic
 
 
 def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
-    """Collect the image of the last validation, the text behind it, and who decodes it.
+    """Collect the image of the last validation, a sample of its text, and what QR readers decode.
 
     Returns:
-        All rows have step (GRPO steps done) and element, which says what else they have:
+        All rows have step (GRPO steps done) and element. The other columns depend on the element:
 
         - "sample": the first rollout that the target was trained on, in `text`.
         - "pixel", one per pixel: row, column, sign (-1, 0, 1), pattern (-1, 1).
-        - "reading", where the pattern is a QR code, one per decoder and way: the decoder in
-          `reader`, what it read in `text` (missing where nothing).
-        - "fresh", one per fresh sample of text, where they were drawn: its number in `row`,
-          whether the code was decoded (1 or 0) in `sign`, the share of right pixels in `share`.
+        - "reading", only for a QR code, one per reader and way of reading: the reader in `reader`,
+          what it decoded in `text` (missing if nothing).
+        - "fresh", one per fresh sample of text, if they were drawn: its number in `row`, whether
+          the code was decoded (1 or 0) in `sign`, the share of right pixels, 0 to 1, in `share`.
 
     Raises:
-        DpgError: no run of qr among the directories, or one without image or rollouts.
+        DpgError: there is no run of qr among the directories, or it has no image or rollouts.
     """
     run = select(run_dirs, lambda run: run.experiment == "qr", need="a run of qr")[0]
     pattern, images = run.pattern()
@@ -59,7 +59,7 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
 
 
 def _readings(image: Any, pattern: Any) -> pd.DataFrame:
-    """What each decoder reads in the image; nothing where the pattern itself is no QR code."""
+    """What each reader decodes from the image; empty if the pattern is not a QR code."""
     square = pattern.shape[0] == pattern.shape[1]
     if not square or qr_reader.read(pattern) is None:
         return pd.DataFrame()
@@ -84,7 +84,7 @@ def _fresh(run: Run) -> pd.DataFrame:
 
 @styled
 def draw(frame: pd.DataFrame) -> Figure:
-    """Draw the diagram, the sample and the image; a dot marks a wrong pixel of the code."""
+    """Draw the diagram, the sample and the image; dots mark wrong pixels of the code."""
     figure, axes = canvas(PAGE, HEIGHT)
     paint(axes, table(method()))
     sample = frame[frame["element"] == "sample"].iloc[0]
@@ -101,7 +101,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def method() -> list[Element]:
-    """Return the left half: the loop from the generator through the metagradient back to it."""
+    """Return the left half: the loop from the generator to the metagradient and back."""
     top, low, tall = 1.24, 0.22, 0.62
     return [
         Element("text", 1.78, 2.04, text="Dataset Policy Gradient", size=8.5),
@@ -142,15 +142,15 @@ def method() -> list[Element]:
 
 
 def _decoded(frame: pd.DataFrame) -> list[str]:
-    """Who decoded what, and from how many fresh samples, one line each; of no QR code nothing."""
-    if "reader" not in frame:  # a table of an earlier version
+    """Lines on which readers decoded the code, and from how many fresh samples; or no line."""
+    if "reader" not in frame:  # a table of an earlier version of this package
         return []
     lines = []
     readings = frame[frame["element"] == "reading"]
     read = readings[readings["text"].map(lambda text: isinstance(text, str))]
     if len(read):
         text, names = read["text"].iloc[0], read["reader"].tolist()
-        # Who finds the code by itself needs not be told the place.
+        # A reader that finds the code by itself is not listed again with a given place.
         names = [name for name in names if name.partition(",")[0] not in names or "," not in name]
         lines.append(f'decoded: "{_plain(text)}" ({"; ".join(names)})')
     elif len(readings):
@@ -167,13 +167,13 @@ def _decoded(frame: pd.DataFrame) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """The text in one line, of characters that the font has, without the marks of mathtext."""
+    """The text on one line, with unknown characters replaced and control characters visible."""
     known = "".join(c if ord(c) < _GLYPHS else "\ufffd" for c in " ".join(text.split()))
     return visible(known)
 
 
 def result(text: str, words: Sequence[str]) -> list[Element]:
-    """Return the right half but for the image: headings, the sample, the arrow and the lines."""
+    """Return the right half without the image: headings, sample, arrow and the lines below."""
     lines = textwrap.wrap(_plain(text), 21, max_lines=11, placeholder=" ...")
     # A dollar sign would begin mathtext.
     sample = "\n".join(lines).replace("$", r"\$")

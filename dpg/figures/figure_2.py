@@ -1,7 +1,8 @@
 """Figure 2: validation of the 67 (left) and l2-norm (right) targets while the generator trains.
 
-M differs by T (M x T is constant), so a GRPO step of one variant is not one of another. The axis is
-what they share and what training costs: rollouts written so far, M x T x B at its end for all.
+M depends on T (M x T is constant), so GRPO steps of different variants cannot be compared. The
+horizontal axis therefore shows the rollouts written so far. They measure the cost of training, and
+all variants end at the same number, M x T x B.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         so far: step x T x B), value (fraction of pixels right, or norm after minus norm before).
 
     Raises:
-        DpgError: no run of sixseven or norm among the directories; a run without the numbers.
+        DpgError: there is no run of sixseven or norm, or a run has no such numbers.
     """
     runs = select(run_dirs, lambda run: run.experiment in PANELS, need="a run of sixseven or norm")
     tables = []
@@ -61,7 +62,7 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
 
 @styled
 def draw(frame: pd.DataFrame) -> Figure:
-    """Draw one panel per experiment that is there, with one legend below."""
+    """Draw one panel per experiment in the table, with one legend below."""
     frame = frame.assign(label=[Variant.parse(name).label for name in frame["variant"]])
     styles = line_styles([Variant.parse(name) for name in frame["variant"].unique()])
     present = [name for name in PANELS if (frame["experiment"] == name).any()]
@@ -83,7 +84,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.set_xlim(0, 1.01 * (rows_here["rollouts"].max() or 1))
         axes.xaxis.set_major_formatter(thousands)
         axes.margins(y=0.06)
-        if name == "sixseven":  # last: a limit stops the axis from growing with the data
+        if name == "sixseven":  # last, since an axis with a limit no longer grows with the data
             axes.set_ylim(top=103)
     legend_below(figure, frame, styles, ncols=columns)
     return figure

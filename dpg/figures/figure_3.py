@@ -25,7 +25,7 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         sign of P_c - P_i), pattern (-1, 1).
 
     Raises:
-        DpgError: no run of sixseven among the directories, or runs of different patterns.
+        DpgError: there is no run of sixseven among the directories, or a run has no images.
     """
     runs = select(run_dirs, lambda run: run.experiment == "sixseven", need="a run of sixseven")
     tables = []
@@ -53,12 +53,12 @@ def pixels(image: np.ndarray, pattern: np.ndarray) -> pd.DataFrame:
 
 
 def image(table: pd.DataFrame, value: str) -> np.ndarray:
-    """Return a column of `pixels` as an array [h, w] again."""
+    """Return a column of a table like that of `pixels` as an array [h, w]."""
     return table.pivot(index="row", columns="column", values=value).to_numpy()
 
 
 def paper_order(variant: Variant) -> tuple[int, int, bool, str]:
-    """Sort as the paper's columns: no groups; Adam by T, then redo; SGD by T; Naive by T."""
+    """A key that sorts variants as in the paper: no groups; Adam by T, then redo; SGD; Naive."""
     heads = ["nogroups", "adam", "sgd", "naive"]
     head = variant.extra if variant.extra == "nogroups" else variant.method
     place = heads.index(head) if head in heads else len(heads)
@@ -66,17 +66,17 @@ def paper_order(variant: Variant) -> tuple[int, int, bool, str]:
 
 
 CELL, GAP, BREAK = 0.47, 0.055, 0.14
-"""Inches: an image's width, and the space between images and between groups of them."""
+"""Inches: an image's width, the space between images, and between groups of images."""
 
 FOOT = 0.20
-"""Inches: below each image, for the number of pixels right."""
+"""Inches: space below each image for its number of right pixels."""
 
 
 @styled
 def draw(frame: pd.DataFrame) -> Figure:
     """Draw the pattern, then one column per variant and one row per seed.
 
-    White is +1, black -1, grey 0 (a weight that did not move); a dot marks a wrong pixel.
+    White is +1, black is -1, grey is 0 (the weight did not change). Dots mark wrong pixels.
     """
     variants = sorted(map(Variant.parse, frame["variant"].unique()), key=paper_order)
     seeds = sorted(frame["seed"].unique())
@@ -121,7 +121,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def _lefts(heads: list[str]) -> tuple[list[float], float]:
-    """Return the left edges of the target's and the variants' images, and the right margin's."""
+    """Return the left edges of the target's and the variants' images, and the total width."""
     lefts, before = [0.05], None
     for head in heads:
         lefts.append(lefts[-1] + CELL + (GAP if head == before else BREAK))

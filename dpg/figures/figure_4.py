@@ -1,7 +1,8 @@
-"""Figure 4: do the generators write the target language (top), and varied text (below)?
+"""Figure 4: do the generators write in the target language (top), and varied text (below)?
 
-Beside the paper's bigram entropy H stands 2^H, the number of bigrams that would have this entropy
-if all were equally frequent. H falls by 4 bits of 12 in a collapse; 2^H falls to a sixteenth.
+Below the paper's bigram entropy H, the figure shows 2^H: the number of bigrams that would have this
+entropy if all were equally frequent. It shows a collapse more clearly: when H falls from 12 to 8
+bits, 2^H falls to a sixteenth.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
 
     Returns:
         One row per validation: language (ISO 639-1), variant, seed, step (GRPO steps done),
-        rollouts (that the judge gave an answer for), fraction (of these in the target language),
-        entropy (of the token bigrams of all rollouts, bits). A rollout whose language the judge
-        did not name (`REFUSED`) counts neither for nor against the target language. Where a run
-        was stopped before its end, a column `stopped` says after which of its steps.
+        rollouts (number with an answer of the judge), fraction (of these in the target language),
+        entropy (of the token bigrams of all rollouts, in bits). A rollout whose language the judge
+        did not name (`REFUSED`) counts neither for nor against the target language. If a run was
+        stopped before its end, a column `stopped` says after which step.
 
     Raises:
-        DpgError: no run of lambada-* among the directories, a run that was not judged, a target
-            language that the judge does not know, or a validation without any answer of the judge.
+        DpgError: there is no run of lambada-* among the directories, a run was not judged, the
+            judge does not know a target language, or it gave no answer for a whole validation.
     """
     runs = select(
         run_dirs,

@@ -31,7 +31,7 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         occurs, as a fraction of its length).
 
     Raises:
-        DpgError: no run of uuid among the directories, or one without the numbers.
+        DpgError: there is no run of uuid among the directories, or a run has no such numbers.
     """
     runs = select(run_dirs, lambda run: run.experiment == "uuid", need="a run of uuid")
     tables = [

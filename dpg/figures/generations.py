@@ -1,4 +1,4 @@
-"""Tables 2 to 6: what a generator writes for the first validation article as it is trained."""
+"""Tables 2 to 6: what a generator writes for the first validation article during its training."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Table:
     """What a table of Appendix D shows of its run.
 
     Attributes:
-        horizon: among the method's runs from the longest T down, 0 for the longest, 1 for the next.
-        rows: as many generations as the paper shows.
-        title: the paper's, with {steps} for T.
+        horizon: which T of the method's runs: 0 for the longest, 1 for the next one.
+        rows: number of generations, as in the paper.
+        title: the paper's title, with {steps} for T.
     """
 
     horizon: int
@@ -40,14 +40,14 @@ TABLES = {
     "table_5": Table(0, 5, "LAMBADA ES, fasttext"),
     "table_6": Table(0, 8, "UUID, Metagradients w Adam"),
 }
-"""Which run each is of: `dpg.study.outputs.GENERATIONS`."""
+"""The tables by name; `dpg.study.outputs.GENERATIONS` names the run of each."""
 
 
 def choose(name: str, run_dirs: Sequence[str | Path]) -> Run:
-    """Return the run that the table shows: the paper's T, or the nearest there; the first seed.
+    """Return the run that the table shows: with the paper's T or the shortest one, first seed.
 
     Raises:
-        DpgError: no such table, or no such run among the directories.
+        DpgError: there is no such table, or no such run among the directories.
     """
     if name not in TABLES:
         raise DpgError(f"no table of generations is called {name!r}; there are {', '.join(TABLES)}")
@@ -69,14 +69,14 @@ def frame(run: Run, rows: int = 4) -> pd.DataFrame:
 
     Args:
         run: a finished run.
-        rows: how many steps; fewer where fewer were validated. Step 0, the untrained generator, is
-            left out as in the paper.
+        rows: number of steps; fewer if there are fewer validations. Step 0, the untrained
+            generator, is left out as in the paper.
 
     Returns:
         One row per step: step (GRPO steps done), article (id), response (as generated).
 
     Raises:
-        DpgError: no validated rollouts, or the first article is not the same at every step.
+        DpgError: there are no rollouts, or the first article is not the same at every step.
     """
     table = run.rollouts()
     table = table[table["row"] == table["row"].min()]
@@ -95,7 +95,7 @@ def build(name: str, run_dirs: Sequence[str | Path], out_stem: str | Path) -> li
     """Write a table as CSV (the text as generated), Markdown and LaTeX (escaped).
 
     Raises:
-        DpgError: as `choose` and `frame`.
+        DpgError: as in `choose` and `frame`.
     """
     run = choose(name, run_dirs)
     data = frame(run, TABLES[name].rows)
@@ -110,7 +110,7 @@ def build(name: str, run_dirs: Sequence[str | Path], out_stem: str | Path) -> li
 
 
 def visible(text: str) -> str:
-    r"""Return the text on one line: line breaks as \n, tabs as \t, other control codes U+XXXX."""
+    r"""Return the text on one line: line breaks as \n, tabs as \t, other controls as U+XXXX."""
     plain = text.replace("\r\n", "\n").replace("\n", r"\n").replace("\t", r"\t")
     return "".join(
         f"U+{ord(c):04X}"
@@ -121,7 +121,7 @@ def visible(text: str) -> str:
 
 
 def markdown(data: pd.DataFrame, title: str) -> str:
-    """Return the table in Markdown, its text escaped so that it shows as generated."""
+    """Return the table in Markdown; the text is escaped, so that it looks as generated."""
     lines = [f"**{title}**", "", "| GRPO step | Validation generation |", "| ---: | :--- |"]
     for step, response in zip(data["step"], data["response"], strict=True):
         escaped = re.sub(r"([\\`*_{}\[\]<>|~$#&!])", r"\\\1", visible(response))
@@ -151,7 +151,7 @@ _LONGEST_WORD = 24  # characters after which a line may break inside a word
 
 
 def latex(data: pd.DataFrame, title: str, label: str) -> str:
-    """Return the table in LaTeX (T1 fonts); what a Latin font lacks is written U+XXXX."""
+    """Return the table in LaTeX (T1 fonts); characters not in a Latin font become U+XXXX."""
     lines = [
         r"\begin{table}",
         r"  \centering\small",
@@ -175,7 +175,7 @@ def latex(data: pd.DataFrame, title: str, label: str) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Return the text as LaTeX shows it, breakable inside long words."""
+    """Return the text escaped for LaTeX, with possible line breaks inside long words."""
 
     def one(character: str) -> str:
         if ord(character) >= 0x180 and character not in _SAFE:

@@ -1,4 +1,4 @@
-"""Lines of variants: colour and marker say the method, dashes say T."""
+"""Line styles of variants: colour and marker show the method, dashes show T."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MARKERS = {
     "levenshtein": "v",
     "fasttext": "P",
 }
-"""Method -> marker, which tells lines apart where colours do not."""
+"""Method -> marker, for readers who cannot distinguish the colours."""
 
 _EXTRA_MARKERS = {"nogroups": "*", "redo": "X"}
 _EXTRA = {"nogroups": style.PURPLE, "redo": style.SKY}  # the two extra runs of Adam
@@ -44,7 +44,7 @@ def marker_of(variant: Variant) -> str:
 
 
 def line_styles(variants: Sequence[Variant]) -> dict[str, dict[str, Any]]:
-    """Return label -> colour, marker and dashes, as legends are ordered; the longest T is solid."""
+    """Return label -> colour, marker and dashes, in the legend's order; the longest T is solid."""
     horizons = sorted({variant.steps or 0 for variant in variants}, reverse=True)
     return {
         variant.label: {

@@ -1,7 +1,7 @@
-"""How every figure looks, and how it is saved: one palette, one set of sizes, three files each.
+"""How every figure looks and how it is saved: one palette, one set of sizes, three files each.
 
-Figures are plain `matplotlib.figure.Figure` objects on the Agg backend; nothing here or in the
-figure modules touches pyplot or its global state.
+Figures are plain `matplotlib.figure.Figure` objects on the Agg backend. Neither this module nor the
+figure modules use pyplot or its global state.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ DPI = 200
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-"""Okabe and Ito's palette, told apart with every common kind of colour blindness."""
+"""Okabe and Ito's palette; people with any common kind of colour blindness can distinguish it."""
 
 GREY, PALE = "#6E6E6E", "#D9D9D9"
 
 RC: dict[RcKeyType, Any] = {
-    "font.family": "DejaVu Sans",  # matplotlib carries it: the same on every machine
+    "font.family": "DejaVu Sans",  # part of matplotlib, so the same on every machine
     "font.size": 8,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8,
@@ -64,7 +64,7 @@ RC: dict[RcKeyType, Any] = {
     "pdf.fonttype": 42,  # TrueType outlines: text in the PDF can be selected and searched
     "svg.hashsalt": "dpg",
     "mathtext.fontset": "dejavusans",
-    # A long run has thousands of points; the path is never thinned differently by chance.
+    # Draw every point: a simplified path may differ between machines.
     "path.simplify": False,
 }
 
@@ -75,7 +75,7 @@ R = TypeVar("R")
 
 
 def styled(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function under `RC` and matplotlib's defaults, whatever the user's own settings."""
+    """Run a function with `RC` over matplotlib's defaults; the user's own settings are ignored."""
 
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -92,9 +92,9 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextlib.contextmanager
 def _no_backend() -> Iterator[None]:
-    """Hide MPLBACKEND: matplotlib would refuse to be imported with one that is not installed.
+    """Hide MPLBACKEND: if it names a backend that is not installed, matplotlib cannot be imported.
 
-    A notebook exports its own to every command that it starts.
+    A notebook exports its own MPLBACKEND to every command that it starts.
     """
     hidden = os.environ.pop("MPLBACKEND", None)
     try:
@@ -124,9 +124,9 @@ def save(figure: Figure, frame: pd.DataFrame, out_stem: str | Path) -> list[Path
     Equal figures give equal bytes: no date goes into a file. Each file is whole or absent.
 
     Args:
-        figure: the figure; its size in inches is the size on the page, nothing is cropped.
+        figure: the figure; its size in inches is the size on the page, without cropping.
         frame: the table it was drawn from.
-        out_stem: path without suffix; a dot in its name is part of the name.
+        out_stem: path without suffix; its name may contain dots.
 
     Returns:
         The three paths, in that order.
@@ -157,7 +157,7 @@ def save_csv(frame: pd.DataFrame, out_stem: str | Path) -> Path:
 
 
 def with_suffix(stem: str | Path, kind: str) -> Path:
-    """Return the stem with `.kind` put after it; `Path.with_suffix` would eat "v1.5"'s end."""
+    """Return the path with `.kind` appended; `Path.with_suffix` would cut the end off "v1.5"."""
     return Path(f"{stem}.{kind}")
 
 
@@ -170,15 +170,15 @@ def curves(
     by: str,
     styles: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Draw one line per group: the mean over seeds, within a band from the least to the greatest.
+    """Draw one line per group: the mean over seeds, in a band from the smallest to the largest.
 
     Args:
-        axes: where.
+        axes: the axes to draw on.
         frame: tidy table; one row per group, seed and x.
         x, y: columns of the two axes.
         by: column that names the group.
-        styles: group -> keyword arguments of `Axes.plot`; its order is the legend's. Groups
-            without a row are left out.
+        styles: group -> keyword arguments of `Axes.plot`, in the legend's order. Groups without a
+            row are left out.
 
     Raises:
         DpgError: y has a value that is not finite.
@@ -191,7 +191,7 @@ def curves(
         if rows.empty:
             continue
         spread = rows.groupby(x)[y].agg(["mean", "min", "max", "count"]).sort_index()
-        # About eight markers per line: more of them would hide it.
+        # About eight markers per line: more would hide the line.
         every = max(1, len(spread) // _MARKED) if "marker" in style else None
         axes.plot(spread.index, spread["mean"], label=group, markevery=every, **style)
         if (spread["count"] > 1).any():
@@ -220,9 +220,9 @@ def thousands(value: float, _: object = None) -> str:
 def legend_below(
     figure: Figure, frame: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]], *, ncols: int
 ) -> None:
-    """Put one legend for all panels under them, in the order of `styles`, filled by columns.
+    """Put one legend for all panels under them, in the order of `styles`, column by column.
 
-    Where `frame` has several seeds, the legend says what the bands are.
+    If `frame` has several seeds, the legend explains the bands.
     """
     handles: dict[str, Artist] = {}
     for axes in figure.axes:

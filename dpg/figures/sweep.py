@@ -1,4 +1,4 @@
-"""Which learning rate each target was given: the sweeps' final validations against the rate."""
+"""The learning-rate sweeps: the last validation's metric against the target's learning rate."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def frame(sweeps: Sequence[str | Path]) -> pd.DataFrame:
     """Collect every rate that was tried.
 
     Args:
-        sweeps: the files ``sweep.json``.
+        sweeps: paths of the files ``sweep.json``.
 
     Returns:
-        One row per rate: experiment, variant, learning_rate, metric (of the last validation; NaN
-        where the target diverged), chosen, configured (whether it is the configuration's rate).
+        One row per rate: experiment, variant, learning_rate, metric (of the last validation; NaN if
+        the target diverged), chosen, configured (whether it is the configuration's rate).
     """
     rows = []
     for path in sweeps:

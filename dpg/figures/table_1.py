@@ -30,7 +30,7 @@ TITLES = {
     "fasttext": "fasttext",
     SFT: "SFT Comparison",
 }
-"""Source -> the paper's name of its row; where replay is DCLM, "CPT on DCLM"."""
+"""Source -> the paper's name of its row. If replay is DCLM, its row is called "CPT on DCLM"."""
 
 PAPER = {
     "llama-instruct": {
@@ -63,10 +63,10 @@ PAPER = {
 DASH = "\N{EN DASH}"
 
 TARGETS = {"llama-instruct": "Llama instruct", "llama-base": "Llama base"}
-"""Target model -> its name in the heads; another name stands as it is."""
+"""Target model -> its name in the column heads; other models keep their own names."""
 
 WINDOWS = {"": "test", "tail_": "tail"}
-"""Prefix of the columns -> a cell's entry: all of a passage is read, or its last tokens alone."""
+"""Prefix of the columns -> entry of a cell: the whole passage is read, or only its last tokens."""
 
 _MANY = 10_000.0
 
@@ -79,16 +79,17 @@ def frame(paths: Sequence[str | Path]) -> pd.DataFrame:
             of the table's columns.
 
     Returns:
-        One row per cell, in the table's order: target, language, source, title, perplexity (all of
-        a passage is read), acc and passages of the test split, validation_perplexity and, at the
-        paper's scale, paper. Where the end of a passage was measured too: tail (its tokens) and
-        tail_perplexity. For each of the two: bits (log2 of the perplexity) and best (whether it is
-        the column's lowest, or cannot be told apart from it). Where the passages' own numbers are
-        there: over_before, its bits minus those before training, and the ends `_low` and `_high` of
-        its 95 % interval (paired bootstrap over passages).
+        One row per cell, in the table's order: target, language, source, title, perplexity (the
+        whole passage is read), acc and passages of the test split, validation_perplexity and, at
+        the paper's scale, paper. If the end of passages was measured too: tail (its number of
+        tokens) and tail_perplexity. For each of both perplexities: bits (its log2) and best
+        (whether it is the column's lowest, or not significantly higher). If the records have
+        numbers per passage: over_before, the bits minus those before training, and `_low` and
+        `_high`, the ends of its 95 % interval (paired bootstrap over passages).
 
     Raises:
-        DpgError: no file, a file of another kind, a target twice, or two scales.
+        DpgError: no file is given, a file is of another kind, a target occurs twice, or the files
+            are of two scales.
     """
     if not paths:
         raise DpgError("table_1 needs the perplexities of a target: run `dpg perplexity measure`")
@@ -151,7 +152,13 @@ def _cells(record: dict[str, Any]) -> pd.DataFrame:
 def _compared(
     table: pd.DataFrame, prefix: str, logs: Mapping[tuple[str, str], Sequence[float]]
 ) -> pd.DataFrame:
-    """One target's cells with bits, and what a paired bootstrap over passages says of them."""
+    """One target's cells with the columns `bits`, `best` and `over_before` of one window.
+
+    Args:
+        table: one target's cells.
+        prefix: the window, a key of `WINDOWS`.
+        logs: (language, source) -> log-probabilities per passage; may be empty.
+    """
     table = table.assign(**{f"{prefix}bits": np.log2(table[f"{prefix}perplexity"])})
     lowest = {cell[1:] for cell in best(table, prefix)}
     told: list[bool] = []
@@ -176,16 +183,16 @@ def _compared(
 def difference(
     one: Sequence[float], other: Sequence[float], language: str
 ) -> tuple[float, float, float]:
-    """By how many bits two models' perplexities of the same passages differ.
+    """The difference of two models' perplexities on the same passages, in bits.
 
     Args:
         one, other: [passages] natural logarithms of the last words' probabilities.
-        language: names the random numbers: all models of a language are compared on the same
-            samples of its passages.
+        language: names the random stream, so that all models of a language are compared on the same
+            bootstrap samples of its passages.
 
     Returns:
-        log2 of the perplexity of `one` minus that of `other`, and the ends of the 95 % interval of
-        2,000 samples of the passages, drawn with replacement.
+        log2 of the perplexity of `one` minus that of `other`, and the ends of its 95 % interval
+        (2,000 bootstrap samples of the passages).
     """
     per_passage = (np.asarray(other, float) - np.asarray(one, float)) / math.log(2)
     draws = bootstrap.of_mean(per_passage[:, None], "passages", language)
@@ -195,7 +202,7 @@ def difference(
 def best(table: pd.DataFrame, prefix: str = "") -> set[tuple[str, str, str]]:
     """The (target, language, source) of each column's lowest perplexity.
 
-    Fine-tuning on the benchmark itself is there for comparison and does not compete.
+    Fine-tuning on the benchmark itself is only for comparison and is left out.
     """
     rest = table[table.source != SFT]
     lowest = rest.loc[rest.groupby(["target", "language"])[f"{prefix}perplexity"].idxmin()]
@@ -203,7 +210,7 @@ def best(table: pd.DataFrame, prefix: str = "") -> set[tuple[str, str, str]]:
 
 
 class _Cell(NamedTuple):
-    """One cell of the table; `paper` is NaN where the paper has none."""
+    """One cell of the table; `paper` is NaN if the paper has no such cell."""
 
     target: str
     language: str
@@ -215,7 +222,7 @@ class _Cell(NamedTuple):
 
 
 def _cells_of(table: pd.DataFrame, prefix: str) -> list[_Cell]:
-    """The rows of `frame` for one window, typed."""
+    """The rows of `frame` for one window, as cells."""
     names = {f"{prefix}perplexity": "perplexity", f"{prefix}best": "best"}
     here = table[["target", "language", "source", "title", *names]].rename(columns=names)
     paper = table["paper"] if "paper" in table and not prefix else math.nan
@@ -226,7 +233,7 @@ def _cells_of(table: pd.DataFrame, prefix: str) -> list[_Cell]:
 def _grid(
     table: pd.DataFrame, bold: Callable[[str], str]
 ) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    """Columns (target, language) in order, and the rows of cells as text, titles first."""
+    """The columns (target, language) in order, and the rows as text: title, then the cells."""
     pairs = table[["target", "language"]].drop_duplicates().itertuples(index=False, name=None)
     columns: list[tuple[str, str]] = list(pairs)
     targets = list(dict.fromkeys(target for target, _ in columns))
@@ -247,9 +254,9 @@ def _grid(
 
 
 def _shown(cell: _Cell | None, bold: Callable[[str], str], *, in_bits: bool) -> str:
-    """A cell as text: bold where it is among its column's best, the paper's number behind it.
+    """A cell as text: bold if it is among its column's best, followed by the paper's number.
 
-    Where perplexities have many digits, bits stand first and the perplexity in brackets.
+    If `in_bits`, the cell shows the bits, with the perplexity in brackets.
     """
     if cell is None:
         return DASH
@@ -262,7 +269,7 @@ def _shown(cell: _Cell | None, bold: Callable[[str], str], *, in_bits: bool) -> 
 
 
 def number(value: float) -> str:
-    """A perplexity as the paper prints it, with two decimals; above 1,000 without."""
+    """A perplexity as the paper prints it: with two decimals, from 1,000 on without."""
     return f"{value:.2f}" if value < 1000 else f"{value:,.0f}"
 
 
@@ -309,7 +316,7 @@ def latex(table: pd.DataFrame) -> str:
 
 
 def _title(table: pd.DataFrame) -> str:
-    """What the numbers are, in the words of the table's own case."""
+    """The table's title: what its numbers are."""
     columns = [f"{prefix}perplexity" for prefix in WINDOWS if f"{prefix}perplexity" in table]
     large = bool((table[columns] >= _MANY).any(axis=None))
     first = "Bits, log2 of the perplexity (in brackets)," if large else "Perplexity"
@@ -321,7 +328,7 @@ def build(paths: Sequence[str | Path], out_stem: str | Path) -> list[Path]:
     """Write the table as CSV (one row per cell), Markdown and LaTeX (the paper's layout).
 
     Raises:
-        DpgError: as `frame`.
+        DpgError: as in `frame`.
     """
     table = frame(paths)
     written = [save_csv(table, out_stem)]

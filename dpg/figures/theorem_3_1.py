@@ -29,26 +29,26 @@ PANELS = {
     "B": ("Batch size $B$", r"$\eta = {eta:g}$, $T = {T}$"),
     "T": ("Training steps $T$", r"$\eta = {eta:g}$, $B = {B}$"),
 }
-"""Sweep, which is the axis too -> (label, what stays the same)."""
+"""Sweep, which is also the horizontal axis -> (its label, the title: what is constant)."""
 
 CURVES: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {"color": BLUE, "marker": "o"}),
     "adam-smooth": (r"Adam, $\epsilon_{root} = 1$", {"color": ORANGE, "marker": "s"}),
     "adam": (r"Adam, $\epsilon_{root} = 10^{-9}$", {"color": VERMILLION, "marker": "^"}),
 }
-"""Optimizer -> (legend, line), in the order of the legend."""
+"""Optimizer -> (label, line style), in the order of the legend."""
 
 
 def constant(frame: pd.DataFrame) -> float:
-    """The smallest constant with which the bound holds at every measured setting of SGD."""
+    """The smallest factor with which the bound holds at every measured setting of SGD."""
     sgd = frame[frame["optimizer"] == "sgd"]
     return float((sgd["error"] / sgd["bound"]).max())
 
 
 def exponent(frame: pd.DataFrame, sweep: str, column: str) -> float:
-    """The exponent a of column ~ sweep^a towards the theorem's limit: small eta, large B or T.
+    """The exponent a in column ~ sweep^a towards the theorem's limit: small eta, large B or T.
 
-    It is the slope on log axes between the outermost setting and the third from it.
+    It is the slope on log axes between the first and the last of the four outermost settings.
 
     Args:
         frame: one optimizer's rows.
@@ -63,10 +63,10 @@ def exponent(frame: pd.DataFrame, sweep: str, column: str) -> float:
 
 @styled
 def draw(frame: pd.DataFrame) -> Figure:
-    """Draw one panel per sweep: errors, the bound under one constant for all panels, the gradient.
+    """Draw one panel per sweep: the errors, the bound times `constant`, and the gradient's norm.
 
     Args:
-        frame: what `dpg.theory.measure` returns, or its CSV.
+        frame: the table of `dpg.theory.measure`, or its CSV.
     """
     figure = new_figure(PAGE, 2.75)
     panels = figure.subplots(1, len(PANELS), sharey=True)
@@ -112,10 +112,10 @@ def _panel(axes: Axes, frame: pd.DataFrame, x: str, scale: float) -> None:
 
 
 def _power_or_number(value: float, _: object = None) -> str:
-    """Ticks as people read them: 1/64, 1/2, 1, 32."""
+    """Format a tick: 1/64, 1/2, 1, 32."""
     return f"{value:g}" if value >= 1 else f"1/{1 / value:g}"
 
 
 def build(frame: pd.DataFrame, out_stem: str | Path) -> list[Path]:
-    """Write the figure as PDF, PNG and CSV."""
+    """Write the figure as PDF, PNG and CSV; returns the paths."""
     return save(draw(frame), frame, out_stem)

@@ -1,4 +1,4 @@
-"""Making a bundle: code, texts, models and wheels of some runs, in files of a bounded size."""
+"""Make a bundle: code, texts, models and wheels for some runs, in files of a limited size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dpg.provenance import git_state
 from dpg.study.layout import Layout
 
 PART_BYTES = 60_000_000
-"""The largest file of a bundle: what lent machines take."""
+"""The largest file of a bundle, in bytes: some machines accept no larger files."""
 
 WHEELS = (
     "pydantic",
@@ -39,7 +39,7 @@ _CODE = ("dpg", "bench", "config")
 _RUN_SECONDS, _MODEL_SECONDS, _DEVICE_SECONDS = 280, 90, 60
 
 Download = Callable[[Sequence[str], str, Path], None]
-"""(requirements, Python's version, folder) -> None: puts wheels there."""
+"""A function (requirements, Python's version, folder) that puts wheels into the folder."""
 
 
 def make(
@@ -57,12 +57,12 @@ def make(
     """Write a bundle, whole or not at all.
 
     Args:
-        study, layout: the study; its texts and models must be there.
-        out: the folder; one of an earlier bundle is replaced.
-        runs: the runs that the other machine is to make, in this order.
-        python: the other machine's Python, such as "3.12"; for the wheels.
-        wheels: packages that it lacks, at the versions of `envs/core.txt`.
-        limits: seconds of each run's stage; `_RUN_SECONDS` where there are fewer than runs.
+        study, layout: the study; its texts and models must exist.
+        out: the folder; an earlier bundle is replaced.
+        runs: the runs for the other machine, in this order.
+        python: the other machine's Python version, such as "3.12"; for the wheels.
+        wheels: packages that it lacks, with the versions in `envs/core.txt`.
+        limits: seconds of each run's stage; missing limits are `_RUN_SECONDS`.
         root: the checkout.
         download: replaces pip, for tests.
 
@@ -70,7 +70,8 @@ def make(
         The bundle's files.
 
     Raises:
-        DpgError: a text, a model or a downloaded wheel is not there; says which command makes it.
+        DpgError: a text, a model or a downloaded wheel is missing (says which command makes it), or
+            pip finds no wheel.
     """
     commit = (git_state() or {}).get("commit", "unknown")
     models = list(dict.fromkeys(n for r in runs for n in (r.generator.model, r.learner.model)))
@@ -134,7 +135,7 @@ def _model(layout: Layout, name: str) -> Path:
 
 
 def _code(folder: Path, study: Study, root: Path, commit: str) -> str:
-    """Pack code and configuration; returns the scale file's name among them."""
+    """Pack code and configuration; returns the scale file's path inside the package."""
     with tempfile.TemporaryDirectory() as temporary:
         note = Path(temporary) / "COMMIT"
         note.write_text(commit + "\n", encoding="utf-8")
@@ -155,7 +156,7 @@ def _texts(folder: Path, layout: Layout, runs: Sequence[RunConfig]) -> None:
 
 
 def _tar(path: Path, content: dict[str, Path]) -> None:
-    """Pack files and folders under these names; a later name replaces an earlier one."""
+    """Pack files and folders under these names; of equal names the later is used."""
 
     def wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         return None if "__pycache__" in entry.name else entry

@@ -1,12 +1,12 @@
-"""Run a bundle on a machine without a network: one stage after the other, each with a hard limit.
+"""Run a bundle on a machine without a network: one stage after the other, each with a time limit.
 
     python3 bundle/run.py --out OUT --seconds 560
 
-This file needs Python's standard library alone. It checks every file of the bundle first. A stage
-that runs out of time is ended, and the next begins. What a run leaves (its log, its clock, its
-rollouts, what it started from) is copied to OUT every few seconds; a run's whole state is not,
-since it is large. `--weights` also brings the generator's weights, in half precision.
-`stages.jsonl` in OUT has one line per stage. Call it again with the same --work to go on.
+This file needs only Python's standard library. It checks every file of the bundle first. A stage
+that runs out of time is ended, and the next one begins. A run's small files (its log, its clock,
+its rollouts, what it started from) are copied to OUT every 10 seconds, its checkpoints are not,
+since they are large. `--weights` also copies the generator's weights, in half precision.
+`stages.jsonl` in OUT has one line per stage. Call it again with the same --work to continue.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-MARGIN = 12  # seconds of a limit that a run leaves for its last checkpoint
-LEAST = 12  # seconds below which a stage is not begun
+MARGIN = 12  # seconds before its limit at which a run stops, to write its last checkpoint
+LEAST = 12  # seconds; with less time left a stage does not start
 EVERY = 10.0  # seconds between two copies to OUT
-LARGEST = 8_000_000  # bytes of a file that is copied
+LARGEST = 8_000_000  # bytes; larger files are not copied
 LEFT_OUT = (".safetensors", ".lock")
 HALVE = """
 import sys
@@ -43,11 +43,15 @@ save_file(own or {k: v.astype(np.float16) for k, v in arrays.items()}, sys.argv[
 
 
 class BundleError(Exception):
-    """The bundle cannot be used: says what was found, what was expected, what to do."""
+    """The bundle cannot be used; says what was found, what was expected and what to do."""
 
 
 def checked(bundle: Path) -> dict[str, Any]:
-    """The bundle's manifest, once each of its files is as it was packed."""
+    """The bundle's manifest, after a check that all files are as they were packed.
+
+    Raises:
+        BundleError: there is no manifest, or a file is missing or differs.
+    """
     path = bundle / "manifest.json"
     if not path.exists():
         raise BundleError(f"{bundle} has no manifest.json; expected a folder made by `dpg pack`")
@@ -60,7 +64,7 @@ def checked(bundle: Path) -> dict[str, Any]:
             raise BundleError(
                 f"{file} is not the file that was packed ({file.stat().st_size} bytes, expected "
                 f"{entry['bytes']} with SHA-256 {entry['sha256'][:12]}...): it is of another "
-                "bundle, or was cut off; copy it again"
+                "bundle, or is truncated; copy it again"
             )
     return manifest
 
@@ -74,7 +78,7 @@ def _digest(path: Path) -> str:
 
 
 def unpack(bundle: Path, manifest: dict[str, Any], work: Path) -> None:
-    """Put code, texts, models and wheels into the working folder; what is there already stays.
+    """Put code, texts, models and wheels into the working folder; existing ones are kept.
 
     Raises:
         BundleError: the working folder has been unpacked from a bundle of another commit.
@@ -125,7 +129,7 @@ def _join(parts: Sequence[Path], path: Path) -> None:
 
 
 class Stages:
-    """Runs stages within a time in all, and tells of each in `stages.jsonl`."""
+    """Runs stages within a total time, and writes a line per stage to `stages.jsonl`."""
 
     def __init__(self, work: Path, out: Path, seconds: float):
         self.work, self.out = work, out
@@ -133,7 +137,7 @@ class Stages:
         self.log = out / "stages.jsonl"
 
     def left(self) -> float:
-        """Seconds that are left of the whole."""
+        """Seconds that are left of the total time."""
         return self.end - time.monotonic()
 
     def run(self, stage: dict[str, Any], limit: float | None = None) -> str:
@@ -149,7 +153,7 @@ class Stages:
         return self.tell(stage["name"], limit, time.monotonic() - start, ended, status)
 
     def _ended(self, command: list[str], name: str, limit: float) -> int | None:
-        """The exit status of a command; None where its time was over, and it was ended."""
+        """The exit status of a command; None if it was ended because its time was over."""
         site, code = self.work / "site", self.work / "code"
         paths = [str(code), *([str(site)] if site.exists() else []), os.environ.get("PYTHONPATH")]
         environment = os.environ | {
@@ -190,7 +194,7 @@ class Stages:
 
 
 def bring(runs: Path, out: Path) -> None:
-    """Copy what is small of all runs to OUT; each file is whole or absent there."""
+    """Copy the small files of all runs to `out`; each copied file is whole or absent."""
     for path in sorted(runs.rglob("*")) if runs.exists() else []:
         target = out / "runs" / path.relative_to(runs)
         try:
@@ -205,19 +209,19 @@ def bring(runs: Path, out: Path) -> None:
             partial = target.with_name(f".{target.name}.partial")
             shutil.copy2(path, partial)
             partial.replace(target)
-        except FileNotFoundError:  # moved or finished at this very moment
+        except FileNotFoundError:  # the run was just moved or finished
             continue
 
 
 class Bringing(threading.Thread):
-    """Calls `bring` every few seconds until it is stopped, and once more then."""
+    """Calls `bring` every `EVERY` seconds until it is stopped, and once more then."""
 
     def __init__(self, runs: Path, out: Path):
         super().__init__(daemon=True)
         self.runs, self.out, self.over = runs, out, threading.Event()
 
     def run(self) -> None:
-        """Copy again and again."""
+        """Copy every `EVERY` seconds."""
         while not self.over.wait(EVERY):
             bring(self.runs, self.out)
 
@@ -229,7 +233,7 @@ class Bringing(threading.Thread):
 
 
 def bring_weights(stages: Stages, runs: Path, name: str, largest: int) -> None:
-    """Bring a run's weights in half precision, where they fit."""
+    """Copy a run's weights in half precision, unless they have more than `largest` bytes."""
     folder = runs / name
     found = [
         folder / "generator" / "model.safetensors",
@@ -248,14 +252,16 @@ def bring_weights(stages: Stages, runs: Path, name: str, largest: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, unpack, run; returns the exit status: 0 where every stage was done or stopped."""
+    """Check, unpack, run; returns the exit status: 0 if every stage was done or stopped."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of what comes back")
-    parser.add_argument("--seconds", type=float, required=True, help="limit of the whole")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--seconds", type=float, required=True, help="limit of all stages together")
     parser.add_argument("--work", type=Path, default=Path.home() / "dpg-work")
-    parser.add_argument("--only", help="stages to run, by commas; default: all")
+    parser.add_argument("--only", help="stages to run, separated by commas; default: all")
     parser.add_argument("--limit", action="append", default=[], help="STAGE=SECONDS")
-    parser.add_argument("--weights", type=int, default=0, metavar="BYTES", help="bring weights too")
+    parser.add_argument(
+        "--weights", type=int, default=0, metavar="BYTES", help="also copy weights up to this size"
+    )
     given = parser.parse_args(arguments)
     bundle = Path(__file__).resolve().parent
     work, out = given.work.resolve(), given.out.resolve()

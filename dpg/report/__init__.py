@@ -1,6 +1,6 @@
-"""What a reader takes away: one page that shows a whole study, and a study kept small.
+"""The report, one page that shows a whole study; and kept studies, of a few megabytes.
 
-`page` writes the report, `material` gathers what it shows. `pages` writes the generations and the
-provenance as pages of their own. `reference` keeps a finished study in a few megabytes and says
-whether it is still what a configuration would give.
+`page` writes the report, and `material` gathers its content. `pages` writes the generations and the
+provenance as separate pages. `reference` keeps a finished study in a small folder, and checks
+whether it still matches a configuration.
 """

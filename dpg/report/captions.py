@@ -17,10 +17,10 @@ _FOLDER = Path(__file__).resolve().parent / "rst"
 
 
 def file_of(name: str) -> Path:
-    """The caption's file of a figure, table or page.
+    """The file with the caption of a figure, table or page.
 
     Raises:
-        DpgError: there is none of this name.
+        DpgError: there is no caption with this name.
     """
     path = _FOLDER / f"{name}.rst"
     if not path.exists():
@@ -35,7 +35,7 @@ def filled(name: str, *, scale: str, seeds: Sequence[int], run_times: Mapping[st
     Args:
         name: such as "figure_2".
         scale, seeds: of the study.
-        run_times: name -> how long the runs behind it took, such as "20 min".
+        run_times: name -> how long its runs took, such as "20 min".
     """
     import jinja2
 
@@ -46,7 +46,7 @@ def filled(name: str, *, scale: str, seeds: Sequence[int], run_times: Mapping[st
 
 
 def as_html(text: str) -> list[str]:
-    """The paragraphs of a caption as HTML, with its bold, emphasis and code; the rest escaped."""
+    """The paragraphs of a caption as HTML: bold, emphasis and code; other markup is escaped."""
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip())]
     return [_inline(html.escape(paragraph, quote=False)) for paragraph in paragraphs]
 

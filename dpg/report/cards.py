@@ -1,9 +1,9 @@
-"""A dataset card and a model card for a kept study, from what the study recorded.
+"""A dataset card and a model card for a kept study, written from the study's record.
 
-The cards are plain Markdown with the front matter that the Hugging Face hub reads. They say what
-the texts and the generators of a study are, how they were made, from which sources under which
-licences, what was measured, and what they are not fit for. A reference that was kept earlier gets
-its cards from its own files, without a new run.
+The cards are plain Markdown with the front matter that the Hugging Face hub reads. They describe a
+study's texts and generators: how they were made, from which sources with which licences, what was
+measured, and what they must not be used for. Cards of a reference that was kept earlier can be
+written from its own files, without a new run.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def write(folder: Path) -> list[Path]:
         The two files.
 
     Raises:
-        DpgError: the folder lacks one of the two files.
+        DpgError: the folder has no `study.json` or no `runs.csv`.
     """
     for name in ("study.json", "runs.csv"):
         if not (folder / name).exists():
@@ -240,7 +240,7 @@ def model_card(record: Mapping[str, Any], table: pd.DataFrame) -> str:
 
 
 def _named(table: pd.DataFrame) -> Iterable[tuple[str, Any]]:
-    """Each row of `runs.csv` with the name of its run in `study.json`."""
+    """(name of its run in `study.json`, row) for each row of `runs.csv`."""
     for _, row in table.iterrows():
         yield f"{row['experiment']}/{row['variant']}/seed{row['seed']}", row
 

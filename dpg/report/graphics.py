@@ -1,4 +1,4 @@
-"""Figures inside a page: SVG drawn from a figure's table, or its PNG where there is no table."""
+"""Figures inside a page: SVG drawn from a figure's table, or its PNG if there is no table."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def picture(name: str, folder: Path, words: str) -> str | None:
     """A figure as HTML that needs no other file.
 
     Args:
-        name: such as "figure_2"; drawn from `<name>.csv`, else `<name>.png` is taken as it is.
-        folder: where these files are.
-        words: what the figure is, for a reader that does not see it.
+        name: such as "figure_2"; it is drawn from `<name>.csv`, or else `<name>.png` is used.
+        folder: folder of these files.
+        words: alternative text, for readers who cannot see the figure.
 
     Returns:
-        An `<svg>` or `<img>` element; None where neither file is there.
+        An `<svg>` or `<img>` element; None if there is neither file.
     """
     table, image = folder / f"{name}.csv", folder / f"{name}.png"
     if table.exists():
@@ -84,9 +84,9 @@ def _svg(name: str, table: pd.DataFrame) -> str:
 def inline(text: str, name: str, words: str) -> str:
     """An SVG file's text as an element of an HTML page.
 
-    The XML head and matplotlib's style sheet, which would hold for the whole page, are left out.
-    So is every id that nothing refers to. The others get `name` in front: two figures on one page
-    have ids of their own.
+    The XML head is left out, and so is matplotlib's style sheet, which would apply to the whole
+    page. Ids that nothing refers to are removed. Other ids get `name` as a prefix, so that the ids
+    of two figures on a page differ.
     """
     head = _HEAD.search(text)
     assert head is not None, "matplotlib writes width and height in points"
@@ -95,7 +95,7 @@ def inline(text: str, name: str, words: str) -> str:
     used = {match[1] for match in _REFERENCES.findall(body)}
     body = _NAMES.sub(lambda one: f' id="{name}-{one[1]}"' if one[1] in used else "", body)
     body = _REFERENCES.sub(rf"\g<1>{name}-\g<2>", body)
-    # Not more than twice its size on paper; on a phone it scrolls rather than becomes illegible.
+    # At most twice its size on paper; on a phone it scrolls, so that it stays legible.
     widest = 2 * float(width)
     opening = (
         f'<svg class="drawn" role="img" aria-label="{html.escape(words)}" '

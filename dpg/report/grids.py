@@ -1,4 +1,4 @@
-"""Tables inside a page: the Markdown that a study writes, read back with its bold."""
+"""Tables inside a page: read from the Markdown that a study writes, with bold cells."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Grid(NamedTuple):
 
     Attributes:
         title: the line above it.
-        heads: of the columns.
-        numeric: which columns are set to the right.
+        heads: heads of the columns.
+        numeric: whether each column is aligned to the right.
         rows: the cells.
     """
 
@@ -33,7 +33,7 @@ def read(markdown: str) -> Grid:
     """Read a table as `dpg figure table_1` writes it: a bold title, heads, a rule, rows.
 
     Raises:
-        ValueError: the text holds no such table.
+        ValueError: the text is not such a table.
     """
     title, *lines = [line for line in markdown.splitlines() if line.strip()]
     heads, rule, *rows = [_split(line) for line in lines if line.startswith("|")]
@@ -48,7 +48,7 @@ def read(markdown: str) -> Grid:
 
 
 def _split(line: str) -> list[str]:
-    """The cells of a row; a `|` behind a backslash is part of a cell."""
+    """The cells of a row; a `|` after a backslash is part of a cell."""
     return [part.strip() for part in re.split(r"(?<!\\)\|", line.strip()[1:-1])]
 
 

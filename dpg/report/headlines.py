@@ -1,6 +1,6 @@
-"""The numbers that a reader wants first, each with what it is compared with.
+"""A study's main numbers, each with the numbers to compare it with.
 
-They are read from the tables of the figures, so they are what the figures show.
+They are read from the tables of the figures, so they agree with the figures.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Headline(NamedTuple):
     """One number.
 
     Attributes:
-        what: what was to be reached.
-        value: the number of the generator that was trained with metagradients.
-        note: what it is compared with.
+        what: what is measured.
+        value: the number for the generator that was trained with metagradients.
+        note: the numbers to compare it with.
     """
 
     what: str
@@ -36,9 +36,9 @@ def read(folder: Path, runs: pd.DataFrame, claims: Mapping[str, Any] | None) -> 
     """The headlines that a study has, in the order of the paper.
 
     Args:
-        folder: of the figures' tables.
-        runs: one row per run, as `dpg.report.pages.run_table` makes it.
-        claims: the ledger's record; None where there is none yet.
+        folder: folder of the figures' tables.
+        runs: one row per run, made by `dpg.report.pages.run_table`.
+        claims: the ledger's record; None if there is none yet.
     """
     readers = {
         "figure_1": lambda table: _qr(table, runs),
@@ -104,9 +104,10 @@ def _own(table: pd.DataFrame) -> Iterator[Headline]:
 
 
 def _ends(table: pd.DataFrame, column: str) -> dict[str, float]:
-    """Means over seeds: "before" Adam's training, and each method's end at its longest T.
+    """Means over seeds: before Adam's training ("before"), and at the end for each method.
 
-    Empty where no generator was trained with metagradients and Adam.
+    Of each method the variant with the longest T is used. Empty if no generator was trained with
+    metagradients and Adam.
     """
     ends: dict[str, float] = {}
     variants = sorted(map(Variant.parse, table["variant"].unique()), key=lambda one: one.order)

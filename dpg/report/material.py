@@ -1,4 +1,4 @@
-"""What the report shows, gathered from a study's results or from a kept reference."""
+"""The content of the report, gathered from a study's results or from a kept reference."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from dpg.study.outputs import CURVES, FIGURES, TABLES, THEOREM, drawable, run_ti
 
 @dataclass(frozen=True)
 class Material:
-    """The results of one study, wherever they lie.
+    """The results of one study, from its results folder or from a reference.
 
     Attributes:
         scale, seeds: of the study.
         figures: folder of the figures' and tables' files.
-        names: the figures and tables that the study has, drawn yet or not.
+        names: the study's figures and tables, including those not drawn yet.
         runs: one row per finished run (`dpg.report.pages.run_table`).
-        planned: how many runs the study has.
-        titles: experiment -> what it is called.
+        planned: number of runs in the study.
+        titles: experiment -> its title.
         provenance: what the runs have in common (`dpg.report.pages.provenance`).
         run_times: figure or table -> how long its runs took.
-        claims: the ledger's record; None where it is not there.
+        claims: the ledger's record; None if there is none.
         generations: HTML of the generations side by side, without a heading.
         config: the scale's settings, as YAML.
     """
@@ -50,7 +50,7 @@ class Material:
 
 
 def of_study(study: Study, layout: Layout) -> Material:
-    """Gather what is there of a study; it need not be finished.
+    """Gather the existing results of a study; it need not be finished.
 
     Raises:
         DpgError: no run is finished.
@@ -74,7 +74,7 @@ def of_study(study: Study, layout: Layout) -> Material:
 
 
 def of_reference(folder: Path) -> Material:
-    """Gather what `dpg report keep` has put into a folder.
+    """Gather the results in a folder made by `dpg report keep`.
 
     Raises:
         DpgError: the folder holds no reference.
@@ -106,10 +106,10 @@ def of_reference(folder: Path) -> Material:
 def fragment(page: str) -> str:
     """The content of `generations.html` as a part of another page.
 
-    Its headings go down one level, and every cell gets its end tag.
+    Its headings become one level lower, and every cell gets its end tag.
 
     Raises:
-        DpgError: it is no such page.
+        DpgError: the text is not such a page.
     """
     match = re.search(r"<h1>.*?</h1>(.*)</html>", page, re.S)
     if match is None:

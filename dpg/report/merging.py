@@ -1,4 +1,4 @@
-"""Studies that were kept one seed at a time, put together to one reference."""
+"""Merge studies that were kept one seed at a time into one reference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpg.report import cards, graphics, pages, reference
 from dpg.study.outputs import CURVES
 
 BY_SEED = ("figure_2", "figure_3", "figure_4", "figure_5", CURVES)
-"""Figures that show every seed; of the others the first folder that has one gives it."""
+"""Figures that show every seed; other figures are copied from the first folder that has them."""
 
 _TABLES = (*(f"{name}.csv" for name in BY_SEED), VALIDATIONS, "runs.csv")
 
@@ -25,20 +25,20 @@ _TABLES = (*(f"{name}.csv" for name in BY_SEED), VALIDATIONS, "runs.csv")
 def merge(study: Study, folders: Sequence[Path], out: Path) -> list[Path]:
     """Make one kept study of several, each with other seeds.
 
-    Tables are joined, figures drawn anew and verdicts computed over all seeds. Figure 1, the tables
-    of texts, Table 1 and the theorem are taken from the first folder that has them.
+    Tables are joined, figures are drawn again, and verdicts are computed over all seeds. Figure 1,
+    the tables of texts, Table 1 and the theorem are copied from the first folder that has them.
 
     Args:
-        study: the whole study, which says what runs of which seeds there must be.
-        folders: made by `dpg report keep`, the one with the first seed first.
-        out: the folder of the result; none of `folders`.
+        study: the whole study; all of its runs must be in the folders.
+        folders: folders made by `dpg report keep`, the one with the first seed first.
+        out: the folder of the result; must not be one of `folders`.
 
     Returns:
         The files written.
 
     Raises:
-        DpgError: a run that the study has and no folder; a run that two folders have; a folder of
-            another configuration, or without `validations.csv`.
+        DpgError: a run of the study is in no folder or in two folders; a folder has another
+            configuration, or no `validations.csv`.
     """
     if out.resolve() in {folder.resolve() for folder in folders}:
         raise DpgError(f"{out} is one of the folders to merge; expected another folder for --out")
@@ -78,7 +78,7 @@ def judge(study: Study, folder: Path) -> list[Path]:
 
 
 def _require_whole(study: Study, records: Sequence[tuple[Path, dict[str, Any]]]) -> None:
-    """Every run of the study is in one folder and of its configuration."""
+    """Check that every run of the study is in one folder, with the study's configuration."""
     places: dict[str, Path] = {}
     for folder, record in records:
         for name in record["runs"]:
@@ -124,7 +124,7 @@ def _key(run: RunConfig) -> tuple[str, str, int]:
 
 
 def _copied(folders: Sequence[Path], out: Path) -> list[Path]:
-    """What does not depend on further seeds, from the first folder that has it."""
+    """Copy the files that do not depend on other seeds, from the first folder that has them."""
     written = []
     made_here = {*_TABLES, *(f"{name}.png" for name in BY_SEED)}
     made_here |= {reference.STUDY, "provenance.html", *(f"claims.{k}" for k in ("json", "md"))}
@@ -142,7 +142,7 @@ def _copied(folders: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _record(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One record: the first one's configuration, everybody's runs and machines."""
+    """The merged record: the configuration of the first, the runs and machines of all."""
     first = records[0]
     merged = dict(first)
     for key in ("runs", "rollouts", "rates"):

@@ -37,10 +37,10 @@ def write(material: Material, out: Path, *, appendix: Path | None = None) -> lis
     Args:
         material: what it shows.
         out: the HTML file.
-        appendix: Snakemake's own report, to be linked to where it is there.
+        appendix: Snakemake's own report; the page links to it if it exists.
 
     Returns:
-        The figures and tables that the study has and that are not drawn yet.
+        The study's figures and tables that are not drawn yet.
     """
     text, missing = render(material, appendix=_link(appendix, out))
     artifacts.write_text(out, text)
@@ -48,7 +48,7 @@ def write(material: Material, out: Path, *, appendix: Path | None = None) -> lis
 
 
 def render(material: Material, *, appendix: str | None = None) -> tuple[str, list[str]]:
-    """The page's text, and the names of what is not drawn yet."""
+    """The page's text, and the names of the figures and tables that are not drawn yet."""
     import jinja2
 
     figures = list(_figures(material))
@@ -83,7 +83,7 @@ def render(material: Material, *, appendix: str | None = None) -> tuple[str, lis
 
 
 def _link(appendix: Path | None, out: Path) -> str | None:
-    """The appendix as seen from the page, where it is there."""
+    """The appendix's path relative to the page; None if it does not exist."""
     if appendix is None or not appendix.exists():
         return None
     return Path(os.path.relpath(appendix, out.parent)).as_posix()
@@ -141,7 +141,7 @@ def _lead(material: Material) -> str:
 
 
 def _minute(time: str) -> str:
-    """A time in ISO 8601 to the minute."""
+    """A time in ISO 8601, cut to the minute."""
     return time[:16].replace("T", " ")
 
 
@@ -157,7 +157,7 @@ def _ran(material: Material) -> str:
 
 
 def _experiments(material: Material) -> Iterator[dict[str, str]]:
-    """One row per experiment: its runs, and what they took."""
+    """One row per experiment: its number of runs, and their wall and CPU time."""
     counts = Counter(material.runs["experiment"])
     for name, runs in counts.items():
         here = material.runs[material.runs["experiment"] == name]

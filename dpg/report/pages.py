@@ -1,4 +1,4 @@
-"""Pages of the report: generations side by side, and where every number came from."""
+"""Pages of the report: generations side by side, and the provenance of the results."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dpg.study.layout import Layout
 from dpg.study.runs import Run
 
 PROMPTS = 3
-"""Validation articles whose generations are shown; the first ones, not chosen ones."""
+"""Number of validation articles whose generations are shown: always the first ones."""
 
-# Numbers of a validation that `runs.csv` lists, where an experiment has them.
+# Numbers of a validation that `runs.csv` lists, if an experiment has them.
 _MEASURES = ("metric", "norm_difference", "pixels_right", "scans", "exact", "soft")
 
 _GENERATIONS = """\
@@ -63,7 +63,7 @@ of its last job where the workflow measured them.</p>
 
 
 def there(study: Study, layout: Layout) -> list[Run]:
-    """Open the study's finished generator runs, in the study's order; none is no error."""
+    """Open the study's finished generator runs, in the study's order; there may be none."""
     folders = (layout.run_of(run) for run in study.runs)
     return [Run.open(folder.path) for folder in folders if folder.is_finished]
 
@@ -72,7 +72,7 @@ def finished(study: Study, layout: Layout) -> list[Run]:
     """Open the study's finished generator runs, in the study's order.
 
     Raises:
-        DpgError: none is finished.
+        DpgError: no run is finished.
     """
     runs = there(study, layout)
     if not runs:
@@ -87,16 +87,16 @@ def finished(study: Study, layout: Layout) -> list[Run]:
 
 
 def run_table(runs: Sequence[Run], logs: Path) -> pd.DataFrame:
-    """One row per run: what it is, its last validation, its cost, its configuration's digest.
+    """One row per run: its name, its last validation, its cost, its configuration's digest.
 
     Args:
         runs: finished runs.
-        logs: the workflow's logs, with a table of CPU time beside each job's.
+        logs: folder of the workflow's logs, which also has a table of CPU time per job.
 
     Returns:
-        Columns experiment, variant, seed, grpo_steps, stopped_after (steps done, where a run was
-        stopped), wall_seconds, cpu_seconds and memory_mb (NaN where not measured), the numbers of
-        the last validation that any run has (NaN where a run has not), config_sha256.
+        Columns experiment, variant, seed, grpo_steps, stopped_after (steps done, if a run was
+        stopped), wall_seconds, cpu_seconds and memory_mb (NaN if not measured), the numbers of the
+        last validation that any run has (NaN for runs without them), config_sha256.
     """
     table = pd.DataFrame([_row(run, logs) for run in runs])
     empty = [name for name in table if table[name].isna().all() and name != "wall_seconds"]
@@ -136,13 +136,13 @@ def _cost(path: Path) -> dict[str, float | None]:
 
 
 def provenance(study: Study, runs: Sequence[Run]) -> dict[str, Any]:
-    """What the runs have in common, or every value where they differ.
+    """Code, versions and machines of the runs: every distinct value of each.
 
     Returns:
         scale, seeds, commits (of the code, with "+ changes" for a changed checkout), dpg,
-        versions (package -> versions), platforms, devices, cpus, finished (first and last; empty
-        where no run is finished), stopped (run -> how far it came and why it stopped; only where
-        there is one).
+        versions (package -> versions), platforms, devices, cpus, finished (first and last time;
+        empty if no run is finished), stopped (run -> how far it got and why it stopped; absent if
+        no run was stopped).
     """
     records = [artifacts.read_json(run.folder.record) for run in runs]
     packages = records[0]["versions"]
@@ -165,7 +165,7 @@ def provenance(study: Study, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
-    """The values that are there, once each, in order of appearance."""
+    """The distinct values without None, in order of appearance."""
     return list(dict.fromkeys(value for value in values if value is not None))
 
 
@@ -176,7 +176,7 @@ def _commit(git: dict[str, Any] | None) -> str:
 
 
 def count_in_words(known: dict[str, Any], runs: int, planned: int) -> str:
-    """How many runs are finished, and how many were stopped, such as "0 of 2 finished"."""
+    """How many runs are finished or stopped, in words, such as "0 of 2 finished"."""
     stopped = len(known.get("stopped", {}))
     words = f"{runs - stopped} of {planned} finished"
     return f"{words}, {stopped} stopped before the end" if stopped else words
@@ -192,13 +192,13 @@ def build(study: Study, layout: Layout, out: Path, runs: Sequence[Run] | None = 
     Args:
         study, layout: the study and where its results are.
         out: the folder to write to.
-        runs: those to show; None takes all finished ones.
+        runs: the runs to show; None: all finished ones.
 
     Returns:
         The three paths.
 
     Raises:
-        DpgError: no run is finished, or a file of one is missing or damaged.
+        DpgError: no run is finished, or a run's file is missing or damaged.
     """
     runs = finished(study, layout) if runs is None else runs
     table = run_table(runs, layout.folder / "logs" / "generate")
@@ -225,7 +225,7 @@ def generations_page(runs: Sequence[Run], scale: str) -> str:
 
 
 def _blocks(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int, str]]]]:
-    """For each prompt: its text, and (who, step, response) before training and of each run."""
+    """For each prompt its text, and rows (label, step, response): untrained, then each run."""
     runs = sorted(runs, key=lambda run: run.variant.order)
     tables = [run.rollouts() for run in runs]
     labels = [run.variant.label + (f", {run.stopped}" if run.stopped else "") for run in runs]
@@ -249,7 +249,7 @@ def provenance_page(study: Study, runs: Sequence[Run], table: pd.DataFrame) -> s
 
 
 def provenance_of(study: Study, known: dict[str, Any], table: pd.DataFrame) -> str:
-    """The same of what is known of the runs together (`provenance`)."""
+    """Like `provenance_page`, from the result of `provenance` instead of the runs."""
     cells = table.drop(columns="config_sha256")
     return webpage.render(
         _PROVENANCE,
@@ -262,12 +262,12 @@ def provenance_of(study: Study, known: dict[str, Any], table: pd.DataFrame) -> s
 
 
 def facts(known: dict[str, Any], table: pd.DataFrame, planned: int) -> dict[str, str]:
-    """What is known of the runs together, in words.
+    """The provenance of the runs in words: name -> value.
 
     Args:
-        known: as `provenance` returns it.
-        table: one row per finished run.
-        planned: how many runs the study has.
+        known: the result of `provenance`.
+        table: one row per finished run (`run_table`).
+        planned: number of runs in the study.
     """
     versions = known["versions"]
     apart = ("versions", "stopped")
@@ -283,7 +283,7 @@ def facts(known: dict[str, Any], table: pd.DataFrame, planned: int) -> dict[str,
 
 
 def settings_of(study: Study) -> str:
-    """What the scale's file sets, as YAML."""
+    """The settings of the scale's file, as YAML."""
     import yaml
 
     return yaml.safe_dump(study.scale.model_dump(mode="json", exclude_unset=True), sort_keys=False)

@@ -1,8 +1,8 @@
-"""A finished study kept small: what the README shows, and whether it is still the present one.
+"""A finished study kept in a small folder, such as those that the README shows.
 
-A reference is a folder of figures, tables, claims and pages with the resolved configuration that
-they are results of. `outdated` compares that with the present configuration, so that a change of
-`config/` cannot leave old pictures standing as if they were of the new values.
+A reference is a folder of figures, tables, claims and pages, with the resolved configuration that
+they were made with. `outdated` compares it with the present configuration. So old figures are not
+mistaken for results of the new values after a change of `config/`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 STUDY = "study.json"
-"""The reference's record: configuration, provenance, run times by figure."""
+"""File of the reference's record: configuration, provenance, run times by figure."""
 
 PAPERS = "the paper's"
 
@@ -38,14 +38,14 @@ _SCALE_PARTS = ("text", "prompt_style", "models", "pretraining", "judge")
 def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> list[Path]:
     """Copy a study's figures (PNG, CSV), tables (Markdown, CSV), claims and pages to a folder.
 
-    Two cards are written beside them (`dpg.report.cards`). Files that the study lacks are left
-    out, so a part of a study can be kept too.
+    Two cards are written beside them (`dpg.report.cards`). Files that do not exist are left out, so
+    an unfinished study can be kept too.
 
     Args:
         study, layout: the study and where its results are.
-        out: the folder; files of a former reference are replaced.
-        stopped: keep runs that were stopped before their end too, with their rollouts, and draw
-            what they suffice for (`dpg.report.stopped`).
+        out: the folder; files of an earlier reference are replaced.
+        stopped: also keep runs that were stopped before their end, with their rollouts, and draw
+            the figures that they allow (`dpg.report.stopped`).
 
     Returns:
         The files written.
@@ -80,7 +80,7 @@ def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> l
 
 
 def _rates(study: Study) -> dict[str, str]:
-    """Whose each baseline's learning rate is, of the rates that the paper tunes."""
+    """Path of a run whose rate the paper tunes -> whose rate it has: the paper's or the scale's."""
     swept = [run for run in study.runs if run.rate_is_swept]
     return {run.path: PAPERS if is_the_papers(study, run) else "the scale's" for run in swept}
 
@@ -92,19 +92,19 @@ def _drawn() -> list[tuple[str, str]]:
 
 
 def outdated(study: Study, folder: Path) -> list[str]:
-    """Say in what a reference is of another configuration than the present one.
+    """The differences between a reference's configuration and the present one.
 
-    A setting that is new since then counts as its default, which is what the reference ran with.
-    A reference may hold more seeds than the study asks for. Their runs are compared with the
-    study's run of the same variant, whose seed is another. A seed that the study asks for and that
-    the reference lacks is a difference.
+    A setting that is newer than the reference counts as its default, which is what the reference
+    ran with. A reference may have more seeds than the study. The runs of such seeds are compared
+    with the study's run of the same variant with another seed. A seed of the study that is not in
+    the reference is a difference.
 
     Args:
         study: the present configuration.
         folder: the reference.
 
     Returns:
-        One line per difference; empty where the reference holds.
+        One line per difference; empty if the reference is current.
 
     Raises:
         DpgError: the folder holds no reference.
@@ -117,9 +117,9 @@ def outdated(study: Study, folder: Path) -> list[str]:
 
 
 def changed(study: Study, record: dict[str, Any]) -> list[str]:
-    """Say in what the settings of a record are others than the study's, seeds apart.
+    """The differences between a record's settings and the study's, ignoring seeds.
 
-    A record without Table 1 differs in nothing by that: it may be of a further seed.
+    A record without Table 1 is not a difference: it may be of a seed other than the first.
     """
     then = _read(ScaleFile, record["scale"])
     parts = ((part, getattr(then, part, None), getattr(study.scale, part)) for part in _SCALE_PARTS)
@@ -141,10 +141,10 @@ def changed(study: Study, record: dict[str, Any]) -> list[str]:
 
 
 def study_of(folder: Path) -> Study:
-    """The study that a reference is of, as far as its record knows it.
+    """The study of a reference, as far as its record has it.
 
     Raises:
-        DpgError: the folder holds no reference, or one whose settings are no longer valid.
+        DpgError: the folder holds no reference, or its settings are no longer valid.
     """
     record = read_record(folder)
     scale = _read(ScaleFile, record["scale"])
@@ -155,13 +155,13 @@ def study_of(folder: Path) -> Study:
     invalid = [name for name, run in {"scale": scale, **runs}.items() if run is None]
     if scale is None or invalid:
         raise DpgError(
-            f"{folder}: {', '.join(invalid[:3])} no longer valid settings; run the study and keep "
-            "it anew: dpg report keep"
+            f"{folder}: settings that are no longer valid: {', '.join(invalid[:3])}; run the study "
+            "and keep it again: dpg report keep"
         )
     table_1 = record["downstream"]
     downstream = None if table_1 is None else _read(DownstreamSettings, table_1)
     whole = {name: run for name, run in runs.items() if run is not None}
-    # Of an older record nobody knows whose rates are: none counts as the paper's own.
+    # An older record does not say whose rates it has, so none counts as the paper's own.
     path = Path("config") / f"{scale.scale}.yaml"
     known = record.get("rates", {})
     sources = {
@@ -187,13 +187,13 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def _split(name: str) -> tuple[str, int]:
-    """A run's variant and seed: "uuid/adam" and 0 of "uuid/adam/seed0"."""
+    """A run's variant and seed: "uuid/adam" and 0 for "uuid/adam/seed0"."""
     variant, _, seed = name.rpartition("/seed")
     return variant, int(seed)
 
 
 def _present(study: Study, name: str) -> RunConfig | None:
-    """The study's run of a name; for a seed that it has not, another run of the variant."""
+    """The study's run with a name; if it does not have the seed, the variant's first run."""
     variant, seed = _split(name)
     runs = {run.seed: run for run in study.runs if f"{run.experiment}/{run.variant}" == variant}
     if not runs:
@@ -202,7 +202,7 @@ def _present(study: Study, name: str) -> RunConfig | None:
 
 
 def _missing_seeds(study: Study, kept: Iterable[str]) -> list[str]:
-    """Seeds that no kept run has, on one line; then runs of a kept variant, one line each."""
+    """One line for seeds that no kept run has, then one line per other missing run."""
     names = [_split(name) for name in kept]
     seeds = sorted({seed for _, seed in names})
     missing = [seed for seed in study.all_seeds if seed not in seeds]
@@ -223,7 +223,7 @@ def _listed(seeds: Sequence[int]) -> str:
 
 
 def require_current(study: Study, folder: Path) -> None:
-    """Raise a `DpgError` that lists the differences, unless a reference is of the present study."""
+    """Raise a `DpgError` that lists the differences if a reference is not of the present study."""
     lines = outdated(study, folder)
     if lines:
         raise DpgError(
@@ -231,7 +231,7 @@ def require_current(study: Study, folder: Path) -> None:
                 [
                     *lines,
                     f"{folder} is of another configuration than {study.path}, in {len(lines)} "
-                    "places; run the study and keep it anew: dpg report keep -c "
+                    "places; run the study and keep it again: dpg report keep -c "
                     f"{study.path} --out {folder}",
                 ]
             )
@@ -239,7 +239,7 @@ def require_current(study: Study, folder: Path) -> None:
 
 
 def _read(model: type[Model], kept: dict[str, Any]) -> Model | None:
-    """The kept settings with new ones at their defaults; None where they no longer fit."""
+    """The kept settings, with newer settings at their defaults; None if they are not valid."""
     try:
         return model.model_validate(kept)
     except pydantic.ValidationError:

@@ -1,8 +1,8 @@
-"""Runs that were stopped before their end: what is there of them, in the form of a finished run.
+"""Runs that were stopped before their end: their results so far, in the form of a finished run.
 
-A run under way has no record, so figures and reports leave it out. `snapshot` puts together what
-its state holds as a run folder of its own. Its record has the entry `stopped`, which every figure,
-table and page shows. The run itself stays as it is and can be continued.
+An unfinished run has no record, so figures and reports leave it out. `snapshot` makes a separate
+run folder from its state. The folder's record has the entry `stopped`, which every figure, table
+and page shows. The run itself does not change and can be continued.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ def is_begun(folder: RunFolder) -> bool:
 
 
 def snapshot(run: RunConfig, folder: RunFolder, out: RunFolder, judge: Judge | None) -> Run:
-    """Write what there is of an unfinished run as a run folder: log, rollouts and record.
+    """Write an unfinished run's results so far as a run folder: log, rollouts and record.
 
-    Where there is a judge, a second file has the language of each rollout. `rollouts.csv` is for
-    reading: it has neither prompts nor tokens. There is no generator.
+    With a judge, a second file has the language of each rollout. `rollouts.csv` is for people: it
+    has neither prompts nor tokens. The folder has no generator.
 
     Args:
-        run: the study's configuration of the run; names it.
-        folder: the unfinished run; only read.
+        run: the study's configuration of the run.
+        folder: the unfinished run; it is only read.
         out: the folder to write; files of an earlier snapshot are replaced.
         judge: names the languages; None leaves them out.
 
     Returns:
-        The run, its `stopped` set.
+        The run, with `stopped` set.
 
     Raises:
-        DpgError: the run has no validation yet, or its state is of another run.
+        DpgError: the run has no validation yet, or its state belongs to another run.
     """
     state = folder.state
     lines = _whole_lines(state)
@@ -75,10 +75,10 @@ def snapshot(run: RunConfig, folder: RunFolder, out: RunFolder, judge: Judge | N
 
 
 def _whole_lines(state: RunState) -> list[dict[str, Any]]:
-    """The log's lines, without a validation whose rollouts are not there."""
+    """The log's lines, without validations whose rollouts are missing."""
     if not state.metrics.exists() or not state.validations():
         raise DpgError(
-            f"{state.path}: no validation is there yet; expected {state.metrics.name} and at least "
+            f"{state.path}: there is no validation yet; expected {state.metrics.name} and at least "
             "one table of rollouts: let the run go on until its first validation"
         )
     there = state.validations()
@@ -87,7 +87,7 @@ def _whole_lines(state: RunState) -> list[dict[str, Any]]:
 
 
 def _recorded(state: RunState, run: RunConfig) -> dict[str, Any]:
-    """The configuration that the state was made with, in the settings of today."""
+    """The configuration that the state was made with, converted to today's settings."""
     settings = artifacts.read_json(state.path / SETTINGS)
     config: dict[str, Any] = in_present_settings(settings["run"])
     wanted = {"experiment": run.experiment, "variant": run.variant, "seed": run.seed}
@@ -124,7 +124,7 @@ def _record(
 
 
 def _seconds(state: RunState, began: dict[str, Any]) -> float | None:
-    """Wall time: as recorded, or the sum over the clock's lines; None where neither is there."""
+    """Wall time: as recorded, or the sum over the clock's lines; None if there is neither."""
     if began.get("wall_seconds") is not None:
         return float(began["wall_seconds"])
     lines = artifacts.read_lines(state.clock) if state.clock.exists() else []
@@ -137,7 +137,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def snapshots(study: Study, layout: Layout, out: Path) -> list[Run]:
-    """`snapshot` of each begun run of a study, in `<out>/runs/<experiment>/<variant>/seed<k>`."""
+    """A `snapshot` of each begun run of a study, in `<out>/runs/<experiment>/<variant>/seed<k>`."""
     begun = [run for run in study.runs if is_begun(layout.run_of(run))]
     languages = build(study.scale.judge, cache=layout.judge_cache) if begun else None
     kept = []
@@ -148,9 +148,9 @@ def snapshots(study: Study, layout: Layout, out: Path) -> list[Run]:
 
 
 def draw(runs: Sequence[Run], out: Path) -> list[Path]:
-    """Draw the figures and tables that stopped and finished runs together suffice for.
+    """Draw the figures and tables that can be made from these stopped and finished runs.
 
-    Figures of decoded images are left out: a run's images are put together at its end.
+    Figures of decoded images are left out, since a run's images are collected at its end.
 
     Returns:
         The files written: PNG and CSV of a figure, Markdown and CSV of a table.

@@ -1,1 +1,1 @@
-"""The study: where its files lie, what it makes, which runs are finished, where it stands."""
+"""The study: where its files are, what it makes, which runs are finished, and its progress."""

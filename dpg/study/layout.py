@@ -1,7 +1,7 @@
 """Where the workflow keeps what it makes: one function per kind of file, all below ``results/``.
 
-The Snakemake rules and the command line's defaults both ask here, so a command typed by hand finds
-what the workflow made, and the other way round.
+The Snakemake rules and the defaults of the command line both take their paths from here, so a
+command typed by hand finds what the workflow made, and the other way round.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class Layout:
         return self.folder / "models" / name
 
     def run(self, experiment: str, variant: str, seed: int | str) -> RunFolder:
-        """A generator run."""
+        """The folder of a generator run."""
         return RunFolder(self.folder / "runs" / experiment / variant / f"seed{seed}")
 
     def run_of(self, run: RunConfig) -> RunFolder:
-        """A generator run, by its configuration."""
+        """The folder of the generator run with this configuration."""
         return self.run(run.experiment, run.variant, run.seed)
 
     def sweep(self, experiment: str, variant: str) -> Path:
@@ -80,8 +80,10 @@ class Layout:
         return self.folder / "sweeps" / experiment / variant
 
     def text_corpus(self, *names: str) -> Path:
-        """A corpus for continued pre-training: `replay`, `untuned`, or a run's experiment and
-        variant; its record is `corpus.json`, written last.
+        """A corpus for continued pre-training; its record `corpus.json` is written last.
+
+        Args:
+            names: "replay", "untuned", or a run's experiment and variant.
         """
         return self.folder / "downstream" / "corpora" / Path(*names)
 
@@ -91,16 +93,16 @@ class Layout:
         return self.folder / "downstream" / "tasks"
 
     def trained(self, target: str, group: str) -> Path:
-        """The models trained from a target for a language, or `common` to all."""
+        """The models trained from a target, for a group: a language, or "common" to all."""
         return self.folder / "downstream" / "models" / target / group
 
     def perplexity(self, target: str) -> Path:
-        """The perplexities of every model trained from a target: Table 1's half."""
+        """The perplexities of every model trained from a target: its half of Table 1."""
         return self.folder / "downstream" / "perplexity" / f"{target}.json"
 
     @property
     def judge_cache(self) -> Path:
-        """Answers of a judge that is paid, so that no text is paid for twice."""
+        """The answers of a paid judge, so that no text is paid for twice."""
         return self.folder / "judge_cache.jsonl"
 
     @property

@@ -1,6 +1,6 @@
-"""One manifest of all that a study makes: its names, files and inputs.
+"""The manifest of everything that a study makes: names, files and inputs.
 
-The workflow's rules, `dpg status`, `dpg doctor`, the report and the ledger of claims all ask here.
+The workflow's rules, `dpg status`, `dpg doctor`, the report and the ledger of claims all use it.
 Importing this module loads no drawing library and no JAX.
 """
 
@@ -21,15 +21,15 @@ from dpg.study.layout import Layout
 
 FIGURES = tuple(f"figure_{number}" for number in range(1, 8))
 CURVES = "curves"
-"""The figure of the experiments that no figure of the paper shows: a metric of one's own."""
+"""The figure of experiments that are not in the paper, such as those with a custom metric."""
 
 TABLES = tuple(f"table_{number}" for number in range(1, 7))
 
 SCANNED = "figure_1"
-"""The figure whose image is a QR code, and which shows what fresh samples of text leave."""
+"""The figure of the QR code; it also shows the results of fresh samples of text."""
 
 JUDGED = "figure_4"
-"""The figure that shows in which language the rollouts are."""
+"""The figure that shows the rollouts' languages."""
 
 DOWNSTREAM = "table_1"
 """The table that is drawn from perplexities rather than from runs."""
@@ -43,7 +43,7 @@ GENERATIONS = {
     "table_5": ("lambada-es", "fasttext"),
     "table_6": ("uuid", "adam"),
 }
-"""Table of generations -> experiment and method of the run that it shows (Appendix D)."""
+"""Table of generations -> experiment and method of the runs that it shows (Appendix D)."""
 
 COHERENT = ("sixseven", "norm")
 """The experiments whose rollouts, with Adam, the claims compare with the articles."""
@@ -58,11 +58,11 @@ _EXPERIMENTS = {
     "figure_4": ("lambada-de", "lambada-es", "lambada-fr", "lambada-it"),
     "figure_5": ("uuid",),
 }
-# The patterns that a scanner reads.
+# The patterns that a QR scanner reads.
 _CODES = ("qr", "rick_roll")
 # The figures that show decoded images.
 _IMAGES = ("figure_1", "figure_3")
-# The diagrams of the two ways of batching: drawn from no run.
+# The diagrams of the two ways of batching: drawn without any run.
 _DIAGRAMS = ("figure_6", "figure_7")
 
 
@@ -76,10 +76,10 @@ class Output:
             "perplexities", "figures", "tables", "ledger", "report".
         step: the step that makes it, one of `dpg.revisions.HISTORY`.
         files: its files; the last one is written last.
-        inputs: files that must be there first, where a rule asks for them here.
-        arguments: what the command that draws a figure or table is given.
-        run: the configuration, of a generator run.
-        stamped: the path that says which code made it (`dpg.provenance.made_by`); None takes the
+        inputs: files that must exist first, for rules that take their inputs from here.
+        arguments: arguments of the command that draws a figure or table.
+        run: the run's configuration, for an output that belongs to one generator run.
+        stamped: the path whose stamp says which code made it (`dpg.provenance.made_by`); None: the
             last of `files`.
     """
 
@@ -94,12 +94,12 @@ class Output:
 
     @property
     def maker(self) -> Path:
-        """The path that says which code made it."""
+        """The path whose stamp says which code made it."""
         return self.stamped or self.files[-1]
 
     @property
     def is_there(self) -> bool:
-        """Whether all of its files are."""
+        """Whether all of its files exist."""
         return all(path.exists() for path in self.files)
 
 
@@ -107,8 +107,8 @@ class Outputs:
     """The outputs of a study, in the order in which they are made.
 
     Args:
-        study: what there should be.
-        layout: where it lies.
+        study: the study.
+        layout: where its files are.
     """
 
     def __init__(self, study: Study, layout: Layout):
@@ -236,7 +236,7 @@ def _report(study: Study, layout: Layout) -> Output:
 
 
 def _page(study: Study, layout: Layout, more: Iterable[Path]) -> Output:
-    """The report, of everything that was drawn and of these files."""
+    """The report, made from every figure and table and from these further files."""
     drawn = [path for name in drawable(study) for path in _drawn(name, study, layout).files]
     return Output("page", "report", "report", (layout.page,), (*drawn, *more))
 
@@ -268,22 +268,22 @@ def _method(run: RunConfig) -> str:
 
 
 def drawable(study: Study) -> list[str]:
-    """The figures and tables that the study's runs suffice for."""
+    """The figures and tables for which the study has the runs."""
     names = (*FIGURES, CURVES, *TABLES)
     found = [name for name in names if name in _DIAGRAMS or runs_of(name, study.runs)]
     return [name for name in found if name != DOWNSTREAM or study.downstream is not None]
 
 
 def suffixes(name: str) -> tuple[str, ...]:
-    """The files of a figure or table, by their suffixes; the first is what a report shows."""
+    """The suffixes of a figure's or table's files; a report shows the first."""
     return ("csv", "md", "tex") if name in TABLES else ("png", "pdf", "csv")
 
 
 def run_time(records: Iterable[Path]) -> str:
-    """The wall time of runs together, such as "1 h 5 min"; runs not yet done are counted apart.
+    """The total wall time of runs, such as "1 h 5 min", and how many are not yet done.
 
     Args:
-        records: paths of runs' records, which need not exist.
+        records: paths of the runs' records; an unfinished run has none.
     """
     records = list(records)
     done = [artifacts.read_json(path)["wall_seconds"] for path in records if path.exists()]
@@ -293,7 +293,7 @@ def run_time(records: Iterable[Path]) -> str:
 
 
 def run_times(study: Study, layout: Layout) -> dict[str, str]:
-    """How long the runs behind each figure and table took, as far as they are done."""
+    """Figure or table -> total wall time of its runs that are done."""
     return {
         name: run_time(layout.run_of(run).record for run in runs_of(name, study.runs))
         for name in drawable(study)

@@ -1,4 +1,4 @@
-"""Reading finished runs and choosing variants: what figures, claims and reports are made of."""
+"""Read finished runs and choose variants, for figures, claims and reports."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _NAME = re.compile(r"(?P<method>[a-z]+)(-T(?P<steps>\d+))?(-(?P<extra>\w+))?")
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant's name taken apart: `adam-T8-nogroups` is adam, 8, nogroups.
+    """A variant's name in its parts: `adam-T8-nogroups` is adam, 8, nogroups.
 
     Attributes:
         name: as in the path.
         method: one of `METHODS`, or another word.
-        steps: T, or None where the name has none.
+        steps: T, or None if the name has none.
         extra: "nogroups" (without cross-group batching), "redo" (other prompts), or "".
     """
 
@@ -47,7 +47,7 @@ class Variant:
 
     @classmethod
     def parse(cls, name: str) -> Variant:
-        """Take a name apart; one of another form is a method of that name."""
+        """Split a name into its parts; a name of another form is a method by that name."""
         match = _NAME.fullmatch(name)
         if match is None:
             return cls(name, name, None, "")
@@ -61,14 +61,14 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """The legend's words, as in Figure 2: "Adam (96)", "Adam (96), no cross-group batching"."""
+        """The text in a legend, as in Figure 2: "Adam (96)", "Adam w/o grp batch (96)"."""
         extras = {"": "", "nogroups": " w/o grp batch", "redo": " redo"}
         steps = "" if self.steps is None else f" ({self.steps})"
         return f"{self.title}{extras.get(self.extra, ' ' + self.extra)}{steps}"
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Sorts as legends do: by method, plain runs first, long T before short."""
+        """A key that sorts as in legends: plain runs first, then by method, long T before short."""
         known = list(METHODS)
         place = known.index(self.method) if self.method in known else len(known)
         return (bool(self.extra), place, -(self.steps or 0), self.name)
@@ -76,11 +76,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Stopped:
-    """How far a run came that was stopped before its end.
+    """How far a run got that was stopped before its end.
 
     Attributes:
         step: GRPO steps done.
-        of: GRPO steps that it was to do.
+        of: GRPO steps configured.
         why: what stopped it, in words.
     """
 
@@ -94,14 +94,14 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, or what was kept of a stopped one.
+    """A finished run, or the kept part of a stopped run.
 
     Attributes:
-        folder: where it lies.
+        folder: the run's folder.
         scale, experiment, seed: from its record.
-        variant: likewise, taken apart.
+        variant: from its record, in its parts.
         config: the resolved configuration.
-        stopped: how far a run came that was stopped before its end (`dpg.report.stopped`).
+        stopped: how far the run got, if it was stopped before its end (`dpg.report.stopped`).
     """
 
     folder: RunFolder
@@ -117,7 +117,7 @@ class Run:
         """Read a run's record.
 
         Raises:
-            DpgError: it is missing or damaged (the run is not finished), or lacks an entry.
+            DpgError: the record is missing (the run is not finished), is damaged or lacks an entry.
         """
         folder = RunFolder(Path(path))
         folder.require_finished()
@@ -206,10 +206,10 @@ class Run:
         return artifacts.read_table(file, [*ROLLOUT_COLUMNS, "judged"])
 
     def fresh_samples(self) -> pd.DataFrame | None:
-        """Return what fresh samples of the generator's text leave in the target, one per row.
+        """Return the results of fresh samples of the generator's text, one row per sample.
 
-        Columns as in a validation line: metric, pixels_right, scans and one per reading. None where
-        they were not drawn.
+        The columns are those of a validation line: metric, pixels_right, scans and one per QR
+        reader. None if no fresh samples were drawn.
 
         Raises:
             DpgError: the file is damaged; names it.
@@ -225,10 +225,10 @@ class Run:
     def pattern(self) -> tuple[Any, dict[int, Any]]:
         """Return the pattern [h, w] and, for each validation step, the decoded signs [h, w].
 
-        Both int8 arrays of -1, 0 and 1; the steps ascend.
+        Both are int8 arrays of -1, 0 and 1. The steps are in ascending order.
 
         Raises:
-            DpgError: pattern.json is missing, or its tables do not fit each other.
+            DpgError: pattern.json is missing or damaged, or an image has another shape.
         """
         import numpy as np
 
@@ -241,7 +241,7 @@ class Run:
         except (KeyError, TypeError, ValueError) as error:
             raise DpgError(f"{file}: not a pattern with its images ({error})") from None
         if pattern.ndim != 2 or not images:
-            raise DpgError(f"{file}: a pattern [h, w] and an image at least are needed")
+            raise DpgError(f"{file}: expected a pattern [h, w] and at least one image")
         for step, image in images.items():
             if image.shape != pattern.shape:
                 raise DpgError(
@@ -252,7 +252,7 @@ class Run:
 
 
 def by_step(table: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
-    """Return (step, its rows) for every validation in a table of rollouts; the steps ascend."""
+    """Return (step, its rows) for every validation in a table of rollouts, in ascending order."""
     steps = sorted(table["step"].unique().tolist())
     return [(int(step), table[table["step"] == step]) for step in steps]
 
@@ -263,15 +263,15 @@ def select(
     *,
     need: str,
 ) -> list[Run]:
-    """Open the directories and keep the wanted ones, in the order of legends.
+    """Open the run directories and keep the wanted runs, in the order of legends.
 
     Args:
         run_dirs: run directories, of any experiment.
-        wanted: which to keep.
+        wanted: whether to keep a run.
         need: what the figure needs, for the error.
 
     Raises:
-        DpgError: none is wanted, two are the same run, or a directory is not a finished run.
+        DpgError: no run is wanted, two are the same run, or a directory is not a finished run.
     """
     opened = [Run.open(path) for path in run_dirs]
     runs = [run for run in opened if wanted(run)]

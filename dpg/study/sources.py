@@ -1,9 +1,9 @@
 """Table 1's rows and columns (Appendix C): which sources of training text a study has.
 
-A row of the table is a source, a column a language of the benchmark and a target model. Sources
-that are the same for every language (`replay`, `untuned`) are trained on once and measured on each;
-a trained generator's text is for its own language. The workflow asks here before it starts
-anything, so importing this module loads no jax.
+A row of the table is a source. A column is a language of the benchmark and a target model. Sources
+that are the same for every language (`replay`, `untuned`) are trained on once and measured in each
+language. A trained generator's text is used for its own language only. The workflow needs this
+module before it starts anything, so importing it loads no jax.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ COMMON = "common"
 
 
 def language_runs(runs: Sequence[RunConfig]) -> list[RunConfig]:
-    """The generator runs that Table 1 is about: a language metric, the study's first seed."""
+    """The generator runs of Table 1: those with a language metric, of the study's first seed."""
     chosen = [run for run in runs if isinstance(run.metric, LanguageMetric)]
     return [run for run in chosen if run.seed == chosen[0].seed and run.variant in METHODS]
 
 
 def languages(runs: Sequence[RunConfig]) -> list[str]:
-    """The languages of these runs, in the alphabet's order: Table 1's columns."""
+    """The languages of these runs, sorted by code: Table 1's columns."""
     return sorted({language_of(run) for run in language_runs(runs)})
 
 
@@ -43,7 +43,7 @@ def language_of(run: RunConfig) -> str:
 
 
 def groups(runs: Sequence[RunConfig]) -> list[str]:
-    """`COMMON` and the languages: the models of one group are trained in one process."""
+    """`COMMON` and the languages; the models of a group are trained in one process."""
     return [COMMON, *languages(runs)]
 
 
@@ -54,7 +54,7 @@ def generators(runs: Sequence[RunConfig], language: str) -> list[RunConfig]:
 
 
 def corpora(runs: Sequence[RunConfig], group: str) -> dict[str, tuple[str, ...]]:
-    """Source -> what its corpus is called (`Layout.text_corpus`), for the sources of a group."""
+    """Source -> name of its corpus (see `Layout.text_corpus`), for the sources of a group."""
     if group == COMMON:
         return {REPLAY: (REPLAY,), UNTUNED: (UNTUNED,)}
     return {run.variant: (run.experiment, run.variant) for run in generators(runs, group)}
@@ -62,28 +62,28 @@ def corpora(runs: Sequence[RunConfig], group: str) -> dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Writer:
-    """Who writes a corpus.
+    """The generator that writes a corpus.
 
     Attributes:
-        run: whose prompts and sizes it writes with.
-        corpus: what its corpus is called (`Layout.text_corpus`).
+        run: the run that gives the prompts and sizes.
+        corpus: name of the corpus (see `Layout.text_corpus`).
     """
 
     run: RunConfig
     corpus: tuple[str, ...]
 
     def model_in(self, layout: Layout) -> Path:
-        """Where its weights lie: the trained generator, or the model that it started from."""
+        """The folder of its weights: the trained generator, or the model that it started from."""
         if self.corpus == (UNTUNED,):
             return layout.model(self.run.generator.model)
         return layout.run_of(self.run).generator
 
 
 def writer(runs: Sequence[RunConfig], experiment: str | None, variant: str | None) -> Writer:
-    """The writer of a corpus: a run's trained generator, or the untuned one where none is named.
+    """The writer of a corpus: a run's trained generator, or the untuned one if no run is named.
 
     Raises:
-        DpgError: half a name, or no such run of Table 1.
+        DpgError: only one of both names is given, or Table 1 has no such run.
     """
     if (experiment is None) != (variant is None):
         raise DpgError("give both --experiment and --variant, or neither for the untuned generator")

@@ -1,4 +1,4 @@
-"""Where a study stands: what is done, running, stopped or missing, read from its files alone."""
+"""The state of a study: what is done, running, stopped or missing, read only from its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FRESH = 15 * 60.0
-"""Seconds after its last line that a run counts as running: a GRPO step may take minutes."""
+"""A run counts as running for this many seconds after its last log line: a GRPO step may take
+minutes."""
 
 DONE, RUNNING, STOPPED, MISSING = "done", "running", "stopped", "missing"
 
@@ -33,12 +34,12 @@ class Item:
     """One output of the workflow.
 
     Attributes:
-        name: within its group, such as adam-T8.
-        state: "done", "running", "stopped" (begun, no line for a while; it goes on from its last
-            checkpoint) or "missing".
-        steps: such as "31 of 40", where it was begun and is not done.
-        pace: seconds of its last training step by part, and memory, where its engine tells them.
-        maker: step, revision and git state of what made it; None where that is not known.
+        name: its name within its group, such as adam-T8.
+        state: "done", "running", "stopped" (begun, but no log line for a while; it goes on from its
+            last checkpoint) or "missing".
+        steps: such as "31 of 40", if it was begun and is not done.
+        pace: seconds of its last training step by part, and memory, if its engine records them.
+        maker: step, revision and git state of the code that made it; None if not known.
     """
 
     name: str
@@ -61,12 +62,12 @@ class Group:
 
 
 def collect(study: Study, layout: Layout, *, now: float | None = None) -> list[Group]:
-    """Look at every output of a study, in the order in which they are made.
+    """The state of every output of a study, in the order in which they are made.
 
     Args:
-        study: what there should be.
-        layout: where it is.
-        now: the present, in seconds since 1970; for tests.
+        study: the study.
+        layout: where its files are.
+        now: the present time, in seconds since 1970; for tests.
     """
     now = time.time() if now is None else now
     groups: dict[str, list[Item]] = {}
@@ -85,7 +86,7 @@ def _item(output: Output, study: Study, layout: Layout, now: float) -> Item:
 
 
 def _short_name(output: Output, study: Study) -> str:
-    """The name within its group: of a run the variant, and the seed where there are several."""
+    """The name within its group: for a run its variant, with the seed if there are several."""
     if output.run is None:
         return output.name.removeprefix("models/").removeprefix("perplexity/")
     one_seed = len(study.all_seeds) == 1
@@ -95,18 +96,18 @@ def _short_name(output: Output, study: Study) -> str:
 
 
 def _begun_run(output: Output, name: str, layout: Layout, now: float) -> Item:
-    """A run that is not done: its log grows in its state."""
+    """The item of a run that is not done; its log is in its state folder."""
     run = output.run
     assert run is not None
     log = layout.run_of(run).state.metrics
     try:
         age = now - log.stat().st_mtime
         lines = artifacts.read_lines(log)
-    except (FileNotFoundError, DpgError):  # not begun, or finished this very moment
+    except (FileNotFoundError, DpgError):  # not begun, or just finished
         return Item(name, MISSING)
     done = 0
     if lines:
-        # A line of training is written after its step, one of validation before the step.
+        # A training line is written after its step, a validation line before its step.
         done = lines[-1]["step"] + (lines[-1].get("phase") == "train")
     steps = f"{done} of {run.generator.grpo_steps}"
     pace = _pace(layout.run_of(run).state.clock)
@@ -114,10 +115,10 @@ def _begun_run(output: Output, name: str, layout: Layout, now: float) -> Item:
 
 
 def _pace(clock: Path) -> str:
-    """The last training step in words, and what compilation took so far."""
+    """The time of the last training step, and of compilation so far, in words."""
     try:
         lines = artifacts.read_lines(clock)
-    except (FileNotFoundError, DpgError):  # of another engine, or finished this very moment
+    except (FileNotFoundError, DpgError):  # another engine's run, or just finished
         return ""
     steps = [line for line in lines if line.get("phase") == "train"]
     if not steps:
@@ -127,7 +128,7 @@ def _pace(clock: Path) -> str:
 
 
 def table(groups: Sequence[Group], title: str) -> Table:
-    """One line per group: how many are done, and which are not, with the steps of those begun."""
+    """One line per group: how many outputs are done, and the names and steps of the others."""
     from rich.table import Table
 
     made = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -148,11 +149,11 @@ def table(groups: Sequence[Group], title: str) -> Table:
 
 
 def outdated(groups: Sequence[Group], commit: str | None) -> list[str]:
-    """What was made by an older revision of its step, and how much by other commits than this one.
+    """One line per output of an older revision of its step, and one with counts of other commits.
 
     Args:
-        groups: as `collect` gives them.
-        commit: of the present checkout; None outside of one.
+        groups: the result of `collect`.
+        commit: commit of the present checkout; None outside of a checkout.
     """
     done = [item for group in groups for item in group.of(DONE)]
     known = [item for item in done if item.maker is not None]
@@ -164,7 +165,7 @@ def outdated(groups: Sequence[Group], commit: str | None) -> list[str]:
             reasons = "; ".join(HISTORY[step][then:])
             lines.append(
                 f"{item.name}: made by revision {then} of step {step}, now {revision_of(step)} "
-                f"({reasons}); the next run of the workflow makes it anew"
+                f"({reasons}); the next run of the workflow makes it again"
             )
     commits = Counter(
         item.maker["git"]["commit"][:7] for item in known if item.maker and item.maker.get("git")

@@ -1,8 +1,8 @@
-"""Which learning rates are looked for, and whether the configuration has those that were found.
+"""Which learning rates are swept, and whether the configuration has the rates that were chosen.
 
-The paper tunes the target's rate of SGD and of the naive reward (section 4). A rate belongs to a
-method and an experiment: it is looked for at the longest T and holds for every T. The languages
-share theirs, which are looked for in Spanish.
+The paper tunes the target's learning rate for SGD and for the naive reward (section 4). A rate
+belongs to a method and an experiment. It is swept at the longest T and used for every T. The
+languages share their rates, which are swept in Spanish.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from dpg.errors import DpgError
 from dpg.text.languages import TARGET_CODES
 
 LANGUAGE = "lambada-es"
-"""The experiment in which the rates of all languages are looked for."""
+"""The experiment in which the rates of all languages are swept."""
 
 COLUMNS = ("experiment", "variant", "learning_rate", "metric", "chosen", "configured")
-"""Of the table of a study's sweeps, `figures/sweep.csv`: one row per rate that was tried."""
+"""Columns of the table of a study's sweeps, `figures/sweep.csv`: one row per rate tried."""
 
 _EQUAL = 1e-6
 
 
 def swept(study: Study) -> list[RunConfig]:
-    """The runs whose rates `snakemake sweeps` looks for, of the study's first seed."""
+    """The runs whose rates `snakemake sweeps` sweeps, of the study's first seed."""
     seed = study.scale.seeds[0]
     runs = [run for run in study.runs if run.rate_is_swept and run.seed == seed]
     languages = [run.experiment for run in runs if isinstance(run.metric, LanguageMetric)]
@@ -40,12 +40,12 @@ def swept(study: Study) -> list[RunConfig]:
 
 
 def _place(run: RunConfig) -> str | None:
-    """Where a run's rate is looked for: its own experiment, or None of a language."""
+    """The experiment in which a run's rate is swept; None for a language."""
     return None if isinstance(run.metric, LanguageMetric) else run.experiment
 
 
 def _shares_its_rate(run: RunConfig, other: RunConfig) -> bool:
-    """Whether two runs have one rate: the method and the experiment, or the languages, are one."""
+    """Whether two runs share a rate: same method, and same experiment or both of a language."""
     return (
         _place(run) == _place(other)
         and run.learner.optimizer == other.learner.optimizer
@@ -54,11 +54,11 @@ def _shares_its_rate(run: RunConfig, other: RunConfig) -> bool:
 
 
 def has_chosen(table: pd.DataFrame, run: RunConfig) -> bool:
-    """Whether a table of sweeps has a run's rate as the one chosen for its method.
+    """Whether a run's rate is the rate that a table of sweeps chose for its method.
 
     Args:
-        table: with experiment, variant, learning_rate and chosen.
-        run: of a swept method; the languages share the sweep of one.
+        table: with the columns experiment, variant, learning_rate and chosen.
+        run: a run of a swept method; the languages share the sweep of one language.
     """
     shared = isinstance(run.metric, LanguageMetric)
     names = [f"lambada-{code}" for code in TARGET_CODES] if shared else [run.experiment]
@@ -68,18 +68,18 @@ def has_chosen(table: pd.DataFrame, run: RunConfig) -> bool:
 
 
 def differences(study: Study, table: pd.DataFrame) -> list[str]:
-    """Where the configured rates are not those that the sweeps chose.
+    """The runs whose configured rates differ from the rates that the sweeps chose.
 
     Args:
         study: the present configuration.
         table: of the study's sweeps, with `COLUMNS`.
 
     Returns:
-        One line per run that has another rate, and one per run whose sweep the table lacks; empty
-        where the table bears out the configuration.
+        One line per run with another rate, and one per run whose sweep is not in the table; empty
+        if all rates agree.
 
     Raises:
-        DpgError: a column is missing, or a sweep without one chosen rate.
+        DpgError: a column is missing, or a sweep does not have exactly one chosen rate.
     """
     missing = [name for name in COLUMNS if name not in table]
     if missing:

@@ -1,6 +1,6 @@
-"""What is worth saying of a study while it runs: what began, what ended, and the time that is left.
+"""News of a running study: what began, what ended, and the time that is left.
 
-Everything is read from the study's files, so it holds for jobs on this machine and on a cluster.
+Everything is read from the study's files, so it works for jobs on this machine and on a cluster.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dpg.study.outputs import Output, Outputs
 from dpg.study.status import DONE, MISSING, RUNNING, Group, Item
 
 _SAID = ("figures", "tables", "models", "perplexities", "ledger")
-"""Groups besides the generator runs whose outputs are told of when they are there."""
+"""Groups, besides the generator runs, whose finished outputs are news."""
 
 
 class Watch:
-    """Compares a study's state with the one before.
+    """Compares a study's state with its state at the previous call.
 
     Args:
-        study, layout: the study, and where it lies.
+        study, layout: the study, and where its files are.
     """
 
     def __init__(self, study: Study, layout: Layout):
@@ -33,12 +33,12 @@ class Watch:
         self._states: dict[str, str] | None = None
 
     def news(self, groups: Sequence[Group]) -> list[str]:
-        """One line per run that began, and per run, model, figure or table that is done since.
+        """One line per run that began, and per run, model, figure or table that was finished.
 
-        The first call says how much was there before.
+        The first call says how many results exist already.
 
         Args:
-            groups: what `dpg.study.status.collect` says now.
+            groups: the present result of `dpg.study.status.collect`.
         """
         items = [item for group in groups for item in group.items]
         now = {output.name: item.state for output, item in zip(self._outputs, items, strict=True)}
@@ -79,7 +79,7 @@ def headline(layout: Layout, run: RunConfig) -> str:
     try:
         seconds = artifacts.read_json(folder.record)["wall_seconds"]
         lines = artifacts.read_lines(folder.metrics)
-    except (OSError, KeyError, DpgError):  # being replaced at this very moment
+    except (OSError, KeyError, DpgError):  # it is just being replaced
         return "done"
     last = [line for line in lines if line.get("phase") == "validation"][-1:]
     numbers = ", ".join(watched(line) for line in last).replace("  ", ", ")
@@ -88,13 +88,13 @@ def headline(layout: Layout, run: RunConfig) -> str:
 
 
 def time_left(study: Study, layout: Layout, groups: Sequence[Group]) -> float | None:
-    """Seconds until the generator runs are done, at the pace of those that are finished.
+    """Seconds until all generator runs are done, at the pace of the finished runs.
 
-    A run is as long as its rollouts are many. As many runs go on side by side as do now, one at
-    least.
+    The estimate assumes that a run's time is proportional to its number of rollouts, and that as
+    many runs go on in parallel as now (at least one).
 
     Returns:
-        None while no run is finished; 0.0 when all are.
+        None while no run is finished; 0.0 if all are.
     """
     items = [item for group in groups for item in group.items]
     spent = written = left = 0.0
@@ -117,7 +117,7 @@ def time_left(study: Study, layout: Layout, groups: Sequence[Group]) -> float | 
 
 
 def _share(item: Item) -> float:
-    """How much of a begun run is done: of "31 of 40" 31 / 40."""
+    """The share of a run that is done: 31 / 40 for "31 of 40"."""
     if item.state == MISSING or not item.steps:
         return 0.0
     done, _, every = item.steps.partition(" of ")
@@ -125,7 +125,7 @@ def _share(item: Item) -> float:
 
 
 def left_in_words(seconds: float | None) -> str:
-    """The time that is left of the generator runs, as a console shows it."""
+    """The time left for the generator runs, in words."""
     if seconds is None:
         return "time left: known once a run is done"
     if seconds == 0:

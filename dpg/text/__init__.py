@@ -1,1 +1,1 @@
-"""Text in, tables out: articles for prompts, passages to target, and a corpus to pre-train on."""
+"""Text in, tables out: articles for prompts, benchmark passages, and a pre-training corpus."""

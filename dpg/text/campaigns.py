@@ -1,9 +1,9 @@
-"""Passages of Debian's packages: campaigns of the game Battle for Wesnoth.
+"""Passages from Debian packages: campaigns of the game Battle for Wesnoth.
 
-They stand in for LAMBADA where the hub is out of reach: short fiction, written in English and
+They replace LAMBADA where the hub cannot be reached: short fiction, written in English and
 translated by people, in Debian's packages `wesnoth-<version>-<campaign>` (GPL-2+). The packages
-are read, never installed: a `.deb` is an `ar` archive with a tar in it, and the translations are
-gettext catalogues whose message ids are the English text.
+are read, never installed: a `.deb` is an `ar` archive with a tar in it. The translations are
+gettext catalogues, whose message ids are the English text.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from dpg.text.passages import MIN_CHARACTERS, passage_table
 BENCHMARK_CAMPAIGNS = ("utbs", "nr")
 """21 MB of downloads in wesnoth 1.16, 17 MB in 1.18."""
 PRETRAINING_CAMPAIGNS = ("dm", "tsg", "did", "sota", "httt", "sotbe", "dw", "low")
-"""60 MB in wesnoth 1.16, 45 MB in 1.18: those with the most translated text per megabyte."""
+"""60 MB of downloads in wesnoth 1.16, 45 MB in 1.18: the campaigns with the most translated text
+per megabyte."""
 
 
 def campaign_packages(campaigns: Iterable[str]) -> list[str]:
-    """The pattern of each campaign's package name, for `fetch.fetch_debian_packages`."""
+    """A regular expression per campaign for its package's name (`fetch.fetch_debian_packages`)."""
     return [rf"wesnoth-[0-9.]+-{re.escape(campaign)}" for campaign in campaigns]
 
 
@@ -46,19 +47,26 @@ def passages_from_debian(
     aligned: bool = True,
     end: Literal["word", "sentence"] = "word",
 ) -> pd.DataFrame:
-    """The campaigns' passages, cleaned, each once, in the order of campaign, id and language.
+    """The campaigns' passages, cleaned, without repetitions, sorted by campaign, id and language.
 
-    A passage counts where it is translated (not merely copied) and has `min_characters` or more
-    after cleaning: in all five languages if `aligned`, else in each language for itself.
-    Passages with variables, macros or the game's rules in them are left out, as is one that
-    nearly repeats another (`overlap`), since stories tell a scene again with another name, and
-    a division into train and test must not. Markup, and stage directions and chapter numbers
-    before the first word, are taken off. `end="word"` cuts what follows the
-    last word, as LAMBADA's passages are cut; `end="sentence"` keeps it.
+    Markup, and stage directions and chapter numbers before the first word, are removed. Passages
+    with variables, macros or rules of the game are left out. So is a passage that nearly repeats
+    another (`overlap`): stories tell a scene again with another name, and train and test must not
+    share it.
 
-    `source` is the campaign (its gettext domain without `wesnoth-`), and an id depends on the
-    English text alone, not on the package's version. Raises DpgError naming a file that is not
-    a package, or has no such catalogues.
+    Args:
+        debs: the packages' files.
+        min_characters: shortest passage, in characters after cleaning.
+        aligned: keep a passage only if it is long enough and translated, not just copied, in all
+            five languages; otherwise each language is decided by itself.
+        end: "word" cuts what follows the last word, as in LAMBADA; "sentence" keeps it.
+
+    Returns:
+        The table (id, language, text, source). `source` is the campaign (its gettext domain without
+        `wesnoth-`). An id depends only on the English text, not on the package's version.
+
+    Raises:
+        DpgError: a file is not a Debian package, or has no such catalogues; names the file.
     """
     catalogues: dict[str, dict[str, dict[str, str]]] = {}
     for deb in map(Path, debs):
@@ -101,16 +109,16 @@ _NOT_PROSE = re.compile(
 )
 _GAME = re.compile(
     r"^\W*(?:special )?(?:note|hint|new objectives?)\b[^:]{0,20}:"  # to the player
-    r"|^\([^)]*\bscenarios\b"  # of the menus
-    r"|\bthis (?:unit|attack)\b",  # of the rules
+    r"|^\([^)]*\bscenarios\b"  # in menus
+    r"|\bthis (?:unit|attack)\b",  # in rules
     re.IGNORECASE,
 )
 
 
 def _clean_texts(english: str, catalogue: dict[str, dict[str, str]], end: str) -> dict[str, str]:
-    """Language to cleaned text of one message, without those that are no translation.
+    """Language -> cleaned text of one message; copies of the English text are left out.
 
-    Nothing at all where any language shows a variable or a figure of the game.
+    Empty if the text of any language has a variable or a number of the game.
     """
     raw = {"en": _without_context(english)}
     for code in TARGET_CODES:
@@ -135,7 +143,7 @@ def _untagged(text: str) -> str:
 
 
 def _without_context(text: str) -> str:
-    """A message without what says in which context it is used (`female_speaker^`)."""
+    """A message without the prefix that names its context (`female_speaker^`)."""
     return _CONTEXT.sub("", text.rsplit("\x04", 1)[-1])
 
 
@@ -143,7 +151,7 @@ _CATALOGUE = re.compile(r"/locale/(\w+)/LC_MESSAGES/wesnoth-(\w+)\.mo$")
 
 
 def _catalogues(deb: Path) -> dict[str, dict[str, dict[str, str]]]:
-    """Campaign to language to catalogue (English to translation) of a package."""
+    """Campaign -> language -> catalogue (English -> translation) of a package."""
     codes = {
         one.wesnoth_locale: one.code
         for one in find_languages(TARGET_CODES)
@@ -165,9 +173,14 @@ def _wanted(path: str, codes: Mapping[str, str]) -> bool:
 
 
 def read_catalogue(content: bytes, where: str) -> dict[str, str]:
-    """Message to translation of a compiled gettext catalogue (`.mo`), without plural forms.
+    """Message -> translation of a compiled gettext catalogue (`.mo`), without plural forms.
 
-    Raises DpgError naming `where` for content that is not a whole catalogue in UTF-8.
+    Args:
+        content: the file's bytes.
+        where: the file's name, for errors.
+
+    Raises:
+        DpgError: the content is not a whole catalogue in UTF-8; names `where`.
     """
     try:
         order = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}[content[:4]]
@@ -207,7 +220,7 @@ def _deb_files(deb: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, 
 
 
 def _data_tar(deb: Path) -> bytes:
-    """The package's tar of files, compressed as it is, by reading the `ar` archive around it."""
+    """The package's tar of files, still compressed, read from the `ar` archive around it."""
     content = deb.read_bytes()
     if not content.startswith(b"!<arch>\n"):
         raise OSError("it does not begin as an ar archive")
@@ -230,7 +243,7 @@ def _data_tar(deb: Path) -> bytes:
 
 
 def _tar_by_dpkg(deb: Path) -> bytes:
-    """The plain tar of a package in Ubuntu's compression, zstd, which Python 3.13 cannot read."""
+    """The tar of a package that is compressed with zstd, as Ubuntu's are; Python 3.13 cannot."""
     if not shutil.which("dpkg-deb"):
         raise OSError("it is compressed with zstd, which needs dpkg-deb to read")
     done = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(deb)], capture_output=True)

@@ -1,9 +1,9 @@
 """What a text may hold: words with single spaces or line breaks between them, and no markup.
 
-Wikipedia's and the campaigns' texts come with wiki, HTML, Pango or gettext markup in them. A
-generator that reads markup learns to write it, so nothing with markup passes unseen: a source of
-our own drops and counts it, a user's own file is an error that names the text. The same holds for
-characters that no text has: control characters, and halves of surrogate pairs.
+Wikipedia's and the campaigns' texts contain wiki, HTML, Pango or gettext markup. A generator that
+reads markup learns to write it, so no text with markup is used silently. Our own sources drop and
+count such texts. In a user's own file they are an error that names the text. The same holds for
+control characters and halves of surrogate pairs, which no proper text contains.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import unicodedata
 from typing import NamedTuple
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
-# All but those that count as white space: tab, line feed and their kind.
+# Without those that count as white space, such as tab and line feed.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
-# What some readers take for the end of a line and others do not.
+# Characters that only some programs read as the end of a line.
 _LINE_BREAKS = re.compile("\r\n?|[\v\f\x1c-\x1f\x85\u2028\u2029]")
 _EMPTY_LINES = re.compile("\n{3,}")
-# Letters and symbols of Unicode that draw nothing: fillers, joiners, the empty braille cell.
+# Unicode letters and symbols that are invisible: fillers, joiners, the empty braille cell.
 _FILLERS = "\u034f\u115f\u1160\u2800\u3164\uffa0"
 _EMPTY_BRACKETS = re.compile(r"\s*\(\s*[;,:]?\s*\)")
 
@@ -40,28 +40,28 @@ _MARKUP = (
 
 
 def one_line(text: str) -> str:
-    """The text in composed form (NFC), every run of white space (no-break ones too) one space.
+    """The text in composed form (NFC), with one space for every run of white space.
 
-    Soft hyphens and zero-width characters go; so do brackets that a source left empty when it
-    removed a pronunciation from between them.
+    No-break spaces are white space, too. Soft hyphens and zero-width characters are removed, and so
+    are empty brackets, which a source left when it removed the pronunciation inside.
     """
     visible = _INVISIBLE.sub("", unicodedata.normalize("NFC", text))
     return " ".join(_EMPTY_BRACKETS.sub("", visible).split())
 
 
 def several_lines(text: str) -> str:
-    """As `one_line`, line by line: line breaks stay, and of empty lines in a row one."""
+    """Like `one_line` for every line: line breaks stay, several empty lines become one."""
     lines = [one_line(line) for line in _LINE_BREAKS.sub("\n", text).split("\n")]
     return _EMPTY_LINES.sub("\n\n", "\n".join(lines)).strip("\n")
 
 
 def has_invisible(text: str) -> bool:
-    """Whether `one_line` would take soft hyphens or zero-width characters off the text."""
+    """Whether the text has soft hyphens or zero-width characters, which `one_line` removes."""
     return _INVISIBLE.search(text) is not None
 
 
 def find_control(text: str) -> str | None:
-    """The first character that no text may hold, in words, or None."""
+    """A description of the first character that no text may contain, or None."""
     found = _CONTROL.search(text)
     if found is None:
         return None
@@ -71,17 +71,17 @@ def find_control(text: str) -> str | None:
 
 
 class Tidied(NamedTuple):
-    """A passage fit to be divided into words, and what was done to it."""
+    """A passage that is ready to be split into words, and how it was changed."""
 
     text: str
     changes: tuple[str, ...]
-    """Of "line separators replaced" and "blank ends cut"."""
+    """Any of "line separators replaced" and "blank ends cut"."""
 
 
 def tidy(text: str) -> Tidied:
-    """A passage with plain line breaks, and with a visible character at either end.
+    """A passage with plain line breaks, and with a visible character at both ends.
 
-    After a blank at the end, the last word, which LAMBADA asks for, would be empty.
+    If a passage ended in a blank, the last word, which LAMBADA asks for, would be empty.
     """
     plain = _LINE_BREAKS.sub("\n", text)
     first, last = 0, len(plain)
@@ -97,12 +97,12 @@ def tidy(text: str) -> Tidied:
 
 
 def _is_blank(character: str) -> bool:
-    # Cf: format characters, such as zero-width spaces, joiners and marks of direction.
+    # Cf: format characters, such as zero-width spaces, joiners and direction marks.
     return character.isspace() or unicodedata.category(character) == "Cf" or character in _FILLERS
 
 
 def find_markup(text: str) -> str | None:
-    """The first piece of markup in the text with some of its surroundings, or None."""
+    """The first piece of markup in the text, with up to 20 characters on both sides, or None."""
     for pattern in _MARKUP:
         found = pattern.search(text)
         if found:
@@ -113,7 +113,7 @@ def find_markup(text: str) -> str | None:
 def ends_in_a_word(text: str) -> str:
     """The text up to its last letter or digit.
 
-    LAMBADA's passages end so: the task is to predict the last word, and a closing quote or a
-    full stop would otherwise count as part of it (or, after a space, as all of it).
+    LAMBADA's passages end like this. The task is to predict the last word, and a closing quote or a
+    full stop would otherwise be part of it or, after a space, the whole of it.
     """
     return re.sub(r"[\W_]+$", "", text)

@@ -1,9 +1,10 @@
-"""The text that tiny models are trained on: articles and stories, in streams that one can mix.
+"""The text that tiny models are trained on: articles and stories, in streams that can be mixed.
 
 A stream is a language and a kind of text, such as `es-wiki` or `es-story`, so that a mixture can
-cross the two: a model for which Spanish means stories could not show which of them a reward likes.
-German and Italian have stories alone. No benchmark passage and no validation article is in it, so
-what a generator later writes in German was neither in its prompts nor in the benchmark's text.
+combine both freely. If all Spanish text were stories, one could not tell whether a reward favours
+Spanish or stories. German and Italian have stories only. The text has no benchmark passage and no
+validation article, so what a generator later writes in German cannot be copied from its prompts or
+from the benchmark.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ _READ = ("id", "text", "language", "source")
 
 
 class Corpus(NamedTuple):
-    """The pre-training text and what went into it."""
+    """The pre-training text, and counts of its texts and of those left out."""
 
     table: pd.DataFrame
     """Columns `id` (unique), `text`, `language`, `source` (`wikipedia` or the campaign) and
     `stream` (such as `es-wiki` and `es-story`)."""
     report: dict[str, Any]
-    """`texts` and `characters`: language to source to count; `left_out`: reason to count."""
+    """`texts` and `characters`: language -> source -> count; `left_out`: reason -> count."""
 
 
 def pretraining_corpus(
@@ -40,15 +41,20 @@ def pretraining_corpus(
     *,
     benchmark: pd.DataFrame | None = None,
 ) -> Corpus:
-    """Articles and passages of each language.
+    """Join the articles and passages of all languages into one table.
 
-    Of articles with a column `split` (the English ones must have it) those of split `train` are
-    taken. Of `passages` (other campaigns than the benchmark's) those of which the `benchmark`
-    has the id, or nearly the text in that language (`overlap`), are left out, English ones too;
-    so is any text that repeats another.
+    A text that repeats another is left out.
 
-    Raises DpgError for English articles without a split, for an article in a language that is
-    not its key's, and for a corpus without text.
+    Args:
+        articles_by_language: language code -> articles (id, text, language). If there is a column
+            `split`, only those of split "train" are taken. English articles must have it.
+        passages: passages (id, text, language, source) of campaigns that are not the benchmark's.
+        benchmark: the benchmark's table (id, text, language). A passage is left out if the
+            benchmark has its id, or nearly its text in the same language (`overlap`).
+
+    Raises:
+        DpgError: English articles have no split, an article has another language than its key, or
+            the corpus is empty.
     """
     kept: list[pd.DataFrame] = []
     left_out = {"validation articles": 0, "benchmark passages": 0}
@@ -87,14 +93,14 @@ def pretraining_corpus(
 
 
 def tokenizer_texts(table: pd.DataFrame, characters: Mapping[str, int]) -> list[str]:
-    """Texts of several streams that a tokenizer is trained on.
+    """The texts that a tokenizer is trained on, from several streams.
 
-    The texts of a stream, in the order of a keyed hash of their ids, until they have the wanted
-    number of characters; all of them where the stream has fewer.
+    From each stream, texts are taken in the order of a keyed hash of their ids until they have the
+    wanted number of characters; all of them if the stream has fewer.
 
     Args:
-        table: of `pretraining_corpus`.
-        characters: stream -> characters of it.
+        table: the table of `pretraining_corpus`.
+        characters: stream -> wanted number of characters.
 
     Raises:
         DpgError: the table has no text of a stream.
@@ -115,7 +121,15 @@ def tokenizer_texts(table: pd.DataFrame, characters: Mapping[str, int]) -> list[
 
 
 def of_benchmark(passages: pd.DataFrame, benchmark: pd.DataFrame) -> np.ndarray:
-    """Which passages the benchmark has, by id or nearly by text: bool [passages]."""
+    """Which passages the benchmark contains, by id or by nearly equal text: bool [passages].
+
+    Args:
+        passages: table with the columns id, text and language.
+        benchmark: table with the same columns.
+
+    Raises:
+        DpgError: the benchmark's table lacks a column.
+    """
     require_columns(benchmark, ["id", "text", "language"], "the benchmark's table")
     seen = {code: Seen() for code in set(passages["language"])}
     for code, text in zip(benchmark["language"], benchmark["text"], strict=True):
@@ -130,7 +144,7 @@ def of_benchmark(passages: pd.DataFrame, benchmark: pd.DataFrame) -> np.ndarray:
 
 
 def _bare(text: str) -> str:
-    """A text without differences of case and white space."""
+    """A text in lower case with single spaces, for comparisons."""
     return " ".join(text.casefold().split())
 
 

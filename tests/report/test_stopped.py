@@ -88,7 +88,7 @@ def test_a_run_that_was_not_validated_yet_is_named(study, layout, tmp_path):
     for path in folder.state.validations().values():
         path.unlink()
     run = study.run("lambada-es", "adam", 0)
-    with pytest.raises(DpgError, match="no validation is there yet"):
+    with pytest.raises(DpgError, match="there is no validation yet"):
         stopped.snapshot(run, folder, RunFolder(tmp_path / "kept"), None)
 
 

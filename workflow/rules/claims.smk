@@ -1,4 +1,4 @@
-# What the paper says, checked: Theorem 3.1 by enumeration, and every claim over the results.
+# Checks of what the paper says: Theorem 3.1 by enumeration, and every claim over the results.
 
 
 rule theorem_3_1:

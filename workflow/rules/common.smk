@@ -1,4 +1,4 @@
-# The study, its paths, and which files belong together, for all chapters. Nothing is made here.
+# For all other files: the study, its paths, and which files belong together. No rule is here.
 
 import sys
 from pathlib import Path
@@ -56,9 +56,9 @@ LOGS = str(layout.folder / "logs")
 SOURCES = str(layout.sources)
 RUN = layout.run("{experiment}", "{variant}", "{seed}")
 
-# Commands are those of the environment that runs Snakemake, and all read this study's file. NPROC
-# is what JAX takes for the number of cores: it gets as many as Snakemake gives the job threads.
-# The tunable asks for large pages where there is glibc: page faults are a quarter of a step without.
+# Commands come from the environment that runs Snakemake, and all read this study's file. JAX takes
+# NPROC as the number of cores; it is the job's number of threads. The tunable makes glibc use large
+# pages: without them page faults take a quarter of a step.
 shell.prefix(
     f'export PATH="{Path(sys.executable).parent}:$PATH" DPG_CONFIG="{CONFIG}" '
     'NPROC="$OMP_NUM_THREADS" GLIBC_TUNABLES=glibc.malloc.hugetlb=1; '
@@ -69,7 +69,7 @@ SWEPT = swept(study)
 
 
 def one_of(names):
-    """A wildcard constraint for these names; matches nothing where there is none."""
+    """A wildcard constraint for these names; matches nothing if there are none."""
     return "|".join(names) or "(?!)"
 
 
@@ -92,8 +92,8 @@ wildcard_constraints:
 def settings(step, *parts):
     """A digest of what a job depends on; it runs again when this changes, and only then.
 
-    The step's revision is part of it. A setting that is null or empty counts as absent, so that a
-    new one, which no file sets yet, does not outdate what was made before it.
+    The step's revision is part of it. A setting that is null or empty counts as absent. So a new
+    setting, which no file sets yet, does not make earlier results out of date.
     """
     plain = [p.model_dump(mode="json") if hasattr(p, "model_dump") else p for p in parts]
     return of_settings({"settings": without_nulls(plain), **in_digest(step)})
@@ -106,7 +106,7 @@ def tokenizer_settings():
 
 
 def revision(step):
-    """What a step without settings depends on: its revision, or nothing where it is the first."""
+    """What a step without settings depends on: its revision, or nothing for the first one."""
     return list(in_digest(step).values())
 
 
@@ -115,7 +115,7 @@ def run_of(wildcards):
 
 
 def run_of_sweep(wildcards):
-    """The run whose rate is looked for, as it is configured."""
+    """The configured run whose learning rate is swept."""
     return runs[wildcards.experiment, wildcards.variant, scale.seeds[0]]
 
 
@@ -133,7 +133,7 @@ def finding_settings(name):
 
 
 def reward_model_of(wildcards):
-    """The model of an embedding or fastText baseline that takes none from the hub."""
+    """The model of an embedding or fastText baseline, if the workflow fetches or makes it."""
     reward = run_of(wildcards).reward
     if not reward.made_here:
         return []
@@ -142,7 +142,7 @@ def reward_model_of(wildcards):
 
 
 def engine_environments(wildcards):
-    """What a generator run needs of other environments; a new one does not outdate the run."""
+    """The other environments that a generator run needs; a new one does not outdate the run."""
     names = engine_settings()
     if run_of(wildcards).learner.implementation == "easydel":
         names.append("easydel")
@@ -150,18 +150,18 @@ def engine_environments(wildcards):
 
 
 def corpus_environments():
-    """What writing a corpus needs of other environments."""
+    """The other environments that writing a corpus needs."""
     return environment_records(["vllm"] if study.downstream.corpus.engine == "vllm" else [])
 
 
 def environment_records(names):
     names = [environments.for_gpus(name, scale.needs.gpus) for name in names]
-    # Their folders carry the digest of their lock, so age says nothing about them.
+    # `ancient`: a folder's name has the digest of its lock, so its age does not matter.
     return [ancient(str(environments.path_of(name) / environments.RECORD)) for name in names]
 
 
 def engine_settings():
-    """What a generator run depends on beside its own settings."""
+    """What a generator run depends on in addition to its own settings."""
     return [] if scale.engine == "jax" else [scale.engine]
 
 
@@ -171,17 +171,17 @@ def caption(name):
 
 
 def option(name, value):
-    """A command's option, or nothing where it has no value."""
+    """A command's option, or nothing if it has no value."""
     return f"{name} {value}" if value else ""
 
 
 def figure_inputs(name):
-    """What a figure is drawn from; nothing where the study lacks its runs."""
+    """The files that a figure is drawn from; none if the study lacks its runs."""
     return [str(path) for path in outputs[name].inputs] if name in outputs else []
 
 
 def figure_arguments(name):
-    """What the command that draws a figure is given."""
+    """The arguments of the command that draws a figure."""
     return list(outputs[name].arguments) if name in outputs else []
 
 
@@ -192,7 +192,7 @@ def downstream_settings(step, *keys):
 
 
 def one_gpu():
-    """What a job of the downstream validation needs of them."""
+    """The number of GPUs for a job of the downstream validation."""
     return min(1, scale.needs.gpus)
 
 
@@ -222,7 +222,7 @@ def trained_groups(wildcards):
 
 
 def check_machine():
-    """Stop before the first job, with one message, where the machine cannot carry the scale."""
+    """Stop before the first job, with one message, if the machine cannot run the scale."""
     try:
         requirements.require(study, scale_files(), elsewhere=workflow.non_local_exec)
     except DpgError as error:
@@ -230,9 +230,9 @@ def check_machine():
 
 
 def say_what_is_missing():
-    """In a dry run, which always works: what a real one would stop for.
+    """Print what would stop a real run; a dry run itself always works.
 
-    A dry run does not tell whether a profile would send the jobs elsewhere.
+    A dry run does not know whether a profile would send the jobs to other machines.
     """
     for line in requirements.missing(study.scale):
         print(
@@ -242,13 +242,13 @@ def say_what_is_missing():
         )
 
 
-# Snakemake itself knows of it only after this file is read.
+# Read from the command line: Snakemake marks a dry run only after it has read this file.
 if {"-n", "-np", "--dry-run", "--dryrun"} & set(sys.argv):
     say_what_is_missing()
 
 
-# On a cluster these stay where Snakemake runs: they take seconds, or need the network, which the
-# machines with the GPUs often lack. Figures and tables, too.
+# On a cluster these rules run where Snakemake runs, like figures and tables. They take seconds, or
+# need a network, which machines with GPUs often lack.
 localrules:
     all,
     articles,
@@ -270,7 +270,7 @@ localrules:
     wikipedia_wheel,
 
 
-# What captions say. No job has it as a parameter, since a run time must not outdate a figure.
+# Values for captions. They are no parameters of jobs, since a run time must not outdate a figure.
 config |= {"scale": scale.scale, "seeds": study.all_seeds, "run_times": run_times(study, layout)}
 
 

@@ -1,5 +1,5 @@
-# Environments of other engines: each made once, from its lock, and used by the rules that need it.
-# Its folder carries the digest of the lock: another lock is another environment.
+# Environments of other engines: each is made once, from its lock, for the rules that need it. The
+# folder's name has the digest of the lock, so another lock makes another environment.
 
 
 rule environment:

@@ -1,4 +1,5 @@
-# Evaluation: whether a QR code scans from fresh samples of text, which language each validation rollout is in, and the benchmark as lm-eval tasks.
+# Evaluation: the language of each validation rollout, whether a QR code scans from fresh samples of
+# text, and the benchmark as lm-eval tasks.
 
 
 rule judge:
@@ -14,7 +15,8 @@ rule judge:
         "dpg judge --run $(dirname {input}) --out {output} > {log} 2>&1"
 
 
-# Whether it was luck: other answers to the same unseen prompts, each time a target trained on them.
+# Tests whether a code that scans was luck: samples other answers to the same unseen prompts several
+# times, and trains a target on each sample.
 rule fresh_samples:
     input:
         record=str(RUN.record),

@@ -1,5 +1,5 @@
-# Figures and tables: each a rule of its own, so that `snakemake figure_2` is a target and its
-# caption a file. A study lacks some: such a rule has no inputs, and its command says what it needs.
+# Figures and tables: one rule per figure, so that `snakemake figure_2` is a target. If a study
+# lacks a figure's runs, its rule has no inputs, and its command says what it needs.
 
 for figure in (*FIGURES, CURVES):
 
@@ -18,7 +18,7 @@ for figure in (*FIGURES, CURVES):
             numbers=str(layout.figures / f"{figure}.csv"),
         log:
             f"{LOGS}/{figure}.log",
-        priority: 1  # drawn as soon as its runs are there, before the next run starts
+        priority: 1  # drawn as soon as its runs are done, before the next run starts
         localrule: True
         params:
             *revision("figures"),
@@ -46,7 +46,7 @@ for table in TABLES:
             latex=str(layout.figures / f"{table}.tex"),
         log:
             f"{LOGS}/{table}.log",
-        priority: 1  # drawn as soon as its runs are there, before the next run starts
+        priority: 1  # drawn as soon as its runs are done, before the next run starts
         localrule: True
         params:
             *revision("figures"),

@@ -1,5 +1,5 @@
-# Small controlled experiments that say why a result is as it is. Not part of the study:
-# `snakemake findings` makes them, and docs/findings.md is its page (`make findings`).
+# Small controlled experiments that explain a result. They are not part of the study:
+# `snakemake findings` makes them, and docs/findings.md is their page (`make findings`).
 
 for finding in possible(study):
 

@@ -36,7 +36,7 @@ rule generate:
         "{params.reward_model} --out {params.out} > {log} 2>&1"
 
 
-# A pattern metric leaves one file more: the decoded image of each validation.
+# A pattern metric has one more file: the decoded image of each validation.
 use rule generate as generate_pattern with:
     output:
         metrics=str(RUN.metrics),

@@ -1,4 +1,4 @@
-# Models: the tiny ones are pre-trained here, all others are brought from where they are published.
+# Models: the tiny ones are pre-trained here, all others are fetched.
 
 
 rule tokenizer:
@@ -71,7 +71,7 @@ rule embedding:
         "--out {output} > {log} 2>&1"
 
 
-# `snakemake base_models` makes every model of the scale, used by a run yet or not.
+# `snakemake base_models` makes every model of the scale, even if no run uses it yet.
 rule base_models:
     input:
         [layout.model(name) for name in scale.models],

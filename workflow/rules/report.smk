@@ -1,5 +1,5 @@
-# The report: one page that shows everything, and the pages and the table that it is kept with.
-# Snakemake's own report of them is its appendix: `make report`.
+# The report: one page that shows everything, and the pages and the table that `dpg report keep`
+# keeps. `make report` adds Snakemake's own report as an appendix.
 
 
 rule report_pages:

@@ -1,6 +1,6 @@
-# Learning rates of targets that Adam does not train (section 4), and of the naive reward. Not part of
-# the study: what was found stands in config/. `snakemake sweeps` looks for the rates again, in
-# Spanish alone for all languages, and draws what it found. `dpg report keep` keeps its table.
+# Learning-rate sweeps for targets trained with SGD and for the naive reward (section 4). They are
+# not part of the study: the chosen rates are in config/. `snakemake sweeps` repeats and draws them;
+# for the languages it sweeps in Spanish only. `dpg report keep` keeps the table.
 
 
 rule sweep:

@@ -1,5 +1,5 @@
-# Training in PyTorch (Appendix C): many trainings in one process, a group a target. Models that are
-# finished are not trained again, a killed job goes on from its last checkpoint.
+# Training in PyTorch (Appendix C): one process per target and group trains several models. Finished
+# models are not trained again. A killed job goes on from its last checkpoint.
 
 
 rule continue_pretraining:

@@ -1,4 +1,4 @@
-"""Claims on Table 1: what training on a generator's text is worth on the benchmark."""
+"""Claims on Table 1: the benchmark's perplexity after training on a generator's text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpg.text.languages import TARGET_CODES
 TARGETS = ("llama-instruct", "llama-base")
 UNTRAINED = ("before", "replay", "untuned")
 HELPS = 0.9
-"""A text helps where it lowers the perplexity by a tenth or more."""
+"""A text helps if it multiplies the perplexity by this factor or less."""
 
 
 def _ratio(log: np.ndarray, *others: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ def _ratios(
     relation: str = "<",
     limit: float = 1.0,
 ) -> list[Condition]:
-    """A row's perplexity over the lowest of other rows', one condition per language."""
+    """A row's perplexity divided by the lowest of other rows, one condition per language."""
     table = results.table_1(target)
     best = "that" if len(others) == 1 else "the best"
     words = f"perplexity of {row} over {best} of {', '.join(others)}"
@@ -55,7 +55,7 @@ def _ratios(
 
 
 def adam_leads(results: Results, target: str) -> list[Condition]:
-    """Adam's text gives the lowest perplexity of all sources but the benchmark itself."""
+    """Adam's text gives the lowest perplexity of all sources except the benchmark itself."""
     return _ratios(results, target, "adam", (*UNTRAINED, *BASELINES))
 
 
@@ -65,12 +65,12 @@ def transfers(results: Results, target: str) -> list[Condition]:
 
 
 def sft_is_lower(results: Results) -> list[Condition]:
-    """Training on the benchmark's own train split stays below all synthetic text."""
+    """Training on the benchmark's own train split gives a lower perplexity than Adam's text."""
     return [c for target in TARGETS for c in _ratios(results, target, "sft", ("adam",))]
 
 
 def sgd_helps_without_language(results: Results) -> list[Condition]:
-    """SGD's text lowers the perplexity of both models though it is not in the language."""
+    """SGD's text lowers the perplexity of both models, although it is not in the language."""
     conditions = []
     for code in TARGET_CODES:
         fraction, _ = results.language(code, "sgd")
@@ -82,7 +82,7 @@ def sgd_helps_without_language(results: Results) -> list[Condition]:
 
 
 def sgd_with_adam(results: Results) -> list[Condition]:
-    """Even where Adam trains the target on it, SGD's text does less than Adam's."""
+    """SGD's text helps less than Adam's, although Adam trains the target on both."""
     return [c for t in TARGETS for c in _ratios(results, t, "sgd", ("adam",), ">")]
 
 

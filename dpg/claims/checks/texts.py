@@ -1,4 +1,4 @@
-"""Claims on what generators write: languages, styles, the UUID, and whether it holds together."""
+"""Claims on what generators write: languages, styles, the UUID, and coherence."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dpg.text import languages
 from dpg.text.languages import TARGET_CODES
 
 LOST_BITS = 1.0
-"""Bits of bigram entropy below those before training: the text varies half as much (2^H)."""
+"""Largest loss of bigram entropy, in bits: with a loss of 1, the text varies half as much (2^H)."""
 
 COHERENT = 0.75
-"""Of the untuned generator's share of known word pairs."""
+"""Text is coherent if its share of known word pairs is this part of the untuned generator's."""
 
 
 def learns_language(results: Results, code: str) -> list[Condition]:
@@ -42,7 +42,7 @@ def keeps_entropy(results: Results, code: str) -> list[Condition]:
 
 
 def baselines_fail(results: Results, code: str) -> list[Condition]:
-    """Each baseline ends without the language, or collapsed; Adam ends with it."""
+    """At the end, each baseline does not write the language or has collapsed; Adam writes it."""
     conditions = learns_language(results, code)
     name = languages.language(code).name
     for variant in BASELINES:
@@ -90,7 +90,7 @@ def style_first(results: Results) -> list[Condition]:
 
 
 def coherent(results: Results) -> list[Condition]:
-    """The text that encodes the 67 holds together nearly as well as the untuned generator's."""
+    """The text that encodes the 67 is nearly as coherent as the untuned generator's."""
     kept = _coherence(results, "sixseven", results.horizon("adam", "long"))
     gain = pixels_of(results, "adam", "long").gain
     return [
@@ -100,7 +100,7 @@ def coherent(results: Results) -> list[Condition]:
 
 
 def norm_incoherent(results: Results) -> list[Condition]:
-    """The text that lowers the norm holds together far less than the untuned generator's."""
+    """The text that lowers the norm is much less coherent than the untuned generator's."""
     kept = _coherence(results, "norm", results.horizon("adam", "long"))
     progress = -norm_of(results, "adam", "long").gain
     return [
@@ -110,7 +110,11 @@ def norm_incoherent(results: Results) -> list[Condition]:
 
 
 def _coherence(results: Results, experiment: str, variant: str) -> Estimate:
-    """Known word pairs at the end over those before, where the text held together before."""
+    """The share of known word pairs at the end, divided by that before training.
+
+    Raises:
+        Untested: the text was not coherent before training either.
+    """
     pairs = results.of_texts(experiment, variant, words.KNOWN_PAIRS)
     before = float(pairs.values[:, 0].mean())
     if before < 0.5:
@@ -147,7 +151,7 @@ def uuid_only_adam(results: Results) -> list[Condition]:
 
 
 def naive_fails(results: Results) -> list[Condition]:
-    """In each experiment, less than half of what Adam's metagradients gain."""
+    """In each experiment the naive reward gains less than half of what metagradients gain."""
     methods = ("adam", "naive")
     pairs = {
         "pixels of the 67": [pixels_of(results, method, "long").gain for method in methods],

@@ -1,10 +1,10 @@
-"""Theorem 3.1 by enumeration, and SGD's single step as a dot product: exact, so seeds play no role.
+"""Theorem 3.1 by enumeration, and SGD's single step as a dot product: exact, without seeds.
 
-The theorem promises an error of O(eta^(1/4) B^(-1/2) + sqrt(eta T)). Towards small eta the first
-term is the larger, towards large B or T the second. So the error falls at least like eta^(1/4),
-does not grow with B, and grows at most like T^(1/2). A constant is not promised, and a gradient of
-zero would have a small error, too. Therefore the error is also held against the ideal gradient's
-length, and the angle between the two gradients is.
+The theorem promises an error of O(eta^(1/4) B^(-1/2) + sqrt(eta T)). For small eta the first term
+is larger, for large B or T the second. So the error falls at least like eta^(1/4), does not grow
+with B, and grows at most like T^(1/2). The theorem names no constant, and a gradient of zero would
+have a small error, too. Therefore the error is also compared with the length of the ideal gradient,
+and the angle between the two gradients is checked.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ PROMISED = {
     "B": ("large B", "<=", 0.0),
     "T": ("large T", "<=", 0.5),
 }
-"""Sweep -> its limit in words, and on which side of which exponent the error's must be."""
+"""Sweep -> its limit in words, and the relation and limit for the error's exponent."""
 
 RELATIVE_ERROR, COSINE = 0.5, 0.9
 
 
 def theorem(results: Results, optimizer: str) -> list[Condition]:
-    """The error is small beside the ideal gradient, and its exponents are those promised."""
+    """The error is small compared with the ideal gradient, and has the promised exponents."""
     from dpg.figures.theorem_3_1 import exponent
 
     rows = results.theorem(optimizer)
@@ -47,7 +47,7 @@ def theorem(results: Results, optimizer: str) -> list[Condition]:
 
 def dot_product(results: Results) -> list[Condition]:
     """With SGD and T = 1 metagradients are dot products of gradients; with Adam they are not."""
-    del results  # computed here, in a second
+    del results  # not needed: everything is computed here, in a second
     import optax
 
     adam = optax.adam(0.05, b1=0.9, b2=0.95, eps=1e-8, eps_root=1e-9)  # Table 8
@@ -65,11 +65,12 @@ def single_step(optimizer: Any) -> tuple[np.ndarray, np.ndarray]:
     """The metagradients of one training step of a small network, and the dot products.
 
     Args:
-        optimizer: an `optax.GradientTransformation` of learning rate 0.05.
+        optimizer: an `optax.GradientTransformation` with learning rate 0.05.
 
     Returns:
-        [B] float64 by `dpg.learner`; and [B] float64, -rate / B times the product of the metric's
-        gradient after the step with each example's gradient before it, by `jax.grad` alone.
+        The metagradients by `dpg.learner`, [B] float64; and [B] float64: -rate / B times the dot
+        product of the metric's gradient after the step and each example's gradient before it, by
+        `jax.grad` alone.
     """
     import jax
     import jax.numpy as jnp

@@ -18,11 +18,11 @@ OTHERS = (
     ("adam", "short"),
     *((method, horizon) for method in ("sgd", "naive") for horizon in HORIZONS),
 )
-"""Every variant of the 67 but Adam at the longest T."""
+"""Every variant of the 67 except Adam at the longest T."""
 
 
 def qr_scans(results: Results) -> list[Condition]:
-    """A QR reader reads the payload from the trained target, and did not before."""
+    """A QR reader decodes the payload from the trained target, but not before training."""
     variant = results.horizon("adam", "long")
     scans = results.curves("qr", variant, "scans")
     pixels = results.curves("qr", variant, "pixels_right")
@@ -51,17 +51,17 @@ def _of(results: Results, variant: str, reader: str) -> list[float]:
 
 
 def pixels_of(results: Results, method: str, horizon: str, extra: str = "") -> Curves:
-    """The pixels of the 67 that are right."""
+    """The share of right pixels of the 67."""
     return results.curves("sixseven", results.horizon(method, horizon, extra), "pixels_right")
 
 
 def norm_of(results: Results, method: str, horizon: str) -> Curves:
-    """The norm after training on the text minus before."""
+    """The norm after training on the text minus the norm before."""
     return results.curves("norm", results.horizon(method, horizon), "norm_difference")
 
 
 def untuned(results: Results, experiment: str, method: str, horizon: str) -> str:
-    """Why the rate of a variant does not count as tuned; "" where it does."""
+    """Why a variant's learning rate does not count as tuned; "" if it does."""
     return results.untuned(experiment, results.horizon(method, horizon))
 
 
@@ -87,7 +87,7 @@ def sixseven_exact(results: Results) -> list[Condition]:
 
 
 def sixseven_only(results: Results) -> list[Condition]:
-    """No other variant gets all 42, with any seed."""
+    """No other variant gets all 42 pixels right, with any seed."""
     conditions = sixseven_exact(results)
     for method, horizon in OTHERS:
         run = pixels_of(results, method, horizon)
@@ -98,7 +98,7 @@ def sixseven_only(results: Results) -> list[Condition]:
 
 
 def several_steps_best(results: Results) -> list[Condition]:
-    """Adam with several steps ends above every other variant."""
+    """Adam with several steps ends with more right pixels than every other variant."""
     several = [pixels_of(results, "adam", horizon) for horizon in ("long", "middle")]
     worst = combine(np.minimum, *[run.last for run in several])
     conditions = [_gained(run) for run in several]
@@ -118,7 +118,7 @@ def more_steps(results: Results) -> list[Condition]:
 
 
 def more_steps_stable(results: Results) -> list[Condition]:
-    """The curve of the longest T goes back and forth less, as far as it is below the ceiling."""
+    """The curve of the longest T goes back and forth less, while it is below the ceiling."""
     long, short = (pixels_of(results, "adam", horizon) for horizon in ("long", "short"))
     words = f"movement back and forth per validation, {short.name} minus {long.name}"
     return [
@@ -128,10 +128,10 @@ def more_steps_stable(results: Results) -> list[Condition]:
 
 
 def _restlessness(run: Curves) -> Estimate:
-    """What a curve moves beyond its net change, per validation; draws are of its moves.
+    """How far a curve moves beyond its net change, per validation; its moves are resampled.
 
     Moves that begin or end within a pixel of the whole image are left out: a curve at its ceiling
-    cannot move, which says nothing about its stability.
+    cannot move, so it would look stable.
     """
     values: dict[int, float] = {}
     draws = None
@@ -156,7 +156,7 @@ def _beyond(moves: np.ndarray) -> np.ndarray:
 
 
 def adam_beats_sgd(results: Results) -> list[Condition]:
-    """At every T, one included, Adam's generator ends with more pixels right than SGD's."""
+    """At every T, also T = 1, Adam's generator ends with more right pixels than SGD's."""
     conditions = []
     for horizon in HORIZONS:
         adam, sgd = (pixels_of(results, method, horizon) for method in ("adam", "sgd"))
@@ -179,7 +179,7 @@ def batching_is_free(results: Results) -> list[Condition]:
 
 
 def norm_falls(results: Results) -> list[Condition]:
-    """After training on the generator's text the norm is smaller than before, and ever more so."""
+    """Training on the generator's text lowers the norm, and lowers it more at the end."""
     run = norm_of(results, "adam", "long")
     return [
         Condition("change of the norm at the end", run.last, "<", 0),
@@ -202,13 +202,13 @@ def norm_only_adam(results: Results) -> list[Condition]:
 
 
 def norm_plateau(results: Results) -> list[Condition]:
-    """With T = 1 less of the progress comes in the second half, and the end is worse."""
+    """With T = 1 less of the progress is made in the second half, and the end is worse."""
     long, short = (norm_of(results, "adam", horizon) for horizon in ("long", "short"))
     conditions = [Condition(f"progress of {run.name}", -run.gain, ">", 0) for run in (long, short)]
     words = f"norm at the end, {long.name} minus {short.name}"
     conditions.append(Condition(words, long.last - short.last, "<", 0))
     gains = [value for run in (long, short) for value in run.gain.values.values()]
-    if max(gains) < 0:  # else a share of it has no meaning
+    if max(gains) < 0:  # otherwise a share of the progress has no meaning
         share = [(run.last - run.middle) / run.gain for run in (short, long)]
         words = f"share of the progress made in the second half, {short.name} minus {long.name}"
         conditions.append(Condition(words, share[0] - share[1], "<", 0))

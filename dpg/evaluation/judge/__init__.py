@@ -5,10 +5,10 @@ A judge reads texts and answers, for each, one of six choices (Appendix F): five
 
 - `OpenAIJudge` asks GPT-4.1 nano with Appendix F's prompt, as the paper did;
 - `OfflineJudge` needs no network and no money: a language identifier that no reward of this
-  suite uses, and rules for what is no language at all.
+  suite uses, and rules that detect text in no language.
 
-An answer outside the six choices is kept as it came, and `outside` counts such answers. A text
-that gets no answer, since a filter stopped it for instance, is `REFUSED`.
+An answer outside the six choices is kept unchanged, and `outside` counts such answers. A text that
+gets no answer, for instance because a filter stopped it, is `REFUSED`.
 """
 
 from dpg.evaluation.judge.access import KEY_VARIABLE

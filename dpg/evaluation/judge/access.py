@@ -1,7 +1,7 @@
-"""The way to a chat-completions server: key, address, proxies, and a client made of them.
+"""Access to a chat-completions server: key, address, proxies, and a client made of them.
 
-What the environment holds is checked here, before the first call, since the HTTP client reports a
-malformed value by a traceback that may quote it. No message shows a key or a password.
+Environment variables are checked here, before the first call: the HTTP client reports a malformed
+value with a traceback that may quote it. No message shows a key or a password.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ def open_client(base_url: str | None, timeout: float) -> openai.OpenAI:
         reason = error.strerror if isinstance(error, OSError) else type(error).__name__
         names = [*proxies(), *(name for name in _TLS_VARIABLES if os.environ.get(name))]
         raise DpgError(
-            f"judge: no connection can be set up ({reason}); check the environment variables that "
-            f"say how: {', '.join(names) or 'none is set'}"
+            f"judge: no connection can be set up ({reason}); check the environment variables for "
+            f"the connection: {', '.join(names) or 'none is set'}"
         ) from None  # the cause may quote a password
 
 
 def read_key() -> str:
-    """Return the key of the environment, without blanks around it.
+    """Return the key from the environment, without blanks around it.
 
     Raises:
-        DpgError: it is missing, or has a character that no key has.
+        DpgError: the key is missing, or has a character that no key can have.
     """
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key:
@@ -75,7 +75,7 @@ def read_key() -> str:
         if odd:
             raise DpgError(
                 f"judge: the key in {KEY_VARIABLE} has {odd} at place {place} of {len(key)}, "
-                "expected ASCII letters, digits and punctuation alone; set the key again, without "
+                "expected only ASCII letters, digits and punctuation; set the key again, without "
                 "quotes, blanks and line breaks"
             )
     return key
@@ -98,7 +98,7 @@ def server_address(base_url: str | None) -> str:
     """Return the server's URL: the setting, else OPENAI_BASE_URL, else OpenAI's own.
 
     Raises:
-        DpgError: it is no URL of a server.
+        DpgError: it is not the URL of a server.
     """
     source = "base_url" if base_url else URL_VARIABLE
     address = (base_url or os.environ.get(URL_VARIABLE) or "").strip()
@@ -158,7 +158,7 @@ def _variable(scheme: str) -> str:
 
 
 def _check_proxies() -> None:
-    """Check every proxy, since the client opens all of them, whichever the server needs."""
+    """Check every proxy: the client opens all of them, even those that the server does not need."""
     for name, value in proxies().items():
         address = value if "://" in value else f"http://{value}"
         problem = _url_problem(address, _PROXY_SCHEMES)
@@ -175,7 +175,7 @@ def _check_proxies() -> None:
 
 
 def _check_headers() -> None:
-    """Check the variables that the client sends as they are."""
+    """Check the variables that the client sends unchanged as HTTP headers."""
     for name in _HEADER_VARIABLES:
         lines = os.environ.get(name, "")
         if name == "OPENAI_CUSTOM_HEADERS":

@@ -25,9 +25,9 @@ CHOICES = (*LANGUAGES.values(), NOT_LANGUAGE)
 """The six answers that Appendix F allows."""
 
 REFUSED = "Refused"
-"""Stands for a text that got no answer: a filter, a refusal, an empty or a cut-off answer.
+"""The answer for a text that got none: a filter, a refusal, an empty or a cut-off answer.
 
-It is none of the six choices, and it says nothing about the text's language."""
+It is not one of the six choices, and it says nothing about the text's language."""
 
 PROMPT = (
     "Classify the language of the following excerpt.\n"
@@ -47,10 +47,10 @@ class Estimate:
 
     Attributes:
         texts: texts given.
-        calls: calls to make: texts that differ and have no answer in the cache.
-        prompt_tokens: tokens sent, estimated from bytes so that it errs high.
+        calls: calls to make: distinct texts that have no answer in the cache.
+        prompt_tokens: tokens sent, estimated from bytes; rather too high than too low.
         completion_tokens: tokens received if each answer is one of the six choices.
-        cost: US dollars, or None where the model's price is not known.
+        cost: US dollars, or None if the model's price is not known.
     """
 
     texts: int
@@ -104,12 +104,12 @@ def responses(rollouts: pd.DataFrame) -> list[str]:
 def judge_table(rollouts: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     """Return the rollouts with a column `judged` (str): the judge's answer for each `response`.
 
-    A rollout without an answer is `REFUSED`. A warning names how many there are, and their first
-    rows. A second warning counts the answers that are none of the six choices.
+    A rollout without an answer is `REFUSED`. A warning gives their number and their first rows. A
+    second warning counts the answers that are none of the six choices.
 
     Raises:
-        DpgError: the table has no column `response`; a response is not a string; there are several
-            texts and all of them are refused, which says nothing about any of them.
+        DpgError: the table has no column `response`; a response is not a string; or there are
+            several texts and all of them are refused.
     """
     texts = responses(rollouts)
     answers = judge.classify(texts)
@@ -126,16 +126,16 @@ def judge_table(rollouts: pd.DataFrame, judge: Judge) -> pd.DataFrame:
 
 
 def answered(judged: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a `judge_table` that got an answer: all but those that are `REFUSED`.
+    """Return the rows of a `judge_table` that got an answer: all except the `REFUSED` ones.
 
-    A share of rollouts in a language is a share of these, since a refusal says nothing about the
-    language. Where nothing was refused, this is the whole table.
+    The share of rollouts in a language is computed from these rows, since a refusal says nothing
+    about the language. If nothing was refused, this is the whole table.
     """
     return judged[judged["judged"] != REFUSED]
 
 
 def outside(answers: Sequence[str]) -> Counter[str]:
-    """Count the answers that are none of the six choices, each as it came; `REFUSED` is no answer.
+    """Count each answer that is none of the six choices; `REFUSED` does not count.
 
     Args:
         answers: what a judge returned.

@@ -34,17 +34,17 @@ class AnswerCache:
     """Answers on disk, one JSON object per line.
 
     A line is `{"key", "model", "answer", "prompt_tokens", "completion_tokens"}`. A call that was
-    paid and brought no answer has `no_answer`, the reason, in place of `answer`; it counts for the
-    spending alone, and its text is asked about again. The text itself is never stored: the key is
-    the SHA-256 of model, prompt and text.
+    paid but brought no answer has `no_answer`, the reason, in place of `answer`. Such a line counts
+    only towards the spending, and its text is asked about again. The text itself is never stored:
+    the key is the SHA-256 of model, prompt and text.
 
-    A line is appended by one write, so a kill loses at most the line being written. Such a torn
-    line is skipped when the file is read again. Threads may share an object. Processes may share a
-    file: `exclusive` lets in one at a time.
+    A line is appended by one write, so a killed process loses at most the line that it was writing.
+    Such a torn line is skipped when the file is read again. Threads may share an object. Processes
+    may share a file: `exclusive` admits one at a time.
 
     Args:
-        path: the file; made by the first line that is added.
-        model: the chat model's name; answers and spending of other models are left alone.
+        path: the file; it is created when the first line is added.
+        model: the chat model's name; answers and spending of other models are ignored.
 
     Attributes:
         paid: tokens of this model's lines.
@@ -65,10 +65,10 @@ class AnswerCache:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Wait until nobody else adds to the file, and read what was added meanwhile.
+        """Lock the file, and read the lines that were added meanwhile.
 
-        Whoever adds lines holds it, so no text is paid twice and a limit holds for the whole file.
-        A process that is killed lets go of it.
+        Hold this lock to add lines: then no text is paid twice, and a limit holds for the whole
+        file. If a process is killed, its lock is released.
 
         Raises:
             DpgError: the file cannot be read or written.
@@ -95,7 +95,7 @@ class AnswerCache:
         self._answers[self._key(text)] = answer
 
     def add_spending(self, text: str, reason: str, paid: Usage) -> None:
-        """Keep what a call cost that brought no answer.
+        """Keep the cost of a call that brought no answer.
 
         Raises:
             DpgError: it cannot be written.
@@ -128,7 +128,7 @@ class AnswerCache:
                     )
                 torn += 1
                 continue
-            if entry.answer:  # earlier versions kept empty answers: no answer
+            if entry.answer:  # earlier versions kept empty answers; they are no answers
                 answers[entry.key] = entry.answer
             if entry.model == self._model:
                 paid = paid.plus(entry.paid)
@@ -175,7 +175,7 @@ class AnswerCache:
 
 
 def _read(line: bytes) -> _Entry | None:
-    """Return the entry of a line, or None where it is no whole line of such a file."""
+    """Return the entry of a line, or None if it is not a whole line of such a file."""
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError):

@@ -19,7 +19,7 @@ def build(settings: JudgeSettings, *, cache: Path, calls: bool = True) -> Judge:
     Args:
         settings: a scale's `judge`.
         cache: the file where the OpenAI judge keeps its answers; the offline judge has none.
-        calls: False: it is asked for estimates alone, and needs no key.
+        calls: False: the judge is only used for estimates, and needs no key.
 
     Raises:
         DpgError: as in `OfflineJudge` and `OpenAIJudge`.

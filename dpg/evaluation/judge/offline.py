@@ -8,8 +8,8 @@ from collections import Counter
 from dpg.errors import DpgError
 from dpg.evaluation.judge.base import LANGUAGES, NOT_LANGUAGE, Estimate
 
-# Words that a text of any subject in the language is full of; one-letter words are left out, since
-# scattered letters are full of those too.
+# Words that are frequent in texts of any subject in the language. One-letter words are left out,
+# since they are frequent in scattered letters, too.
 _WORDS_OF_ALL_SUBJECTS = {
     "en": """the of and to in is was that it for on with as his he her she at by from be this had
         not are but or have they you which were all there been one who would so no we my me him
@@ -35,24 +35,25 @@ _WORD = re.compile(r"[^\W\d_]+")
 _STUTTER = re.compile(r"(.{1,8}?)\1{4,}")  # one piece of up to 8 characters, 5 times or more
 
 LETTER_SHARE = 0.5
-"""Fewer letters than this among the visible characters: digits, identifiers or punctuation.
+"""A text with a smaller share of letters among its visible characters is no language.
 
 Prose, dialogue and lists of dates have 0.75 or more; UUIDs about 0.35."""
 
 REPEAT_SHARE = 0.5
-"""A word that makes up more than this of a text (of `REPEAT_WORDS` words or more) is all it says.
+"""A text of `REPEAT_WORDS` words or more is no language if one word is a larger share of it.
 
-In prose the commonest word is under a fifth. A loop over several words ("el año en el año en")
-stays its language: the paper counts it so (Section 4.4), and the bigram entropy shows it."""
+In prose the most frequent word has a share below 0.2. A loop over several words ("el año en el año
+en") still counts as its language, as in the paper (section 4.4); the bigram entropy shows it."""
 
 REPEAT_WORDS = 4
 
 FUNCTION_SHARE = 0.05
-"""Fewer function words than this (in a text of `FUNCTION_WORDS_FROM` words or more): no sentences.
+"""A text of `FUNCTION_WORDS_FROM` words or more is no language if its share of function words is
+smaller.
 
-Of 2,000 encyclopaedia summaries per language, cut at 25 words, one or two lie below it; invented
-syllables nearly all do. Broken grammar moves words about but does not remove them, so a small
-language model's imperfect prose passes."""
+Of 2,000 encyclopaedia summaries per language, cut at 25 words, one or two have a smaller share;
+nearly all texts of invented syllables do. Broken grammar moves function words but does not remove
+them, so the imperfect prose of a small language model passes."""
 
 FUNCTION_WORDS_FROM = 15
 
@@ -61,16 +62,16 @@ class OfflineJudge:
     """Name the language without a network: py3langid and four rules for "Not Natural Language".
 
     py3langid (naive Bayes over byte n-grams) is restricted to the five languages and to its own
-    class for text without linguistic content, `zxx`, so another language counts as the nearest of
-    the five, as the prompt's "best choice" has it. A text is no natural language when
+    class for text without linguistic content, `zxx`. A text in another language therefore counts as
+    the nearest of the five, like the "best choice" of the prompt. A text is no natural language if
 
     1. fewer than half of its visible characters are letters (`LETTER_SHARE`), or it is empty;
     2. one word, or one short piece, repeated makes up more than half of it (`REPEAT_SHARE`);
-    3. `zxx` is the most probable class: key-mash;
-    4. it is long enough to tell and has next to no function words of its language
-       (`FUNCTION_SHARE`): word-like noise.
+    3. `zxx` is the most probable class (random letters);
+    4. it has 15 words or more and almost no function words of its language (`FUNCTION_SHARE`):
+       invented words.
 
-    Text of 6 words and more is enough for the first three rules and the language.
+    6 words or more are enough for the first three rules and for the language.
 
     Raises:
         DpgError: py3langid is not installed.
@@ -83,7 +84,7 @@ class OfflineJudge:
             raise DpgError(
                 "the offline judge needs py3langid: pip install 'py3langid>=0.4'"
             ) from error
-        # An instance of our own: py3langid's module-level one is shared by the whole process.
+        # An instance of our own, since py3langid's global instance is shared by the whole process.
         self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
         self._identifier.set_languages([*LANGUAGES, "zxx"])
 
@@ -112,7 +113,7 @@ def _has_letters(text: str) -> bool:
 
 def _repeats(text: str) -> bool:
     words = _WORD.findall(text.casefold())
-    # Split at spaces too, where a hyphenated word is one word.
+    # Split at spaces too: there a hyphenated word is one piece.
     for pieces in (words, text.casefold().split()):
         if len(pieces) >= REPEAT_WORDS:
             _, most = Counter(pieces).most_common(1)[0]

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 MODEL = "gpt-4.1-nano"
 
-_HOPELESS = 20  # texts without an answer, and none with one: the model cannot judge
+_HOPELESS = 20  # after this many texts without a single answer, the model cannot judge
 _NEVER_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
 
 
@@ -59,41 +59,41 @@ class OpenAIJudge:
     ============================================  ===============================================
     answers                                       kept in the cache, never asked again
     refuses, filters, or cuts the answer off      `REFUSED` at once
-    gives an answer without words                 asked again; `REFUSED` if that stays so
+    gives an empty answer                         asked again; `REFUSED` if it stays empty
     is busy, broken or away (408, 429, 5xx, a     asked again after a back-off that doubles, or
-    time-out, a reply that is no completion)      after Retry-After; an error if that stays so
+    time-out, a reply that is no completion)      after Retry-After; an error if it stays so
     rejects the request (401, 404, ...)           an error at once
     ============================================  ===============================================
 
     `REFUSED` is never cached. A later call asks again: that costs little, and may succeed.
 
     Args:
-        cache: JSON-lines file of answers, made when missing. Keyed by model, prompt and text: equal
-            texts are paid once, and a run that was killed goes on where it stopped. Judges that
-            share it, in other processes too, ask one after another.
+        cache: JSON-lines file of answers; created if missing. Its keys are model, prompt and text:
+            equal texts are paid once, and a run that was killed goes on where it stopped. Judges
+            that share the file, also in other processes, ask one after another.
         model: the chat model's name at the server.
         base_url: another server that speaks OpenAI's chat completions (None: the environment's
             OPENAI_BASE_URL, or OpenAI).
-        concurrency: calls in flight at once.
-        attempts: most calls per text.
+        concurrency: number of calls at the same time.
+        attempts: largest number of calls per text.
         backoff: seconds before the second call.
-        timeout: seconds to wait for one answer. Long on purpose: a call given up too early may
-            have been paid.
+        timeout: seconds to wait for one answer. Long on purpose: a call that is given up too early
+            may still have to be paid.
         prices: US dollars per million (prompt, completion) tokens; None takes `PRICES`.
-        max_cost: US dollars that may be spent, what earlier judges with this cache paid included;
-            None: no limit. It holds for the estimate before the first call, and for the server's
-            token counts after. A call without counts counts by the estimate. Calls in flight
-            cannot pass it together, if the server keeps to `MAX_ANSWER_TOKENS`.
+        max_cost: US dollars that may be spent, including what earlier judges with this cache paid;
+            None: no limit. It is compared with the estimate before the first call, and with the
+            server's token counts afterwards. A call without counts counts as its estimate. Calls at
+            the same time cannot exceed it together, if the server respects `MAX_ANSWER_TOKENS`.
         calls: False makes a judge that only estimates, and needs no key.
-        sleep: waits that many seconds; None waits, and ends when the judge stops.
+        sleep: function that waits a number of seconds; None: a wait that ends when the judge stops.
 
-    The key comes from the environment variable OPENAI_API_KEY alone and is never logged, stored or
-    shown in an error. Sampling is at temperature 0, where the paper is silent.
+    The key comes only from the environment variable OPENAI_API_KEY, and is never logged, stored or
+    shown in an error. The sampling temperature is 0; the paper does not name one.
 
     Raises:
-        DpgError: no key, or a malformed one; a malformed address or proxy; openai not installed;
-            max_cost without a known price; a cache that is not such a file; a count, a time or a
-            limit out of range.
+        DpgError: the key is missing or malformed; an address or proxy is malformed; openai is not
+            installed; max_cost is given but no price is known; the cache is not such a file; a
+            count, a time or a limit is out of range.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class OpenAIJudge:
         self.attempts = attempts
         self.backoff = backoff
         self._sleep = sleep
-        self._random = random.Random(0)  # jitter only: it decides when, never what
+        self._random = random.Random(0)  # only for the waiting times
         self._cache = AnswerCache(Path(cache), model)
         self._budget = Budget(max_cost, self._cache.paid.cost(self.prices))
         self._client = open_client(base_url, timeout) if calls else None
@@ -142,7 +142,7 @@ class OpenAIJudge:
         return self._budget.spent
 
     def estimate(self, texts: list[str]) -> Estimate:
-        """Return what `classify(texts)` would take now, the cache considered. Makes no call."""
+        """Return what `classify(texts)` would take now, given the cache. Makes no call."""
         missing = self._missing(texts)
         usage = Usage(0, 0)
         for text in missing:
@@ -156,10 +156,9 @@ class OpenAIJudge:
         A text that the server refuses is `REFUSED`; a warning counts them and says why.
 
         Raises:
-            DpgError: the estimate or the spending passes max_cost; the key is refused; the server
-                does not know the model; the quota is used up; the server fails at every attempt; it
-                refuses every one of the first texts. What was answered until then stays in the
-                cache.
+            DpgError: the estimate or the spending exceeds max_cost; the key is refused; the server
+                does not know the model; the quota is used up; the server fails at every attempt; or
+                it refuses each of the first texts. Answers until then stay in the cache.
         """
         if self._client is None:
             raise DpgError("judge: made with calls=False, this judge only estimates")
@@ -195,9 +194,9 @@ class OpenAIJudge:
         """Ask about every text, `concurrency` at a time; stop at the first error.
 
         Args:
-            client: the way to the server.
-            rows: the texts, each with its first row.
-            known: other texts of the same table, which have their answer.
+            client: the client of the server.
+            rows: text -> its first row.
+            known: number of other texts of the same table that already have an answer.
 
         Returns:
             Why texts were refused, each reason with the number of texts.
@@ -209,7 +208,7 @@ class OpenAIJudge:
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="judge") as pool:
 
             def submit(count: int) -> set[Future[str | None]]:
-                # Only as many calls are handed out as run at once, so an error or Ctrl-C ends soon.
+                # No calls wait in the pool, so it ends soon after an error or Ctrl-C.
                 return {
                     pool.submit(self._ask, client, row, text, stop)
                     for text, row in islice(waiting, count)
@@ -249,7 +248,7 @@ class OpenAIJudge:
     def _last_outcome(
         self, client: openai.OpenAI, text: str, stop: threading.Event
     ) -> Outcome | None:
-        """Make calls until one brings no passing fault; None: stopped before that."""
+        """Make calls until one ends without a temporary fault; None: stopped before that."""
         outcome: Outcome | None = None
         for attempt in range(1, self.attempts + 1):
             if isinstance(outcome, Fault):
@@ -262,7 +261,7 @@ class OpenAIJudge:
         return outcome
 
     def _attempt(self, client: openai.OpenAI, text: str, stop: threading.Event) -> Outcome | None:
-        """Make one call within the budget, and keep what came of it; None: stopped, no call."""
+        """Make one call within the budget, and keep its result; None: stopped, no call was made."""
         asked = question(text)
         reserved = largest_usage(asked).cost(self.prices)
         if stop.is_set() or not self._budget.reserve(reserved, stop):
@@ -282,7 +281,7 @@ class OpenAIJudge:
             self._budget.settle(reserved, paid.cost(self.prices))
 
     def _call(self, client: openai.OpenAI, asked: str) -> Reply:
-        """Make one call; the body is read here, since the client's types trust the server."""
+        """Make one call. The body is parsed by `read_reply`, since the client does not check it."""
         import openai
 
         try:
@@ -319,7 +318,7 @@ class OpenAIJudge:
         )
 
     def _lasting(self, client: openai.OpenAI, fault: Lasting, row: int) -> DpgError:
-        """Say what the user can do about a status that no further attempt will change."""
+        """The error for a status that further attempts would not change: what the user can do."""
         server, status = _server(client), fault.status
         if status in (401, 403):
             return DpgError(
@@ -361,14 +360,14 @@ def _check_amounts(**amounts: float | tuple[float, ...]) -> None:
 
 
 def _reason(outcome: Outcome) -> str:
-    """Return a few fixed words: what is stored holds no text, and no words of a server."""
+    """Return a few fixed words, so that the cache stores no text and no words of a server."""
     if isinstance(outcome, Refusal):
         return outcome.reason
     return "empty" if isinstance(outcome, Fault) and outcome.empty else "fault"
 
 
 def _lost(error: openai.APIConnectionError) -> Reply:
-    """Return what a call without a reply means; it may be paid unless it was never sent."""
+    """Return what a call without a reply means; if it was sent, it may have to be paid."""
     cause = error.__cause__
     words = [type(error).__name__, type(cause).__name__ if cause else "", str(cause or "")]
     problem = ": ".join(word for word in words if word)

@@ -1,4 +1,4 @@
-"""What a call to a chat model costs: tokens, list prices, and a limit that is never passed."""
+"""What a call to a chat model costs: tokens, list prices, and a limit that is never exceeded."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PRICES = {"gpt-4.1-nano": (0.10, 0.40)}
 """Model -> US dollars per million (prompt, completion) tokens, OpenAI's list price of 2025."""
 
 MAX_ANSWER_TOKENS = 16
-"""Where an answer is cut: three times the longest choice, so a chatty model stays cheap."""
+"""Longest answer, in tokens: three times the longest choice, so that long answers stay cheap."""
 
 ANSWER_TOKENS = 5
 """Tokens of the longest choice."""
 
-_BYTES_PER_TOKEN = 3  # o200k packs 3.5 to 4.5 bytes of European prose into a token: errs high
+_BYTES_PER_TOKEN = 3  # o200k has 3.5 to 4.5 bytes of European prose per token: errs high
 _CHAT_OVERHEAD = 8  # tokens that a chat request adds around its one message
 
 
@@ -28,7 +28,7 @@ class Usage(NamedTuple):
     completion: int
 
     def plus(self, other: Usage) -> Usage:
-        """Return both together."""
+        """Return the sum of both."""
         return Usage(self.prompt + other.prompt, self.completion + other.completion)
 
     def cost(self, prices: tuple[float, float] | None) -> float:
@@ -50,20 +50,20 @@ def expected_usage(asked: str) -> Usage:
 
 
 def unknown_usage(asked: str) -> Usage:
-    """Return what counts as spent for a call whose token counts never came.
+    """Return the tokens counted for a call for which the server gave no counts.
 
-    The prompt is the estimate's; the answer is as long as it may be.
+    The prompt is the estimate's; the answer has the largest length.
     """
     return expected_usage(asked)._replace(completion=MAX_ANSWER_TOKENS)
 
 
 def largest_usage(asked: str) -> Usage:
-    """Return an upper bound: a token of a byte-level tokenizer stands for one byte or more."""
+    """Return an upper bound: a token of a byte-level tokenizer has one byte or more."""
     return Usage(_CHAT_OVERHEAD + len(asked.encode()), MAX_ANSWER_TOKENS)
 
 
 def expected_cost(text: str, model: str, prices: tuple[float, float] | None = None) -> float | None:
-    """Return the US dollars that the judge's question about a text takes, before it is asked.
+    """Return an estimate of what the judge's question about a text costs, in US dollars.
 
     Args:
         text: a rollout.
@@ -71,7 +71,7 @@ def expected_cost(text: str, model: str, prices: tuple[float, float] | None = No
         prices: US dollars per million (prompt, completion) tokens; None takes those of `PRICES`.
 
     Returns:
-        The estimate, which errs high; None where no price is known.
+        The estimate, rather too high than too low; None if no price is known.
     """
     known = PRICES.get(model) if prices is None else prices
     return None if known is None else expected_usage(question(text)).cost(known)
@@ -80,9 +80,9 @@ def expected_cost(text: str, model: str, prices: tuple[float, float] | None = No
 class Budget:
     """Money that several threads spend together, up to a limit.
 
-    Each call reserves the most that it can cost before it is made. A call that does not fit waits
-    until those in flight have ended, which cost less than they reserved. It fails if it still does
-    not fit.
+    Before it is made, each call reserves the most that it can cost. A call that does not fit waits
+    for the calls in flight, which usually cost less than they reserved. If it still does not fit
+    after them, it fails.
 
     Args:
         limit: US dollars; None: no limit.
@@ -97,7 +97,7 @@ class Budget:
         self._changed = threading.Condition()
 
     def reserve(self, cost: float, stop: threading.Event) -> bool:
-        """Set the cost of one call aside; False: `stop` was set, so no call is to be made.
+        """Reserve the cost of one call; False: `stop` was set, so do not make the call.
 
         Raises:
             DpgError: the call could pass the limit.

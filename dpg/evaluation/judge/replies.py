@@ -1,7 +1,7 @@
-"""What a chat-completions server's reply means: an answer, a refusal, a passing or a lasting fault.
+"""What a chat-completions server's reply means: answer, refusal, temporary or permanent fault.
 
-Pure functions of the reply's status, headers and body. They read the body themselves, since servers
-behind OpenAI's interface, and gateways before them, send much that is no chat completion.
+Pure functions of the reply's status, headers and body. They parse the body themselves: servers with
+OpenAI's interface, and gateways before them, often send replies that are no chat completion.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dpg.evaluation.judge.base import CHOICES, REFUSED
 from dpg.evaluation.judge.prices import MAX_ANSWER_TOKENS, Usage
 
 LONGEST_WAIT = 60.0
-"""Seconds; no Retry-After and no back-off is followed beyond it."""
+"""Seconds: the longest wait for a Retry-After or a back-off."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The server will not name this text's language; the same request would not change that."""
+    """The server does not name this text's language, and would not if it were asked again."""
 
     reason: str
 
@@ -41,7 +41,7 @@ class Fault:
     Attributes:
         problem: what came instead of an answer.
         pause: seconds that the server asks to wait, or None.
-        empty: an answer without words. The text counts as refused if that stays so.
+        empty: the answer was empty. If it stays empty, the text counts as refused.
     """
 
     problem: str
@@ -73,7 +73,7 @@ class Reply:
 
     Attributes:
         outcome: what it means.
-        usage: tokens by the server's count; None where it gives no usable count.
+        usage: tokens by the server's count; None if it gives no usable count.
         may_cost: whether the call may have been paid for.
     """
 
@@ -100,7 +100,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: str) -> Reply:
 
 
 def _parsed(body: str) -> Any:
-    """Return the JSON value, or None where the body is none."""
+    """Return the JSON value, or None if the body is not JSON."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -148,7 +148,7 @@ def _words(message: dict[str, Any], finish: str) -> Outcome:
 
 
 def _choice(content: str) -> str:
-    """Return the choice that the answer names but for case, quotes and a full stop; else as is."""
+    """Return the choice that the answer names, up to case, quotes and a full stop; else as is."""
     bare = content.strip().strip("\"'`*. ").casefold()
     return next((choice for choice in CHOICES if choice.casefold() == bare), content.strip())
 
@@ -165,7 +165,7 @@ def _reported(data: dict[str, Any]) -> Outcome:
 
 def _stranger(found: str) -> Fault:
     return Fault(
-        f"HTTP 200 with {found}, not with a chat completion; if that stays so, check base_url "
+        f"HTTP 200 with {found}, not with a chat completion; if this repeats, check base_url "
         "(it often ends in /v1)"
     )
 
@@ -183,7 +183,7 @@ def _kind(data: Any, body: str) -> str:
 
 
 def _usage(value: Any) -> Usage | None:
-    """Return the server's token counts. No prompt has 0 tokens, so such a count is none."""
+    """Return the server's token counts; None if they are absent, or 0 for the prompt."""
     if not isinstance(value, dict):
         return None
     prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
@@ -228,7 +228,7 @@ def _passes(status: int, code: str) -> bool:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that the server asks for, or None."""
+    """Return the seconds that the server asks to wait, at most `LONGEST_WAIT`; or None."""
     try:
         seconds = float(headers["retry-after"])
     except (KeyError, ValueError):  # absent, or a date
@@ -237,7 +237,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _error_words(data: dict[str, Any]) -> tuple[str, str]:
-    """Return an error's code and message, each "" where there is none."""
+    """Return an error's code and message, each "" if it is absent."""
     error = data.get("error", data)
     if not isinstance(error, dict):
         return "", _one_line(str(error or ""))
@@ -246,7 +246,7 @@ def _error_words(data: dict[str, Any]) -> tuple[str, str]:
 
 
 def _is_filter(data: dict[str, Any], code: str, message: str) -> bool:
-    """Return whether a content filter stopped the text, by the names that providers give it."""
+    """Return whether a content filter stopped the text, by the providers' names for it."""
     error = data.get("error", data)
     error = error if isinstance(error, dict) else {}
     inner, about = error.get("innererror"), error.get("metadata")

@@ -91,7 +91,7 @@ def test_what_is_no_completion_is_named_and_may_pass(body, words):
     found = outcome(body)
     assert isinstance(found, Fault)
     assert words in found.problem
-    assert "not with a chat completion; if that stays so, check base_url" in found.problem
+    assert "not with a chat completion; if this repeats, check base_url" in found.problem
     assert not found.empty
 
 
