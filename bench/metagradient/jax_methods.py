@@ -19,7 +19,7 @@ from bench.metagradient.models import problem_of
 from bench.metagradient.task import OURS, Task
 from bench.problem import Problem
 from dpg.learner import metagradient, programs, train
-from dpg.learner import schedule as schedules
+from dpg.learner.plans import kary
 from dpg.learner.run import Run
 
 # Operations per second of dense float32 matrix products, which these GPUs compute in TF32.
@@ -72,7 +72,7 @@ def ours(task: Task, problem: Problem) -> tuple[Method, int, float]:
     kept = {"dpg": None, "kary": None, "dpg-tapes": math.inf}
     schedule, sizes = run.plan(kept.get(task.method, task.budget or run.state_bytes))
     if task.method == "kary":
-        schedule = schedules.kary(task.steps, 2)
+        schedule = kary(task.steps, 2)
     taped = schedule.taped > 0
 
     def method() -> jax.Array:

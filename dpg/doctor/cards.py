@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from dpg.config import HubModel, Model, RunConfig, Study, TrainedModel
 from dpg.doctor.forecast import KNOWN_PARAMETERS, SMOLLM2_PARAMETERS
-from dpg.learner.schedule import plan
+from dpg.learner.plans import plan
 from dpg.models.layers import LOGITS_AT_ONCE
 
 CARDS_GB = (24, 80)

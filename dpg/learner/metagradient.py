@@ -136,7 +136,7 @@ def metagradient(
         microbatch: examples at a time inside a step; the result does not depend on it.
         memory: bytes for what is kept between the steps: states, gradients and, if the budget
             allows, tapes of matrix products, which make a step's derivative cheaper. The cheapest
-            schedule within the budget is chosen (`dpg.learner.schedule`). None keeps all states and
+            schedule within the budget is chosen (`dpg.learner.plans`). None keeps all states and
             gradients and no tape; math.inf keeps the tapes too. The result does not depend on it.
         host_memory: keep stored states in the host's memory instead of the device's.
         schedule: your own schedule, such as `schedule.kary(T, k)`, in place of the chosen one.

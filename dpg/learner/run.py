@@ -15,7 +15,8 @@ from dpg.learner import checks, programs
 from dpg.learner.data import Data
 from dpg.learner.errors import LearnerWarning
 from dpg.learner.hyperparameters import Places, with_values
-from dpg.learner.schedule import ONE_TAPE, Costs, Schedule, plan
+from dpg.learner.plans import plan
+from dpg.learner.schedule import ONE_TAPE, Costs, Schedule
 
 Tree = Any  # any tree of arrays
 Loss = Callable[[Tree, Tree], Any]  # (params, batch) -> [B] or [B, L], or a pair with own entries

@@ -9,17 +9,8 @@ from math import ceil, comb, log
 import pytest
 
 from dpg.learner import LearnerError
-from dpg.learner.schedule import (
-    Action,
-    Costs,
-    Schedule,
-    advances,
-    binomial,
-    kary,
-    keep_all,
-    plan,
-    repetitions,
-)
+from dpg.learner.plans import advances, binomial, kary, keep_all, plan, repetitions
+from dpg.learner.schedule import Action, Costs, Schedule
 
 
 @functools.cache
