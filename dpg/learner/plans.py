@@ -37,7 +37,7 @@ from math import comb
 import numpy as np
 
 from dpg.learner.errors import LearnerError
-from dpg.learner.schedule import Action, Costs, Schedule
+from dpg.learner.schedule import COUNTED, Action, Costs, Schedule
 from dpg.quantities import in_bytes
 
 
@@ -108,7 +108,7 @@ def plan(
     memory: float | None,
     state_bytes: int,
     gradient_bytes: int,
-    costs: Costs = Costs(),
+    costs: Costs = COUNTED,
     *,
     tape_bytes: int | None = None,
 ) -> Schedule:

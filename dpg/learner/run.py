@@ -16,7 +16,7 @@ from dpg.learner.data import Data
 from dpg.learner.errors import LearnerWarning
 from dpg.learner.hyperparameters import Places, with_values
 from dpg.learner.plans import plan
-from dpg.learner.schedule import ONE_TAPE, Costs, Schedule
+from dpg.learner.schedule import COUNTED, ONE_TAPE, Schedule
 
 Tree = Any  # any tree of arrays
 Loss = Callable[[Tree, Tree], Any]  # (params, batch) -> [B] or [B, L], or a pair with own entries
@@ -135,7 +135,7 @@ class Run(NamedTuple):
     def plan(self, memory: float | None, *, tapes: bool = True) -> Plan:
         """The cheapest schedule within a budget in bytes; `memory` is that of `metagradient`."""
         tape = self.tape_bytes if tapes and memory is not None else None
-        costs = ONE_TAPE if self.one_tape else Costs()
+        costs = ONE_TAPE if self.one_tape else COUNTED
         schedule = plan(
             self.T, memory, self.state_bytes, self.gradient_bytes, costs, tape_bytes=tape
         )

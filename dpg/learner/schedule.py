@@ -46,6 +46,9 @@ class Costs:
     first_adjoint: float = 1.0
 
 
+COUNTED = Costs()
+"""The costs by the number of matrix products."""
+
 ONE_TAPE = Costs(first_adjoint=2 / 3)
 """The costs of a training of one step in one piece."""
 
@@ -79,7 +82,7 @@ class Schedule:
     tapes: int
     taped: int
     peaks: tuple[tuple[int, int, int], ...]
-    costs: Costs = Costs()
+    costs: Costs = COUNTED
 
     @classmethod
     def of(cls, name: str, steps: int, walk: Iterator[Action]) -> "Schedule":
