@@ -34,8 +34,8 @@ def mesh_of(count: int) -> Mesh:
     devices = jax.local_devices()
     if len(devices) < count:
         raise LearnerError(
-            f"{count} devices are asked for, and JAX sees {len(devices)} ({devices[0].platform}): "
-            "set a smaller number, or check why JAX does not see the others"
+            f"JAX sees {len(devices)} devices ({devices[0].platform}); expected {count}: set a "
+            "smaller number, or check why JAX does not see the others"
         )
     return Mesh(np.array(devices[:count]), (_AXIS,))
 

@@ -253,7 +253,7 @@ def _names_of(model: LanguageModel) -> _Names:
 
 
 def _is_transposed(names: _Names, shape: tuple[int, ...]) -> bool:
-    """Whether a layer's tensor is stored transposed: matrices are, in families that do so."""
+    """Whether a layer's tensor is stored transposed: its family does so, and it is a matrix."""
     return names.transposed and len(shape) == 2
 
 
