@@ -16,7 +16,7 @@ class ConfigError(DpgError):
 
 
 class Settings(BaseModel):
-    """Base of every settings object: immutable, and no key that it does not know."""
+    """Base of every settings object: immutable; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""Where two studies differ, value by value, each with its source: two scales, or two readings."""
+"""Every value that differs between two studies, with its source: two scales, or two readings."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dpg.config.study import Study
 
 SCALE, DOWNSTREAM = "scale", "downstream"
 ABSENT = "absent"
-"""The value of a key that one side does not have, such as one of another kind of metric."""
+"""The value of a key that one side does not have, such as a key of another kind of metric."""
 
-# The scale's own values, or names: said once, under "scale", or in the heading.
+# Left out of the runs: the scale's own values, shown under "scale", and names, in the heading.
 _NOT_OF_A_RUN = {"scale", "experiment", "variant", "seed", "prompt_style"}
 _NOT_OF_A_SCALE = {"defaults", "experiments", "downstream", "experiments_file"}
 
@@ -48,7 +48,7 @@ class Comparison(NamedTuple):
 
     Attributes:
         groups: what differs, in the order of the parts.
-        only: the parts that the left one alone has, and those that the right one alone has.
+        only: the parts that only the left study has, and those that only the right study has.
         compared: the parts that both have.
     """
 
@@ -75,14 +75,14 @@ def compare(
 ) -> Comparison:
     """Every value that differs between two studies.
 
-    A run is compared with the run of the same variant in ``experiments.yaml``, whatever T is: of
-    several seeds the first.
+    A run is compared with the run of the same variant in ``experiments.yaml``, even if T differs.
+    If a variant has several seeds, the first is compared.
 
     Args:
         left, right: the studies, such as those of two scale files.
         part: "scale", "downstream", an experiment, or a run by either name, such as
-            sixseven/adam-long or sixseven/adam-T8 (that of `left` first); None compares all.
-        given: key of the scale -> source of a value that neither file holds.
+            sixseven/adam-long or sixseven/adam-T8 (looked up in `left` first); None compares all.
+        given: key of the scale -> source of a value that is in neither file.
 
     Raises:
         ConfigError: neither study has the part.
@@ -166,11 +166,11 @@ def _differences(left: dict[str, Value], right: dict[str, Value]) -> list[Differ
 
 
 def _groups(found: Mapping[str, list[Difference]]) -> Iterator[Group]:
-    """The differences of all parts, each once, those of the same parts together."""
+    """Each difference once, grouped by the parts that share it."""
     shared: dict[tuple[str, str], tuple[Difference, list[str]]] = {}
     for name, differences in found.items():
         for one in differences:
-            # A value may be a list or a mapping, which is no key.
+            # `repr`, since a list or a mapping cannot be a dictionary's key.
             kind = name if name in (SCALE, DOWNSTREAM) else "run"
             shared.setdefault((kind, repr(one)), (one, []))[1].append(name)
     together: dict[tuple[str, ...], list[Difference]] = {}

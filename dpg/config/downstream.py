@@ -9,7 +9,7 @@ from dpg.config.base import Betas, Name, Probability, Seed, Settings
 
 
 class WheelReplay(Settings):
-    """English text for replay from the PyPI wheel: summaries that no prompt was made of."""
+    """English text for replay from the PyPI wheel: summaries that no prompt uses."""
 
     source: Literal["wheel"] = Field(description="summaries in the PyPI wheel that no prompt uses")
 
@@ -27,7 +27,7 @@ class HubReplay(Settings):
 
 
 class FolderReplay(Settings):
-    """English text for replay from a folder of one's own ``.txt``, ``.jsonl``, ``.parquet``."""
+    """English text for replay from your own folder of ``.txt``, ``.jsonl``, ``.parquet``."""
 
     source: Literal["folder"] = Field(description="your own files")
     folder: Path = Field(description="folder with .txt, .jsonl or .parquet files")
@@ -36,7 +36,9 @@ class FolderReplay(Settings):
 class CorpusSettings(Settings):
     """How much a trained generator writes for continued pre-training, and from which prompts."""
 
-    tokens: PositiveInt = Field(description="tokens to write at least, by the generator's count")
+    tokens: PositiveInt = Field(
+        description="smallest number of tokens to write, counted by the generator's tokenizer"
+    )
     temperature: PositiveFloat = Field(description="sampling temperature")
     prompts: Literal["train", "validation"] = Field(
         description="split of the articles that prompts are made of"
@@ -44,7 +46,7 @@ class CorpusSettings(Settings):
     shard_rollouts: PositiveInt = Field(
         description="rollouts per file; a killed job loses at most this number"
     )
-    engine: Literal["jax", "vllm"] = Field(description="what samples")
+    engine: Literal["jax", "vllm"] = Field(description="program that samples the text")
     batch: PositiveInt | None = Field(
         default=None, description="`jax`: rollouts sampled at once; null = chosen by the sampler"
     )
@@ -86,7 +88,7 @@ class CptSettings(TrainingSettings):
     learning_rate: PositiveFloat = Field(description="highest learning rate")
     tokens: PositiveInt = Field(description="tokens to train on, replay included")
     replay_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        description="share of replay text in them"
+        description="share of these tokens that is replay text"
     )
 
 
@@ -97,7 +99,7 @@ class SftSettings(TrainingSettings):
         description="highest learning rates to try"
     )
     epochs: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
-        description="numbers of epochs to try with each of them"
+        description="numbers of epochs to try with each learning rate"
     )
 
 
@@ -108,13 +110,13 @@ class PerplexitySettings(Settings):
     dtype: Literal["float32", "bfloat16"] = Field(description="dtype of the model")
     add_bos: bool = Field(description="put the begin-of-text token before a passage")
     context: PositiveInt | None = Field(
-        description="last tokens of a passage that are read, those of its last word included;"
+        description="tokens that are read at the end of a passage, its last word included;"
         " null = as many as the model's own context holds"
     )
 
 
 class DownstreamSettings(Settings):
-    """Table 1: what training on a generator's text is worth on the benchmark."""
+    """Table 1: how training on a generator's text changes the benchmark's perplexity."""
 
     targets: Annotated[list[Name], Field(min_length=1)] = Field(
         description="names in `models` of the models to train"

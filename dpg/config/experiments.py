@@ -11,7 +11,7 @@ from dpg.config.scale import HorizonName, ReadingName
 Sources = dict[str, str]
 
 _SOURCE = "where the values are from, such as a table of the paper; null = this file"
-_SOURCES = "dotted key -> where its value is from, where that is not `source`"
+_SOURCES = "dotted key -> where its value is from, if not from `source`"
 
 
 class Variant(RunOverrides):
@@ -43,7 +43,7 @@ class Experiment(RunOverrides):
 
 
 class ReadingExperiment(RunOverrides):
-    """What a reading says of an experiment."""
+    """The values of one experiment in a reading."""
 
     sources: Sources = Field(default_factory=dict, description=_SOURCES)
 
@@ -62,9 +62,9 @@ class Reading(Settings):
 
 
 class Readings(Settings):
-    """Both readings; a scale's `reading` chooses one."""
+    """The two readings of the paper; a scale's `reading` chooses one."""
 
-    text: Reading = Field(description="the paper; where it is silent, the authors' code")
+    text: Reading = Field(description="the paper; the authors' code where it gives no value")
     code: Reading = Field(description="the authors' code as published")
 
     def named(self, name: ReadingName) -> Reading:

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words: the file, the key, what was expected and found."""
+"""Errors of a configuration, in words: the file, the key, what was expected and what was found."""
 
 import difflib
 import types
@@ -16,7 +16,7 @@ _Checked = TypeVar("_Checked", bound=Settings)
 # A file, or a function from a dotted key to the file or table that its value is from.
 Origin = Path | Callable[[str], str]
 
-# Pydantic's names of what can be wrong, and what was expected then.
+# Pydantic's name of an error -> what was expected.
 _EXPECTED = {
     "int_type": "an integer",
     "int_parsing": "an integer",
@@ -42,7 +42,7 @@ _EXPECTED = {
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """Suggest the word that was probably meant, in brackets; empty where none is near."""
+    """Suggest the word that was probably meant, in brackets; "" if no word is similar."""
     close = difflib.get_close_matches(word, list(words), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
@@ -61,7 +61,7 @@ def checked(
         model: the settings that the values should make.
         values: as read or merged.
         origin: the file, or a function from a dotted key to where its value is from.
-        subject: what the values are of, such as a run's name, for the error.
+        subject: what the values belong to, such as a run's name, for the error.
         below: the keys that lead to the values in the file, for the error.
 
     Raises:
@@ -111,7 +111,7 @@ def _explain(model: type[Settings], problem: ErrorDetails) -> str:
 
 
 def _message(problem: ErrorDetails) -> str:
-    """A validator's own message, with the value that it is about where that is a single one."""
+    """A validator's own message, followed by the value unless that is a mapping."""
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
     shown = "" if isinstance(given, dict) else f", got {_shown(given)}"
@@ -119,7 +119,7 @@ def _message(problem: ErrorDetails) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value in the words of YAML."""
+    """A value as YAML writes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return "a mapping" if isinstance(value, dict) else repr(value)
@@ -130,10 +130,10 @@ def _discriminator(problem: ErrorDetails) -> str:
 
 
 def _walk(annotation: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
-    """Follow pydantic's location: the file's keys on the way, and the annotation at its end.
+    """Follow pydantic's location; return the file's keys on the way and the annotation at its end.
 
-    A location has one part more than the file has keys wherever a union is told apart by its tag
-    or by a type, and where it is the key itself that is wrong.
+    Not every part of a location is a key of the file. A union adds a part, the tag or the type of
+    the member that was chosen. A wrong key adds the part "[key]".
     """
     keys = []
     for part in loc:

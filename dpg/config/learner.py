@@ -1,4 +1,4 @@
-"""How a target model is trained, and how the derivative of that is taken: `LearnerSettings`."""
+"""How a target model is trained, and how that training is differentiated: `LearnerSettings`."""
 
 from typing import Literal, Self
 
@@ -10,7 +10,7 @@ REMAT = "compute each layer again in the backward pass instead of keeping its va
 
 
 class LearnerSettings(Settings):
-    """The learning algorithm A that trains the target model, and how its derivative is taken."""
+    """The learning algorithm A that trains the target model, and how it is differentiated."""
 
     model: Name = Field(description="name of the target model in `models`")
     optimizer: Literal["adam", "sgd"] = Field(description="optimizer of the target model")
@@ -53,17 +53,18 @@ class LearnerSettings(Settings):
     )
     example_length: Literal["response", "response_and_one"] = Field(
         default="response",
-        description="tokens of an example at most: generator.response_tokens, and begin-of-text"
-        " where the target adds it; or generator.response_tokens + 1, so that as many are predicted"
-        " as a response may have",
+        description="longest example, in tokens: generator.response_tokens, plus 1 where the target"
+        " adds begin-of-text; or always generator.response_tokens + 1, so that"
+        " generator.response_tokens tokens are predicted",
     )
     order: Literal["prompts", "shuffled"] = Field(
         default="prompts",
-        description="order in which examples are cut into T batches: the responses to a prompt"
-        " together, or all examples shuffled",
+        description="order of the examples before they are cut into T batches: the responses to a"
+        " prompt together, or all examples shuffled",
     )
     order_seed: Seed | None = Field(
-        default=None, description="`order: shuffled`: seed of the order, the same at every step"
+        default=None,
+        description="`order: shuffled`: seed of the order, which is the same at every GRPO step",
     )
     gradient: Literal["mean", "sum_of_microbatches"] = Field(
         default="mean",
@@ -75,8 +76,8 @@ class LearnerSettings(Settings):
     )
     metagradient: Literal["exact", "undivided"] = Field(
         default="exact",
-        description="derivative by an example's weight: exact, or times the examples of a"
-        " microbatch, since the division by that number is left out",
+        description="derivative by an example's weight: exact, or (undivided) multiplied by the"
+        " number of examples per microbatch, because the division by it is left out",
     )
 
     def example_tokens(self, response_tokens: int, *, adds_start: bool) -> int:
@@ -109,8 +110,8 @@ class LearnerSettings(Settings):
             )
         if not summed and self.metagradient == "undivided":
             raise ValueError(
-                "metagradient 'undivided' contradicts gradient 'mean': what it leaves out is the "
-                "division by a microbatch's examples; write metagradient: exact, or gradient: "
+                "metagradient 'undivided' contradicts gradient 'mean': it leaves out the division "
+                "by a microbatch's examples; write metagradient: exact, or gradient: "
                 "sum_of_microbatches"
             )
         return self

@@ -16,7 +16,8 @@ Sources = dict[str, str]
 
 # Values under these keys are replaced as a whole.
 _WHOLE = {"arguments"}
-# A section whose key of this name changes starts afresh: the other keys belong to the old kind.
+# When a layer changes this key of a section, the section starts empty: the keys of the layers below
+# belong to the old kind.
 _KINDS = {"metric": "kind", "replay": "source"}
 
 
@@ -24,7 +25,7 @@ class Layers:
     """Nested settings laid over each other, each leaf with the source of the value that won.
 
     Args:
-        whole: the source of what no layer has.
+        whole: the source of a value that is in no layer.
     """
 
     def __init__(self, whole: str):
@@ -70,14 +71,14 @@ class Layers:
             del self.sources[name]
 
     def value(self, *keys: str) -> Any:
-        """The value under these keys; None where there is none."""
+        """The value under these keys; None if there is none."""
         found: Any = self.values
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
         return found
 
     def where_is(self, dotted: str) -> str:
-        """The source of a key, else of what was laid last above or below it, else of the whole."""
+        """The source of the value set last at this key, above it or below it; else `whole`."""
         # Sources are in the order in which they were laid.
         for name, source in reversed(self.sources.items()) if dotted else ():
             if name == dotted or name.startswith(dotted + ".") or dotted.startswith(name + "."):
@@ -123,7 +124,7 @@ class Resolver:
     """Merges the two files into `RunConfig` objects, and remembers where each value is from.
 
     Raises:
-        ConfigError: the scale file names an experiment or a variant that there is not.
+        ConfigError: the scale file names an experiment or a variant that does not exist.
     """
 
     def __init__(self, files: Files):
@@ -163,7 +164,7 @@ class Resolver:
                     )
 
     def experiment_names(self) -> list[str]:
-        """The experiments to run: those that the scale file names, or all where it names none."""
+        """The experiments to run: those that the scale file names, or all if it names none."""
         chosen = self.files.scale.experiments
         return [n for n in self.files.paper.experiments if not chosen or n in chosen]
 
@@ -199,7 +200,7 @@ class Resolver:
             seed: of the run.
 
         Raises:
-            ConfigError: a value that is missing or wrong, or a model that the scale has not.
+            ConfigError: a value is missing or wrong, or the scale does not have the model.
         """
         scale = self.files.scale
         experiment = self.files.paper.experiments[name]
@@ -234,7 +235,7 @@ class Resolver:
         return run, layers.sources
 
     def _layers(self, name: str, key: str, experiment: Experiment, variant: Variant) -> Layers:
-        """What both files say of a variant, from the most general to the most special."""
+        """What both files say about a variant, from the most general to the most specific."""
         path, scale, paper_path, paper = self.files
         own = experiment.source or str(paper_path)
         layers = Layers(whole=str(path))
@@ -286,7 +287,7 @@ def resolve_downstream(files: Files) -> tuple[DownstreamSettings | None, Sources
     """The settings of Table 1 and where each is from; None where the scale has no such section.
 
     Raises:
-        ConfigError: a value that is missing or wrong, or a target that the scale has not.
+        ConfigError: a value is missing or wrong, or the scale does not have a target model.
     """
     path, scale, paper_path, paper = files
     if scale.downstream is None:

@@ -1,4 +1,4 @@
-"""The models of a scale: trained by the workflow, or brought from elsewhere."""
+"""The models of a scale: trained by the workflow, or fetched from elsewhere."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -80,10 +80,10 @@ class SmolLM2Model(Settings):
 
 
 class FolderModel(Settings):
-    """A Hugging Face directory of one's own."""
+    """Your own Hugging Face directory."""
 
     source: Literal["folder"] = Field(description="your own Hugging Face directory")
-    folder: Path = Field(description="that directory")
+    folder: Path = Field(description="path of that directory")
 
 
 Model = Annotated[

@@ -1,4 +1,4 @@
-"""Which of a scale's train articles the prompts of a run are made of: `PromptSettings`."""
+"""Which of a scale's train articles a run takes its prompts from: `PromptSettings`."""
 
 from typing import Annotated, Self
 
@@ -15,31 +15,32 @@ class PromptSettings(Settings):
     )
     sample: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
-        description="number of the sample of articles, each disjoint from the others; null = 0, the"
-        " first; where there are articles for one only, prompt_shuffle gives another order",
+        description="which sample of articles, from 0; samples are disjoint; null = 0; where there"
+        " are articles for one sample only, prompt_shuffle gives another order",
     )
 
     @model_validator(mode="after")
     def _a_sample_has_its_size(self) -> Self:
         if self.sample and self.articles is None:
             raise ValueError(
-                f"sample = {self.sample} of all articles has none left; write `articles`, the"
-                " number in each sample, or sample: null (prompt_shuffle alone gives another order)"
+                f"sample = {self.sample} is empty, since sample 0 takes all articles; write "
+                "`articles`, the number in each sample, or sample: null (prompt_shuffle alone "
+                "gives another order)"
             )
         return self
 
     @property
     def first(self) -> int:
-        """The place of the sample's first article among the train articles."""
+        """Index of the sample's first article among the train articles, from 0."""
         return (self.sample or 0) * (self.articles or 0)
 
     @property
     def needed(self) -> int:
-        """The number of train articles that there must be."""
+        """The smallest number of train articles that the scale must have."""
         return self.first + (self.articles or 1)
 
     def described(self, shuffle: int) -> str:
-        """Which articles these are, in which order, in words.
+        """Describe in words which articles these are, and in which order.
 
         Args:
             shuffle: the run's `prompt_shuffle`.

@@ -1,4 +1,4 @@
-"""Configurations that an earlier version of this package recorded, in the settings of today."""
+"""Configurations recorded by earlier versions of this package, converted to today's settings."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def in_present_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded run's configuration, with settings that were renamed under their present names.
+    """A recorded run's configuration, with renamed settings under their present names.
 
-    A value that there is no more stays, so that reading the configuration refuses it.
+    A value that no longer exists is kept, so that reading the configuration raises an error.
 
     Args:
         config: `config` of a `run.json`, or a run of a kept reference.
     """
     learner = dict(config.get("learner", {}))
-    if learner.get("compat") == "paper":  # what `loss: own_tokens` was called, the default
+    if learner.get("compat") == "paper":  # the old name of the default, `loss: own_tokens`
         del learner["compat"]
     return {**config, "learner": learner}

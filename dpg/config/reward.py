@@ -1,4 +1,4 @@
-"""What turns rollouts into one number each: `RewardSettings`."""
+"""What turns each rollout into one number: `RewardSettings`."""
 
 from typing import Literal, Self
 
@@ -11,7 +11,7 @@ LEARNED = "learned"
 
 
 class RewardSettings(Settings):
-    """What turns rollouts into one number each."""
+    """What turns each rollout into one number."""
 
     kind: Literal["metagradient", "naive", "embedding", "fasttext", "levenshtein", "custom"] = (
         Field(description="which reward")
@@ -29,14 +29,14 @@ class RewardSettings(Settings):
     model: str | None = Field(
         default=None,
         description="embedding or fastText model, a folder or a name on the hub; null = the"
-        " packaged model; `embedding`: learned = the multilingual one that the workflow learns",
+        " packaged model; `embedding`: learned = the multilingual model that the workflow learns",
     )
     path: DottedPath | None = Field(default=None, description="`custom`: package.module:factory")
     arguments: Tree = Field(default_factory=dict, description="`custom`: arguments of the factory")
 
     @property
     def made_here(self) -> bool:
-        """Whether the workflow brings or makes the model of an embedding or fastText reward."""
+        """Whether the workflow fetches or makes the model of an embedding or fastText reward."""
         return self.kind in ("embedding", "fasttext") and self.model in (None, LEARNED)
 
     @model_validator(mode="after")

@@ -79,7 +79,7 @@ class LanguageMetric(Settings):
     )
     score: Literal["passage", "last_word"] = Field(
         default="passage",
-        description="loss on all tokens of a passage, or on those of its last word alone",
+        description="loss on all tokens of a passage, or only on those of its last word",
     )
     positions: PositiveInt | None = Field(default=None, description=_POSITIONS)
 
@@ -93,7 +93,7 @@ class StringMetric(Settings):
 
 
 class CustomMetric(Settings):
-    """A metric of one's own, by dotted path ``package.module:function``."""
+    """Your own metric, by dotted path ``package.module:function``."""
 
     kind: Literal["custom"] = Field(description="a function of your own")
     path: DottedPath = Field(description="package.module:function that makes the metric")
@@ -143,8 +143,8 @@ class GeneratorSettings(Settings):
     )
     loss_mean: Literal["tokens", "responses"] = Field(
         default="tokens",
-        description="mean of the loss over the tokens of the mini-batch, or over its responses,"
-        " each the mean over its own tokens",
+        description="mean of the loss over all tokens of the mini-batch, or over its responses;"
+        " the loss of a response is the mean over its tokens",
     )
     loss_rollouts: PositiveInt | None = Field(
         default=None,
@@ -179,7 +179,7 @@ class GeneratorSettings(Settings):
     )
 
     def rate(self, step: int) -> float:
-        """The share of the learning rate at a GRPO step, from 0: in (0, 1]."""
+        """What the learning rate is multiplied by at a GRPO step, counted from 0: in (0, 1]."""
         return 1.0 - step / self.grpo_steps if self.schedule == "linear" else 1.0
 
 
@@ -202,8 +202,8 @@ class ValidationSettings(Settings):
 class RunOverrides(Settings):
     """Some values of a run, as a file writes them: each section holds the keys that it sets."""
 
-    # Any mapping is a section here. Its keys and values are checked in the `RunConfig` that the
-    # merged sections make. The order is that of the files, which a scale file's dump should keep.
+    # Any mapping is accepted here: keys and values are checked when the merged sections become a
+    # `RunConfig`. The fields are in the order of the files, so that a scale file's dump keeps it.
     metric: Tree = Field(default_factory=dict)
     generator: Tree = Field(default_factory=dict)
     learner: Tree = Field(default_factory=dict)
@@ -238,7 +238,7 @@ class RunConfig(Settings):
     metric: Metric = Field(description="Phi, what the trained target model is scored by")
     generator: GeneratorSettings = Field(description="rollouts and the GRPO update (Algorithm 1)")
     learner: LearnerSettings = Field(description="A, how the target model is trained")
-    reward: RewardSettings = Field(description="what turns rollouts into one number each")
+    reward: RewardSettings = Field(description="what turns each rollout into one number")
     validation: ValidationSettings = Field(description="validation on unseen prompts")
     checkpoint_every: PositiveInt = Field(description="GRPO steps between checkpoints")
 
@@ -254,14 +254,14 @@ class RunConfig(Settings):
 
     @property
     def set_steps(self) -> int:
-        """Training steps of one of the datasets that rewards are computed on (Figures 6 and 7)."""
+        """Training steps on each dataset that rewards are computed on (Figures 6 and 7)."""
         whole = self.reward.cross_group_batching or self.reward.datasets == "smaller_batches"
         steps, size = self.learner.steps, self.generator.group_size
         return steps if whole else max(steps // size, 1)
 
     @property
     def set_batch(self) -> int:
-        """Examples per training step of one of these datasets."""
+        """Examples per training step on each dataset that rewards are computed on."""
         sets = 1 if self.reward.cross_group_batching else self.generator.group_size
         return self.rollouts_per_step // (self.set_steps * sets)
 
@@ -278,7 +278,7 @@ class RunConfig(Settings):
 
     @property
     def rate_is_swept(self) -> bool:
-        """Whether the paper tuned the target's learning rate: SGD's and the naive reward's."""
+        """Whether the paper tuned the target's learning rate: for SGD and for the naive reward."""
         trains_the_target = self.reward.kind in ("metagradient", "naive")
         return trains_the_target and (
             self.learner.optimizer == "sgd" or self.reward.kind == "naive"
@@ -337,8 +337,8 @@ class RunConfig(Settings):
         if part is not None and generator.loss_mean == "responses":
             raise ValueError(
                 f"generator.loss_rollouts = {part} contradicts generator.loss_mean 'responses', "
-                "whose mean has one response at a time; write loss_rollouts: null, or loss_mean: "
-                "tokens"
+                "which takes the mean of each response by itself; write loss_rollouts: null, or "
+                "loss_mean: tokens"
             )
         if part is not None and size % part:
             raise ValueError(

@@ -50,7 +50,7 @@ class HubArticles(Settings):
 
 
 class FolderArticles(Settings):
-    """A folder of one's own ``.txt``, ``.jsonl`` or ``.parquet`` files."""
+    """Your own folder of ``.txt``, ``.jsonl`` or ``.parquet`` files."""
 
     source: Literal["folder"] = Field(description="your own files")
     folder: Path = Field(description="folder with .txt, .jsonl or .parquet files")
@@ -153,7 +153,7 @@ class Requirements(Settings):
     processes: PositiveInt | None = Field(
         default=None,
         description="processes of the trainer with engine trl, on all machines; null = one per "
-        "GPU, or one per machine without",
+        "GPU, or one per machine without GPUs",
     )
     memory_gb: PositiveFloat = Field(default=4.0, description="memory of the machine, in GB")
     hub: bool = Field(default=False, description="whether the Hugging Face hub is needed")
@@ -182,7 +182,7 @@ class VariantOverrides(RunOverrides):
 
 
 class ExtraOverrides(VariantOverrides):
-    """A run beside the study: a variant with other values, made by `snakemake extras` alone."""
+    """A run beside the study: a variant with other values, made only by `snakemake extras`."""
 
     like: str = Field(description="the variant of experiments.yaml that it differs from")
     seeds: Seeds | None = Field(
@@ -224,7 +224,7 @@ class ScaleFile(Settings):
         description="an article's first words, or the request to paraphrase the article"
     )
     models: Annotated[dict[Name, Model], Field(min_length=1)] = Field(
-        description="models by the name that experiments call them",
+        description="models, by the names that experiments use",
         json_schema_extra={"additionalProperties": False},
     )
     pretraining: PretrainingSettings | None = Field(
@@ -248,7 +248,7 @@ class ScaleFile(Settings):
         default_factory=dict,
         description="the experiments to run, with overrides of their own; empty = all of them",
     )
-    # Where to look is no setting of the study, so records leave it out.
+    # The place of a file is no setting of the study, so records leave it out.
     experiments_file: Path | None = Field(
         default=None,
         exclude=True,
@@ -278,7 +278,10 @@ class ScaleFile(Settings):
         return self
 
     def shape(self, name: str) -> TrainedModel | None:
-        """The shape of a model that the workflow trains, of its base where it is finished."""
+        """The shape of a model that the workflow trains; a finished model has that of its base.
+
+        None for every other model.
+        """
         model = self.models.get(name)
         if isinstance(model, FinishedModel):
             model = self.models.get(model.base)
@@ -299,7 +302,7 @@ class ScaleFile(Settings):
         if wanted is not None and (self.engine != "trl" or (gpus and wanted != gpus)):
             raise ValueError(
                 f"needs.processes = {wanted} with engine '{self.engine}' and needs.gpus x "
-                f"needs.nodes = {gpus}; it is for the trl engine without GPUs, which else has one "
-                "process per GPU: write null"
+                f"needs.nodes = {gpus}; expected null, since only engine 'trl' without GPUs takes "
+                "a number (with GPUs it has one process per GPU): write processes: null"
             )
         return self

@@ -4,7 +4,7 @@ Editors complete and check a YAML file by the schema that its first line names. 
 tables are made from the settings' own classes:
 
     python -m dpg.config.schema            # write them
-    python -m dpg.config.schema --check    # exit status 1 where one is not current
+    python -m dpg.config.schema --check    # exit status 1 if a file is not current
 """
 
 import argparse
@@ -85,12 +85,12 @@ def _partial_name(model: type[BaseModel]) -> str:
 
 
 def _partial(schema: Any) -> Any:
-    """The schema of an override: the same keys, none required, and any of a union's kinds."""
+    """The schema of an override: the same keys, none of them required, not even a union's kind."""
     return _for_partials(_without(schema, _OF_WHOLE_OBJECTS))
 
 
 def _for_partials(node: Any) -> Any:
-    """Refer to partial objects, and let an override that names no kind fit several of them."""
+    """Refer to partial objects; an override that names no kind may fit several of them."""
     if isinstance(node, list):
         return [_for_partials(one) for one in node]
     if not isinstance(node, dict):
@@ -120,7 +120,7 @@ def files() -> dict[Path, str]:
     """The text of every file that is made here, by its path in the repository.
 
     Raises:
-        ConfigError: ``config/README.md`` is missing, or its places for tables are.
+        ConfigError: ``config/README.md`` is missing or has no place for a table.
     """
     folder = EXPERIMENTS_FILE.parent
     scale, experiments = scale_schema(), experiments_schema()
@@ -138,10 +138,10 @@ def _text(schema: Tree) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the files, or check them; the exit status."""
+    """Write the files, or check them; return the exit status."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; 1 if one is not current"
+        "--check", action="store_true", help="write nothing; exit status 1 if a file is not current"
     )
     check = parser.parse_args(arguments).check
     stale = [

@@ -1,4 +1,4 @@
-"""The study: a scale file merged into ``experiments.yaml``, every run of it resolved."""
+"""The study: a scale file merged into ``experiments.yaml``, with every run resolved."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +25,8 @@ class Study:
         downstream_sources: dotted key -> where its value is from.
 
     Args:
-        keys: path of a run -> key of its variant in ``experiments.yaml``; None where nobody asks.
+        keys: path of a run -> key of its variant in ``experiments.yaml``; None if `named` is not
+            called.
         extras: path of a run -> its configuration, of the runs beside the study.
     """
 
@@ -45,7 +46,7 @@ class Study:
         self._keys, self._extras = keys or {}, extras or {}
 
     def with_engine(self, engine: Engine) -> "Study":
-        """The same study with another engine, for the questions that one asks beforehand."""
+        """The same study with another engine, as `dpg doctor --engine` asks about."""
         scale = self.scale.model_copy(update={"engine": engine})
         return Study(
             self.path,
@@ -82,7 +83,7 @@ class Study:
         """The run of this name, of the study or beside it.
 
         Raises:
-            ConfigError: there is no such run; names those that there are.
+            ConfigError: there is no such run; lists those that exist.
         """
         every = self.every_run
         experiments = sorted({run.experiment for run in every})
@@ -132,11 +133,11 @@ def load(
         path: a scale file, such as ``config/tiny.yaml``.
         experiments: the experiments' file; by default the scale file's `experiments_file`, or else
             ``experiments.yaml`` beside the scale file, or else the repository's own.
-        reading: in place of the scale's own.
+        reading: used instead of the scale's own.
 
     Raises:
-        ConfigError: a file that is missing or no YAML, an unknown key, a wrong type or range;
-            names the file, the key and what is expected.
+        ConfigError: a file is missing or is not YAML, or has an unknown key, a wrong type or a
+            value out of range; names the file, the key and what is expected.
     """
     files = _read(Path(path), None if experiments is None else Path(experiments))
     if reading is not None:
@@ -172,7 +173,7 @@ def _scale_tree(path: Path) -> Tree:
 
 
 def scale_files() -> list[Path]:
-    """The scales of the repository in whose folder this runs: what is quick to try comes first."""
+    """The scale files in ``config/`` of the working folder, the quick ones first."""
     found = set(EXPERIMENTS_FILE.parent.glob("*.yaml")) - {EXPERIMENTS_FILE}
     first = ("tiny", "smoke")
     return sorted(found, key=lambda path: (path.stem not in first, path.stem != first[0], path))
@@ -200,7 +201,7 @@ def _experiments_file(path: Path, scale: ScaleFile) -> Path:
 def _runs(
     resolver: Resolver, names: Callable[[str], list[str]]
 ) -> tuple[dict[str, RunConfig], dict[str, Sources], dict[str, str]]:
-    """The runs by their paths; the sources of each one's values, and its variant's key.
+    """Three mappings by a run's path: the run, the sources of its values, its variant's key.
 
     Args:
         resolver: of the study's files.
@@ -224,17 +225,17 @@ def _runs(
 
 
 def derived(path: str | Path, *, seeds: int | None = None, only: int | None = None) -> str:
-    """The text of a scale file like this one, with other seeds, to be written anywhere.
+    """The text of a copy of a scale file with other seeds; it may be written to any folder.
 
-    It keeps the scale's name, so its results go to the same folder. It names the experiments' file
-    that the original is read with, so it may lie in another folder. Paths in it are relative to
-    the working directory, as in every scale file.
+    The copy keeps the scale's name, so its results go to the same folder. It names the experiments'
+    file of the original, so it need not lie beside it. Its paths are relative to the working
+    directory, as in every scale file.
 
     Args:
         path: a scale file.
         seeds: how many seeds: 0, 1, ... seeds - 1. Variants with `seeds` of their own keep them.
-        only: instead of `seeds`, one seed: the runs that the study has of it, and none else. Table
-            1, which is of the first seed, is left out for another.
+        only: instead of `seeds`, one seed: only the study's runs with this seed. Table 1 is made
+            from the first seed, so it is left out for any other.
 
     Raises:
         ConfigError: `seeds` is below 1, the study has no run of the seed `only`, or the file cannot
@@ -257,7 +258,7 @@ def derived(path: str | Path, *, seeds: int | None = None, only: int | None = No
 
 
 def _of_seed(path: Path, tree: Tree, seed: int) -> Tree:
-    """What a scale file has to say so that a study has its runs of one seed alone."""
+    """The changes to a scale file after which its study has only the runs with one seed."""
     study = load(path)
     if seed not in study.all_seeds:
         raise ConfigError(

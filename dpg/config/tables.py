@@ -27,7 +27,7 @@ def tables(scale: Tree, experiments: Tree) -> dict[str, str]:
     run, downstream = (
         scale["$defs"][name] for name in ("RunOverrides", "PartialDownstreamSettings")
     )
-    # What has a table of its own is not repeated wherever it may stand.
+    # A section that has its own table is not repeated inside the other tables.
     hidden = {"PartialDownstreamSettings": {*downstream["properties"], "sources"}}
     for prefix in ("Run", "Experiment", "Variant", "Extra"):
         hidden[f"{prefix}Overrides"] = hidden[prefix] = set(run["properties"])
@@ -52,7 +52,7 @@ class _Reader(NamedTuple):
     hidden: Mapping[str, Set[str]]
 
     def rows(self, schema: Tree, at: str = "", hidden: Set[str] = frozenset()) -> Iterator[Row]:
-        """Every key of an object, those of its sections below it, in the schema's order."""
+        """Every key of an object in the schema's order; a section's keys follow the section."""
         for name, value in schema["properties"].items():
             if name not in hidden:
                 yield from self._key(f"{at}{name}", value, name in schema.get("required", ()))
@@ -69,7 +69,7 @@ class _Reader(NamedTuple):
         yield from below
 
     def _below(self, at: str, schema: Tree) -> Iterator[Row]:
-        """The keys inside a value: of a section, of each kind of it, of sections by name."""
+        """The keys inside a value: of one section, of a section's kinds, or of sections by name."""
         names = _references(schema)
         if len(names) == 1:
             definition = self.definitions[names[0]]
@@ -111,7 +111,7 @@ def _alternatives(schema: Tree) -> list[Tree]:
 
 
 def _references(schema: Tree) -> list[str]:
-    """The definitions that a value may be of."""
+    """The names of the definitions that a value may have."""
     found = (alternative.get("$ref") for alternative in _alternatives(schema))
     return [reference.rsplit("/", 1)[1] for reference in found if reference]
 
@@ -167,7 +167,7 @@ def _code(value: object) -> str:
 
 
 def _markdown(rows: Iterator[Row], *, default: bool = True) -> str:
-    """A table; without the column of defaults where these are in ``experiments.yaml``."""
+    """A Markdown table; `default` false leaves out the column of defaults."""
     heads = ["key", "type", "default", "what it does"]
     lines = [heads, ["---"] * len(heads), *([cell.replace("|", "\\|") for cell in r] for r in rows)]
     kept = [line if default else [*line[:2], *line[3:]] for line in lines]
@@ -177,7 +177,7 @@ def _markdown(rows: Iterator[Row], *, default: bool = True) -> str:
 def filled(path: Path, content: Mapping[str, str]) -> str:
     """The text of a Markdown file with its tables put in.
 
-    A table called `scale` stands between ``<!-- table: scale -->`` and ``<!-- end -->``.
+    The place of the table `scale` is between ``<!-- table: scale -->`` and ``<!-- end -->``.
 
     Raises:
         ConfigError: there is no such file, or it has no place for one of the tables.

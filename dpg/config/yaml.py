@@ -45,7 +45,7 @@ def read(path: Path, *, if_missing: str) -> Tree:
 
     Args:
         path: the file.
-        if_missing: what to do where there is no such file, for the error.
+        if_missing: what to do if there is no such file, for the error.
 
     Raises:
         ConfigError: the file is missing, cannot be read, is no valid YAML, has a key twice, or has
