@@ -83,7 +83,7 @@ class Data:
         return batch, weights if self.plain else weights * self._factor(t, batch)
 
     def by_weight(self, t: int, row: jax.Array) -> jax.Array:
-        """Turn the derivative with respect to (weight times factor) into that by weight alone.
+        """Turn the derivative with respect to weight times factor into that for the weight.
 
         Args:
             t: the step.

@@ -1,11 +1,11 @@
-"""The metagradient: the derivative of a trained model's score by every training example's weight.
+"""The metagradient: the derivative of a trained model's score with respect to example weights.
 
 Training is theta_{t+1}, s_{t+1} = O(g_t, s_t, theta_t). Here g_t is the gradient of the step's loss
 L_t = 1/B sum_i w_ti l_i(theta_t), and O is the optimizer, which updates parameters and its state.
-The metric is M = Phi(theta_T, theta_0). Its derivative by w is computed backwards through time. Let
-a and b be the adjoints of theta_{t+1} and s_{t+1}. The vector-Jacobian product of O at (a, b) gives
-the adjoint lambda of g_t, the adjoint of s_t, and the direct part of the adjoint of theta_t. The
-rest is
+The metric is M = Phi(theta_T, theta_0). dM / dw is computed backwards through time. Let a and b be
+the adjoints of theta_{t+1} and s_{t+1}. The vector-Jacobian product of O at (a, b) gives the
+adjoint lambda of g_t, the adjoint of s_t, and the direct part of the adjoint of theta_t. The rest
+is
 
     adjoint of theta_t  = direct part + H_t lambda         (H_t the Hessian of L_t)
     dM / dw_ti          = 1/B <grad l_i(theta_t), lambda>
@@ -16,11 +16,11 @@ mode of the losses; if it is the only step, its gradient and that forward mode s
 pass. And if the memory budget allows, theta -> (grad L_t, l_1 ... l_B) is linearized when g_t is
 computed, and its matrix products are kept for the tangents.
 
-The same walk gives other derivatives. The adjoint of the optimizer's state contains the derivatives
-by the hyper-parameters in that state. The adjoint of theta_0 is the derivative by the initial
-parameters. The derivative by a batch x_t is the gradient by x_t of a scalar: the derivative of
-L_t(theta_t, x_t) along lambda. One reverse-over-forward pass gives it together with the two lines
-above.
+The same walk gives other derivatives. The adjoint of the optimizer's state contains those with
+respect to the hyper-parameters in that state. The adjoint of theta_0 is the derivative with respect
+to the initial parameters. dM / dx_t, for a batch x_t, is the gradient of a scalar with respect to
+x_t: of the derivative of L_t(theta_t, x_t) along lambda. One reverse-over-forward pass gives it
+together with the two lines above.
 """
 
 import warnings
@@ -105,7 +105,7 @@ def metagradient(
     progress: Callback | None = None,
     folder: str | Path | None = None,
 ) -> MetagradientResult:
-    """Train on `batches` and differentiate the metric by every example's weight.
+    """Train on `batches`, and differentiate the metric with respect to every example's weight.
 
     Args:
         per_example_loss: (params, batch) -> [B] float, one loss per example, or [B, L], one per
@@ -129,7 +129,7 @@ def metagradient(
             `index`. For a loss per token also [T, B, L] or [N, L].
         hyperparameters: by name, [T] values: the hyper-parameter of this name in the optimizer's
             state (`optax.inject_hyperparams`) is set to value t before step t's update.
-        wrt: what to differentiate by, one name or several: "weights" (always included),
+        wrt: differentiate with respect to these, one name or several: "weights" (always included),
             "hyperparameters" (those in the optimizer's state, by their value at each step),
             "params" (the initial ones), "batches" (their floating-point arrays). All but "batches"
             cost almost nothing. "batches" keeps no tapes and needs more memory per step.

@@ -11,7 +11,7 @@ class MetagradientResult(NamedTuple):
     """The result of one training and its derivative.
 
     For a metric [K], the metric and every derivative have a leading axis K. For a loss per token,
-    [B, L], the derivatives by weights and the example losses have a last axis L.
+    [B, L], weights_grad, places_grad and example_losses have a last axis L.
 
     Attributes:
         metric: [] float, Phi of the trained parameters.
@@ -27,8 +27,8 @@ class MetagradientResult(NamedTuple):
             the training, the optimizer's initial state and the metric's second argument. None
             unless `wrt` has "params".
         hyperparameters_grad: by name, [T] float, d metric / d the value at each step, for the
-            hyper-parameters in the optimizer's state. The sum is the derivative by a constant.
-            None unless `wrt` has "hyperparameters".
+            hyper-parameters in the optimizer's state. The sum over the steps is the derivative with
+            respect to a constant. None unless `wrt` has "hyperparameters".
         batches_grad: d metric / d each floating-point array, a tree like the batches (with an
             index: like the dataset) with None for other arrays. None unless `wrt` has "batches".
     """

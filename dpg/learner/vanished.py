@@ -32,7 +32,7 @@ def reason(start: Start, by_params: Tree) -> str:
 
     Args:
         start: the start of the training.
-        by_params: the metric's derivative by the trained parameters.
+        by_params: the metric's derivative with respect to the trained parameters.
 
     Raises:
         LearnerError: the optimizer's updates do not depend on the gradients.
@@ -58,7 +58,7 @@ def reason(start: Start, by_params: Tree) -> str:
 
 
 def _by_gradient(start: Start, by_params: Tree) -> Tree:
-    """The derivative of the metric by the first step's gradient, through that step alone."""
+    """The metric's derivative with respect to the first step's gradient, through this step only."""
     _, state = jax.eval_shape(start.compiled.apply, start.gradient, start.state, start.params)
     nothing = [jnp.zeros(x.shape, x.dtype) for x in programs.split(state)[0]]
     pull = start.compiled.pull

@@ -57,7 +57,7 @@ class Target:
         )
 
     def metagradient(self, batches: Batches) -> MetagradientResult:
-        """Train on batches [T, B, ...] and differentiate the metric by each example's weight.
+        """Train on batches [T, B, ...] and differentiate the metric by the weights [T, B].
 
         Errors are those of `dpg.learner.metagradient`.
         """
