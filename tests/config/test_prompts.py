@@ -72,7 +72,7 @@ def test_prompts_in_words(articles, sample, shuffle, words):
     [
         ("{articles: 5501}", ["at least 5,501 train articles", "text.articles.train = 5,500"]),
         ("{articles: 2751, sample: 1}", ["at least 5,502", "sample = 1", "articles: null"]),
-        ("{articles: null, sample: 1}", ["sample = 1 of all articles", "prompt_shuffle"]),
+        ("{articles: null, sample: 1}", ["sample = 1 is empty", "prompt_shuffle"]),
         ("{articles: 0}", ["prompts.articles: expected a number > 0, got 0"]),
         ("{samples: 1}", ["unknown key (did you mean 'sample'?)"]),
     ],

@@ -79,7 +79,7 @@ def test_no_index_names_the_package_and_the_way_out(index, tmp_path):
 
 
 def test_another_file_than_expected_and_a_loose_version(index, tmp_path):
-    with pytest.raises(DpgError, match=f"is {re.escape(WHEEL)} here, not tale-1.0.other"):
+    with pytest.raises(DpgError, match=f"downloaded {re.escape(WHEEL)}, expected tale-1.0.other"):
         fetch_wheel("tale==1.0", "tale-1.0.other.whl", "0" * 64, tmp_path / "out")
     with pytest.raises(DpgError, match="name==version"):
         fetch_wheel("tale>=1.0", WHEEL, "0" * 64, tmp_path / "out")
