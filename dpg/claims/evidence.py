@@ -175,11 +175,7 @@ class Results:
         """Why a baseline's learning rate does not count as tuned; "" if it counts as tuned.
 
         The paper tunes the rates of SGD and of the naive reward (section 4). A rate counts as tuned
-        if a sweep chose it, or if it is the paper's own. The four languages share the sweep of one
-        language.
-
-        Raises:
-            Untested: the study has no such run.
+        if a sweep chose it, or if it is the paper's own. The four languages share one sweep.
         """
         run = self.runs(experiment, variant)[0]
         if not run.rate_is_swept or is_the_papers(self.study, run):
@@ -395,11 +391,7 @@ def check(values: pd.Series, name: str, *, may_be_constant: bool = False) -> Non
 
 
 def csv_of(path: Path, columns: Sequence[str], otherwise: str) -> pd.DataFrame:
-    """Read a CSV file with these columns.
-
-    Raises:
-        Untested: the file is missing or damaged, or lacks a column; `otherwise` says what to do.
-    """
+    """Read a CSV file; raise `Untested` if it is missing, damaged or lacks one of the columns."""
     there(path, otherwise)
     try:
         table = pd.read_csv(path)

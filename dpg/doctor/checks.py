@@ -51,8 +51,7 @@ class Finding:
 
     Attributes:
         name: what was checked, such as "GPUs".
-        state: "ok", "note" (the study can start, but there is something to know) or "missing" (it
-            cannot start).
+        state: "ok", "note" (worth knowing, but the study can start) or "missing" (it cannot).
         found: what was found.
         remedy: what to do about it; empty if there is nothing to do.
     """
