@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 
-from bench import RESULTS, engines, grpo_step
+from bench import RESULTS, engines, grpo_step, metrics_together
 from bench.metagradient.table import line, table
 
 
@@ -16,6 +16,12 @@ def test_metagradient():
     content = json.loads(kept("metagradient.json"))
     assert table(content) == kept("metagradient.md")
     assert len({line(row) for row in content["rows"]}) == len(content["rows"])
+
+
+def test_metrics_together():
+    content = json.loads(kept("metrics_together.json"))
+    assert metrics_together.text(content["rows"], content["about"]) == kept("metrics_together.md")
+    assert max(row["apart"] for row in content["rows"]) < 1e-5
 
 
 def test_grpo_step():
