@@ -42,7 +42,7 @@ def shortest(lengths: np.ndarray, most: int) -> tuple[int, ...]:
     def best(last: int, left: int) -> tuple[int, tuple[int, ...]]:
         """Padded tokens and lengths of all up to value `last`, with `left` lengths at most."""
         value = int(values[last])
-        options = [(int(below[last + 1]) * value, (value,))]
+        options: list[tuple[int, tuple[int, ...]]] = [(int(below[last + 1]) * value, (value,))]
         if left > 1:
             for earlier in range(last):
                 tokens, chosen = best(earlier, left - 1)
