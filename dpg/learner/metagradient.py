@@ -139,7 +139,7 @@ def metagradient(
             schedule within the budget is chosen (`dpg.learner.plans`). None keeps all states and
             gradients and no tape; math.inf keeps the tapes too. The result does not depend on it.
         host_memory: keep stored states in the host's memory instead of the device's.
-        schedule: your own schedule, such as `schedule.kary(T, k)`, in place of the chosen one.
+        schedule: your own, such as `dpg.learner.plans.kary(T, k)`, in place of the chosen one.
         progress: called with a `Progress` after each step and after each step's derivative.
         folder: keep states and gradients as files in this folder. If the call is killed, repeat it:
             it goes on from there, with the same numbers. `memory` then counts bytes on this disk,

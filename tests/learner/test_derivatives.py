@@ -9,7 +9,7 @@ import optax
 import pytest
 from learner_tasks import Task, in_float64, regression, relative_error, small_transformer
 
-from dpg.learner import LearnerError, metagradient, schedule, train
+from dpg.learner import LearnerError, metagradient, plans, train
 
 EXACT = 1e-9
 ALL = ("weights", "hyperparameters", "params", "batches")
@@ -189,8 +189,8 @@ def test_each_alone_is_what_all_together_give(wrt):
 def test_every_schedule_gives_the_same():
     task, optimizer = regression(T=9), injected("adamw")
     expected = references(task, optimizer, jnp.ones((9, 4)))
-    tapes = schedule.keep_all(9, tapes=8)
-    for options in ({"schedule": schedule.binomial(9, 2)}, {"schedule": tapes}, {"memory": 1e9}):
+    tapes = plans.keep_all(9, tapes=8)
+    for options in ({"schedule": plans.binomial(9, 2)}, {"schedule": tapes}, {"memory": 1e9}):
         check(metagradient(*task, optimizer, wrt=ALL, **options), expected)
     found = metagradient(*task, optimizer, wrt=("hyperparameters", "params"), schedule=tapes)
     assert relative_error(found.hyperparameters_grad["learning_rate"],

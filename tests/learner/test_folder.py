@@ -15,7 +15,7 @@ import optax
 import pytest
 from learner_tasks import regression, small_transformer
 
-from dpg.learner import LearnerError, folder, metagradient, schedule, train
+from dpg.learner import LearnerError, folder, metagradient, plans, train
 
 ALL = ("weights", "hyperparameters", "params", "batches")
 
@@ -54,7 +54,7 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("plan", [schedule.keep_all(5), schedule.binomial(5, 2)])
+@pytest.mark.parametrize("plan", [plans.keep_all(5), plans.binomial(5, 2)])
 def test_a_call_stopped_anywhere_goes_on_to_the_same_bits(tmp_path, plan, at_every_action):
     task, options = regression(), {"wrt": ALL, "schedule": plan}
     free = metagradient(*task, optimizer_of(), **options)
@@ -91,7 +91,7 @@ def test_several_metrics_go_on(tmp_path):
 def test_a_finished_call_gives_its_result_at_once_and_keeps_little(tmp_path):
     task = regression()
     first = metagradient(*task, optimizer_of(), folder=tmp_path, wrt=ALL)
-    done = len(schedule.keep_all(5).actions)
+    done = len(plans.keep_all(5).actions)
     assert {file.name for file in tmp_path.iterdir()} == {"now.json", f"walk-{done}.npz"}
     told = []
     again = metagradient(*task, optimizer_of(), folder=tmp_path, wrt=ALL, progress=told.append)
@@ -140,7 +140,7 @@ def test_a_killed_process_goes_on(tmp_path):
 
 def test_progress_counts_what_the_schedule_computes():
     task, told = regression(T=9), []
-    plan = schedule.binomial(9, 3)
+    plan = plans.binomial(9, 3)
     metagradient(*task, optimizer_of(), schedule=plan, progress=told.append)
     assert [x.reversed for x in told if x.reversed][-1] == 9
     assert told[-1].trained == plan.trained
@@ -164,7 +164,7 @@ def bad(message, **options):
 def test_another_calls_folder(tmp_path):
     metagradient(*regression(), optimizer_of(), folder=tmp_path)
     bad("is of a call with other weights; .*delete it", folder=tmp_path, weights=np.full((5, 4), 2))
-    bad("other schedule", folder=tmp_path, schedule=schedule.binomial(5, 2))
+    bad("other schedule", folder=tmp_path, schedule=plans.binomial(5, 2))
     changed = regression()
     changed = changed._replace(batches=changed.batches | {"y": changed.batches["y"] + 1})
     with pytest.raises(LearnerError, match="other batches"):
@@ -190,7 +190,7 @@ def test_a_damaged_file(tmp_path):
 
 def test_what_does_not_go_with_a_folder(tmp_path):
     bad("host_memory=True; expected one of the two", folder=tmp_path, host_memory=True)
-    bad("schedule of 4 tapes", folder=tmp_path, schedule=schedule.keep_all(5, tapes=4))
+    bad("schedule of 4 tapes", folder=tmp_path, schedule=plans.keep_all(5, tapes=4))
     (tmp_path / "file").write_text("")
     bad("cannot be made", folder=tmp_path / "file")
 
@@ -213,7 +213,7 @@ def test_a_dataset_with_empty_places_goes_on_from_anywhere(tmp_path, at_every_ac
     index[1, 3] = index[2, 2] = -1
     given, options = (*task[:3], data, optimizer_of()), {"index": index}
     free = metagradient(*given, **options)
-    actions = schedule.keep_all(4).actions
+    actions = plans.keep_all(4).actions
     steps = sum(kind in ("advance", "record", "reverse") for kind, _ in actions)
     for after in range(1, steps + 1):
         here = tmp_path / str(after)

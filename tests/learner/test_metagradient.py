@@ -18,7 +18,7 @@ from learner_tasks import (
     unrolled,
 )
 
-from dpg.learner import LearnerError, NotFiniteError, explain, metagradient, schedule, train
+from dpg.learner import LearnerError, NotFiniteError, explain, metagradient, plans, train
 
 EXACT = 1e-9
 
@@ -253,9 +253,9 @@ def test_tapes_change_nothing(make, name):
     plain = train(task.loss, task.params, task.batches, optimizer, weights=w)
     T = w.shape[0]
     for own in (
-        schedule.keep_all(T, tapes=T - 1),
-        schedule.keep_all(T, tapes=2),
-        schedule.binomial(T, 2, tapes=1),
+        plans.keep_all(T, tapes=T - 1),
+        plans.keep_all(T, tapes=2),
+        plans.binomial(T, 2, tapes=1),
     ):
         assert own.taped
         result = metagradient(
@@ -307,10 +307,10 @@ def test_a_loss_without_matrix_products_has_a_tape_of_its_input_alone():
 def test_schedules_of_ones_own():
     task, optimizer = regression(T=9), optimizer_of("momentum")
     free = metagradient(*task[:2], task.params, task.batches, optimizer)
-    for own in (schedule.binomial(9, 3), schedule.kary(9, 3)):
+    for own in (plans.binomial(9, 3), plans.kary(9, 3)):
         result = metagradient(*task[:2], task.params, task.batches, optimizer, schedule=own)
         jax.tree.map(np.testing.assert_array_equal, result, free)
-    bad("schedule is for 9 steps; the batches hold 5", schedule=schedule.kary(9, 3))
+    bad("schedule is for 9 steps; the batches hold 5", schedule=plans.kary(9, 3))
 
 
 def test_the_callers_parameters_survive_every_budget():
