@@ -278,7 +278,7 @@ def test_gpt2_configurations_that_are_refused(gpt2, tmp_path, changes, message):
         ({"mlp_bias": True}, "mlp_bias = True is not implemented"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"sliding_window": 8}, "sliding_window = 8"),
-        ({"layer_types": ["sliding_attention"] * 2}, r"layer_types \['sliding_attention'\] are not"),
+        ({"layer_types": ["sliding_attention"] * 2}, r"\['sliding_attention'\] are not"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type 'linear'"),
         ({"rope_parameters": ..., "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
