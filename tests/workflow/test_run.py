@@ -44,7 +44,7 @@ def test_a_failure_shows_the_end_of_the_log_and_its_place(tmp_path):
     done = run(tmp_path, "figure_1")  # this scale has no run of it
     assert done.returncode != 0
     assert "needs a run of qr" in done.stderr
-    assert "all of it in results/smoke/logs/snakemake.log" in done.stderr
+    assert "the whole log is results/smoke/logs/snakemake.log" in done.stderr
 
 
 def test_with_an_option_of_snakemake_it_speaks_for_itself(tmp_path):
