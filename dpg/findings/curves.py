@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -89,20 +89,18 @@ def draw_language(axes: Axes, table: pd.DataFrame, column: str, arms: Sequence[s
 
 
 @styled
-def draw_arms(table: pd.DataFrame) -> Figure:
-    """Draw the share of the language (top) and the entropy (bottom), one column per method."""
+def draw_arms(table: pd.DataFrame, measures: Sequence[str] = ("share", "entropy")) -> Figure:
+    """Draw one row of panels per measure (a column of `arms`), and one column per method."""
     methods = [name for name in NAMES if (table["method"] == name).any()]
     names = list(dict.fromkeys(table["arm"]))
-    figure = new_figure(PAGE, 3.9)
-    panels = figure.subplots(2, len(methods), squeeze=False, sharex=True, sharey="row")
+    figure = new_figure(PAGE, 1.3 + 1.3 * len(measures))
+    panels = figure.subplots(len(measures), len(methods), squeeze=False, sharex=True, sharey="row")
     for column, method in enumerate(methods):
         rows = table[table["method"] == method]
-        for row, measure in enumerate(("share", "entropy")):
+        for row, measure in enumerate(measures):
             draw_language(panels[row, column], rows, measure, names)
-            if column:
-                panels[row, column].set_ylabel("")
+            panels[row, column].label_outer()
         panels[0, column].set_title(f"{NAMES[method]} in the target")
-        panels[0, column].set_xlabel("")
     legend(figure, panels[0, 0], names)
     return figure
 
@@ -124,3 +122,23 @@ def at_the_end(row: pd.Series | None) -> str:
     if row is None:
         return "no value, since it diverged"
     return f"{100 * row['share']:.0f} % and {row['entropy']:.1f} bits"
+
+
+def beside_plain(
+    table: pd.DataFrame,
+    arm: str,
+    plain: str,
+    words: Callable[[pd.Series | None], str] = at_the_end,
+) -> str:
+    """Words for the end of an arm under each method, and for the study's own run in brackets.
+
+    Args:
+        table: rows of `arms`.
+        arm: the arm.
+        plain: what the study's own run is called.
+        words: for the last validation of a run.
+    """
+    return "; ".join(
+        f"{name} {words(last(table, method, arm))} ({plain}: {words(last(table, method, PLAIN))})"
+        for method, name in NAMES.items()
+    )

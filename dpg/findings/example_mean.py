@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from dpg.figures.style import PAGE, new_figure, styled
 from dpg.findings.bases import language_pair
-from dpg.findings.curves import NAMES, arms, draw_language, last, legend
-from dpg.findings.lab import PLAIN, Lab
+from dpg.findings.curves import arms, at_the_end, beside_plain, draw_arms
+from dpg.findings.lab import Lab
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,38 +33,20 @@ def frame(lab: Lab) -> pd.DataFrame:
     return arms(lab, "example_mean", language_pair(lab.study), _CHANGES)
 
 
-@styled
 def draw(table: pd.DataFrame) -> Figure:
     """Draw language, entropy and tokens per response, one column per method."""
-    names = [PLAIN, *_CHANGES]
-    figure = new_figure(PAGE, 5.2)
-    panels = figure.subplots(len(_MEASURES), len(NAMES), sharex=True, sharey="row")
-    for column, (method, name) in enumerate(NAMES.items()):
-        for row, measure in enumerate(_MEASURES):
-            draw_language(panels[row, column], table[table["method"] == method], measure, names)
-            if column:
-                panels[row, column].set_ylabel("")
-            if row < len(_MEASURES) - 1:
-                panels[row, column].set_xlabel("")
-        panels[0, column].set_title(f"{name} in the target")
-    legend(figure, panels[0, 0], names)
-    return figure
+    return draw_arms(table, _MEASURES)
 
 
 def sentence(table: pd.DataFrame) -> str:
     """Where each run ends: language, entropy and tokens per response."""
-    parts = [
-        f"{name} {_end(last(table, method, ALL_POSITIONS))} "
-        f"(own tokens: {_end(last(table, method, PLAIN))})"
-        for method, name in NAMES.items()
-    ]
     return (
         "With the mean over all positions, the share of the target language, the bigram entropy "
-        f"and the length of a response end at: {'; '.join(parts)}."
+        "and the length of a response end at: "
+        f"{beside_plain(table, ALL_POSITIONS, 'own tokens', _end)}."
     )
 
 
 def _end(row: pd.Series | None) -> str:
-    if row is None:
-        return "no end, since it left the finite numbers"
-    return f"{100 * row['share']:.0f} %, {row['entropy']:.1f} bits and {row['length']:.1f} tokens"
+    tokens = "" if row is None else f" in {row['length']:.1f} tokens"
+    return at_the_end(row) + tokens

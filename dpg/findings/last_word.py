@@ -10,8 +10,8 @@ import pandas as pd
 
 from dpg.config import RunConfig
 from dpg.findings.bases import language_pair
-from dpg.findings.curves import NAMES, arms, at_the_end, draw_arms, last
-from dpg.findings.lab import PLAIN, Lab, changed, flat
+from dpg.findings.curves import arms, beside_plain, draw_arms
+from dpg.findings.lab import Lab, changed, flat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,13 +58,8 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def sentence(table: pd.DataFrame) -> str:
     """The cosine, and the last validation of each arm."""
-    parts = [
-        f"{name} {at_the_end(last(table, method, LAST_WORD))} "
-        f"(whole passages: {at_the_end(last(table, method, PLAIN))})"
-        for method, name in NAMES.items()
-    ]
     return (
         f"The two metrics' gradients have a cosine of {table['cosine'].iloc[0]:.2f}; with the last "
         f"word alone the share of the target language and the bigram entropy end at: "
-        f"{'; '.join(parts)}."
+        f"{beside_plain(table, LAST_WORD, 'whole passages')}."
     )
