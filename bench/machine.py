@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import platform
 import resource
 import threading
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -15,6 +17,17 @@ import jax
 def cores() -> int | None:
     """CPU cores that this process may use; None if the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+def facts() -> dict[str, Any]:
+    """What a measurement was made with, by name: cores, threads, JAX, machine and device."""
+    return {
+        "cores": cores(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "jax": jax.__version__,
+        "machine": platform.machine(),
+        "device": jax.devices()[0].device_kind,
+    }
 
 
 def device_limit() -> int | None:

@@ -10,8 +10,6 @@ embedding. Plain training, the call with K metrics and the K calls take turns in
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 from pathlib import Path
 from typing import Any
@@ -106,11 +104,7 @@ def main() -> None:
     about = {
         "model": arguments.model,
         "steps, batch, length": f"{task.steps}, {task.batch}, {task.length}",
-        "cores": machine.cores(),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-        "jax": jax.__version__,
-        "machine": platform.machine(),
-        "device": jax.devices()[0].device_kind,
+        **machine.facts(),
         "repeats": arguments.repeats,
     }
     rows = []

@@ -16,6 +16,7 @@ A comment at the end of a line of a lock marks a special package:
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -309,8 +310,7 @@ def _install(python: Path, pins: Sequence[Pin], kept: Sequence[Pin], lock: Path)
 
 def _check(python: Path, pins: Mapping[str, Pin], lock: Path) -> None:
     """Raise a LockError if a package lacks a dependency, unless the lock says `# no-deps`."""
-    command = [*_pip_of(python), "check"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    done = _called([*_pip_of(python), "check"])
     faults = [
         line
         for line in done.stdout.splitlines()
@@ -350,10 +350,20 @@ def _pip_of(python: Path) -> list[str]:
     return [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
 
 
-def _run(command: list[str], fault: str) -> str:
-    done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+def _called(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """A finished command. What lies on PYTHONPATH would count as the environment's, so none does."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     )
+
+
+def _run(command: list[str], fault: str) -> str:
+    done = _called(command)
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).splitlines()[-_TAIL:])
         raise LockError(f"{fault} (exit status {done.returncode}):\n{said}")

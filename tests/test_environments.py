@@ -164,6 +164,20 @@ def test_a_package_without_a_hash_leaves_those_with_one_as_they_are(registry, tm
 
 
 @pytest.mark.slow
+def test_packages_on_the_search_path_are_not_the_environments(registry, tmp_path, monkeypatch):
+    """pip's check would find that one of them lacks what it needs."""
+    about = tmp_path / "elsewhere" / "unfit-1.0.dist-info" / "METADATA"
+    about.parent.mkdir(parents=True)
+    about.write_text("Metadata-Version: 2.1\nName: unfit\nVersion: 1.0\nRequires-Dist: nowhere\n")
+    monkeypatch.setenv("PYTHONPATH", str(about.parents[1]))
+    lock = tmp_path / "one.txt"
+    lock.write_text(
+        f"plainpackage==2.0 {hash_of(registry / 'plainpackage-2.0-py3-none-any.whl')}"
+    )
+    assert make(lock, tmp_path / "env")["packages"] == 1
+
+
+@pytest.mark.slow
 def test_what_is_left_out_is_recorded_and_not_missed(registry, tmp_path):
     lock, out, said = tmp_path / "one.txt", tmp_path / "env", []
     lock.write_text("plainpackage==2.0\nkernel==1.0  # no-deps\n")
