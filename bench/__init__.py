@@ -4,6 +4,7 @@ Start each from the repository's root:
 
     python -m bench.metagradient        time and memory of the metagradient and of other methods
     python -m bench.metrics_together    the cost of several metrics in one walk back
+    python -m bench.derivatives         the cost of the derivatives by other things than weights
     python -m bench.grpo_step           time of each part of one GRPO step
     python -m bench.gpu                 checks and times on one GPU
     python -m bench.engines             the same run with each engine

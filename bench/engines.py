@@ -1,15 +1,14 @@
-"""Train the miniature's `sixseven` run with each engine, for some seeds, and draw all runs.
+"""Train the miniature's Spanish run with each engine, for some seeds, and draw all runs.
 
-    make tiny ARGS="figure_2"        # makes the base models and texts, among others
+    make tiny ARGS="figure_4"        # makes the base models and texts, among others
     dpg environment trl
     dpg environment verl
     python -m bench.engines --seeds 0 1 2
 
 The engines sample with different random numbers, so their runs differ. The differences between the
-engines should be no larger than those between seeds. All settings but one are those of `adam-T8`
-in config/tiny.yaml. The exception is the learning rate: verl 0.5.0 has no falling rate, so all
-engines use a constant one, half of tiny's, which is tiny's average. Everything else is equal: base
-models, prompts and their order, batches, the objective, the optimizer, the reward code.
+engines should be no larger than those between seeds. All settings are those of `lambada-es/adam` in
+config/tiny.yaml. So the base models, prompts and their order, batches, the objective, the optimizer
+and the reward code are the same.
 
 It writes engines.{png,pdf,csv,md}. Finished runs are kept in --runs and not repeated. Unfinished
 runs are resumed.
@@ -28,13 +27,15 @@ import yaml
 
 from bench import RESULTS, ROOT, reports
 from dpg import artifacts
+from dpg.evaluation.judge import LANGUAGES, judge_table
+from dpg.evaluation.judge.offline import OfflineJudge
 from dpg.figures import style
 from dpg.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EXPERIMENT, VARIANT = "sixseven", "adam-T8"
+EXPERIMENT, VARIANT = "lambada-es", "adam"
 ENGINES: dict[str, dict[str, Any]] = {
     "jax": {"color": style.BLUE},
     "trl": {"color": style.GREEN, "linestyle": (0, (1, 1))},
@@ -43,10 +44,8 @@ ENGINES: dict[str, dict[str, Any]] = {
 
 
 def scale_file(engine: str, seeds: list[int], folder: Path) -> Path:
-    """Write config/tiny.yaml with this engine and a constant learning rate."""
+    """Write config/tiny.yaml with this engine. How many texts are updated at a time is its own."""
     settings = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
-    generator = settings["experiments"][EXPERIMENT]["generator"]
-    generator |= {"schedule": "constant", "learning_rate": generator["learning_rate"] / 2}
     settings |= {"engine": engine, "seeds": seeds}
     settings["defaults"]["generator"].pop("update_microbatch")
     path = folder / f"{engine}.yaml"
@@ -63,9 +62,11 @@ def train(config: Path, seed: int, folder: RunFolder) -> None:
 
 
 def curves(folder: RunFolder, engine: str, seed: int) -> pd.DataFrame:
-    """One row per validation: step, fraction of pixels right, metric, engine, seed."""
+    """One row per validation: step, Spanish share of the rollouts, metric, engine, seed."""
     lines = [x for x in artifacts.read_lines(folder.metrics) if x["phase"] == "validation"]
-    table = pd.DataFrame(lines)[["step", "pixels_right", "metric"]]
+    judged = judge_table(artifacts.read_table(folder.rollouts), OfflineJudge())
+    spanish = (judged["judged"] == LANGUAGES["es"]).groupby(judged["step"]).mean().rename("spanish")
+    table = pd.DataFrame(lines)[["step", "metric"]].join(spanish, on="step")
     return table.assign(engine=engine, seed=seed)
 
 
@@ -73,8 +74,8 @@ def curves(folder: RunFolder, engine: str, seed: int) -> pd.DataFrame:
 def draw(frame: pd.DataFrame) -> Figure:
     """Draw both numbers over GRPO steps: the mean over seeds, and the band from least to most."""
     figure = style.new_figure(style.PAGE, 2.2)
-    frame = frame.assign(pixels=100 * frame["pixels_right"])
-    labels = {"pixels": "Pixels right (%)", "metric": "Metric of the target"}
+    frame = frame.assign(spanish=100 * frame["spanish"])
+    labels = {"spanish": "Responses in Spanish (%)", "metric": "Metric of the target"}
     for axes, (column, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         style.curves(axes, frame, x="step", y=column, by="engine", styles=ENGINES)
         axes.set(xlabel="GRPO steps", ylabel=label)
@@ -86,10 +87,10 @@ def summary(frame: pd.DataFrame) -> str:
     """The last validation of every run, as a Markdown table."""
     last = frame[frame["step"] == frame["step"].max()].sort_values(["engine", "seed"])
     rows = [
-        [str(row["engine"]), str(row["seed"]), f"{row['pixels_right']:.1%}", f"{row['metric']:.4f}"]
+        [str(row["engine"]), str(row["seed"]), f"{row['spanish']:.1%}", f"{row['metric']:.4f}"]
         for row in last.to_dict("records")
     ]
-    return "\n".join(reports.table(["engine", "seed", "pixels right", "metric"], rows)) + "\n"
+    return "\n".join(reports.table(["engine", "seed", "in Spanish", "metric"], rows)) + "\n"
 
 
 def main() -> None:

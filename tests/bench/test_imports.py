@@ -18,7 +18,7 @@ OPTIONAL = {
     "bench.metagradient.torch_methods": "torch",
     "bench.metagradient.torch_training": "torch",
 }
-SCRIPTS = ("engines", "gpu", "grpo_step", "metagradient", "metrics_together")
+SCRIPTS = ("derivatives", "engines", "gpu", "grpo_step", "metagradient", "metrics_together")
 
 
 def modules() -> dict[str, Path]:

@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 
-from bench import RESULTS, engines, grpo_step, metrics_together
+from bench import RESULTS, derivatives, engines, grpo_step, metrics_together
 from bench.metagradient.table import line, table
 
 
@@ -22,6 +22,11 @@ def test_metrics_together():
     content = json.loads(kept("metrics_together.json"))
     assert metrics_together.text(content["rows"], content["about"]) == kept("metrics_together.md")
     assert max(row["apart"] for row in content["rows"]) < 1e-5
+
+
+def test_derivatives():
+    content = json.loads(kept("derivatives.json"))
+    assert derivatives.text(content["rows"], content["about"]) == kept("derivatives.md")
 
 
 def test_grpo_step():
