@@ -207,6 +207,11 @@ def measure_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return [row for name in wanted for row in measure(study, runs[name], arguments.repeats)]
 
 
+def text(rows: list[dict], about: dict[str, Any]) -> str:
+    """The page: the table and its conditions."""
+    return "\n".join([table(rows), "", *reports.facts(about)]) + "\n"
+
+
 def main() -> None:
     parser = arguments_parser()
     arguments = parser.parse_args()
@@ -224,8 +229,7 @@ def main() -> None:
         "repeats": arguments.repeats,
     }
     print(table(rows))
-    text = "\n".join([table(rows), "", *reports.facts(about)]) + "\n"
-    reports.write(arguments.out, "grpo_step", {"about": about, "parts": rows}, text)
+    reports.write(arguments.out, "grpo_step", {"about": about, "parts": rows}, text(rows, about))
     print(json.dumps(about))
 
 

@@ -26,8 +26,8 @@ def row(cells: Sequence[str]) -> str:
 
 
 def facts(about: Mapping[str, Any]) -> list[str]:
-    """Lines of a list in Markdown, one per name."""
-    return [f"- {name}: {value}" for name, value in about.items()]
+    """Lines of a list in Markdown, one per name, in the order in which JSON keeps them."""
+    return [f"- {name}: {value}" for name, value in sorted(about.items())]
 
 
 def megabytes(size: float) -> str:

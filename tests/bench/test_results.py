@@ -30,8 +30,8 @@ def test_derivatives():
 
 
 def test_grpo_step():
-    rows = json.loads(kept("grpo_step.json"))["parts"]
-    assert kept("grpo_step.md").startswith(grpo_step.table(rows) + "\n\n- cores: ")
+    content = json.loads(kept("grpo_step.json"))
+    assert grpo_step.text(content["parts"], content["about"]) == kept("grpo_step.md")
 
 
 def test_engines():
