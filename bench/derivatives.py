@@ -3,9 +3,9 @@
     python -m bench.derivatives                          a few minutes on 2 cores
     python -m bench.derivatives --out bench/results      the same, and keeps the results
 
-It uses GPT-2's shape, random tokens, and AdamW whose hyper-parameters lie in its state. Each example's
-loss is the sum of its tokens' losses times weights in the batch. These weights are the floating-point
-array of the batches. Plain training and all calls take turns in one process.
+It uses GPT-2's shape, random tokens, and AdamW whose hyper-parameters lie in its state. Each
+example's loss is the sum of its tokens' losses times weights in the batch. These weights are the
+floating-point array of the batches. Plain training and all calls take turns in one process.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def problem(task: Task) -> Problem:
             over="weights",
         ),
         batches={**usual.batches, "weights": np.full(shape, 1 / shape[-1], np.float32)},
-        optimizer=adamw(
-            RATE, b1=B1, b2=B2, eps=EPS, eps_root=EPS_ROOT, weight_decay=WEIGHT_DECAY
-        ),
+        optimizer=adamw(RATE, b1=B1, b2=B2, eps=EPS, eps_root=EPS_ROOT, weight_decay=WEIGHT_DECAY),
     )
 
 

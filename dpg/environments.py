@@ -351,7 +351,7 @@ def _pip_of(python: Path) -> list[str]:
 
 
 def _called(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """A finished command. What lies on PYTHONPATH would count as the environment's, so none does."""
+    """A finished command, without PYTHONPATH: pip would count its packages as the environment's."""
     return subprocess.run(
         command,
         capture_output=True,

@@ -171,9 +171,7 @@ def test_packages_on_the_search_path_are_not_the_environments(registry, tmp_path
     about.write_text("Metadata-Version: 2.1\nName: unfit\nVersion: 1.0\nRequires-Dist: nowhere\n")
     monkeypatch.setenv("PYTHONPATH", str(about.parents[1]))
     lock = tmp_path / "one.txt"
-    lock.write_text(
-        f"plainpackage==2.0 {hash_of(registry / 'plainpackage-2.0-py3-none-any.whl')}"
-    )
+    lock.write_text(f"plainpackage==2.0 {hash_of(registry / 'plainpackage-2.0-py3-none-any.whl')}")
     assert make(lock, tmp_path / "env")["packages"] == 1
 
 

@@ -109,7 +109,7 @@ def test_the_versions_of_a_lock_fit_together_and_uv_writes_it_again(name, tmp_pa
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pyarrow_finds_a_numpy_that_it_runs_with(name):
-    """From version 22 on pyarrow does not load beside numpy 1, and its requirements do not say so."""
+    """From version 22 on pyarrow does not load beside numpy 1; its requirements do not say so."""
     pins = read_lock(ROOT / "envs" / f"{name}.txt")
     if {"numpy", "pyarrow"} <= set(pins) and int(pins["pyarrow"].version.split(".")[0]) >= 22:
         assert int(pins["numpy"].version.split(".")[0]) >= 2

@@ -34,7 +34,7 @@ Arrays = tuple[jax.Array, ...]
 
 
 _RELEASED = 1e10
-"""Bytes per second of the pause in `settle`: 0.4 ms for parameters of 4 MB, whose step takes 150."""
+"""Bytes per second of the pause in `settle`: 0.4 ms for 4 MB of parameters; a step takes 150."""
 
 
 class Static:
