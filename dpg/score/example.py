@@ -64,7 +64,7 @@ def prepared(folder: Path | None = None) -> ExampleFolder:
     """
     folder = folder or cache_folder()
     found = ExampleFolder(
-        folder / "model",
+        folder / "tiny-model",
         folder / "train.jsonl",
         folder / "validation.jsonl",
         folder / "held_out.jsonl",
