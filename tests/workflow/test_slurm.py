@@ -179,6 +179,8 @@ def test_an_engine_trains_on_two_nodes(tmp_path, engine):
             f"scale: smoke-{engine}": "scale: slurm",
             "needs: {memory_gb: 8}": "needs: {nodes: 2, memory_gb: 3}",
             "  steps: 60": "  steps: 4",  # of pre-training
+            # Over tokens, verl's mean is that of a device's rollouts: two nodes would be refused.
+            "loss_mean: tokens": "loss_mean: responses",
         },
     )
     with running_slurm(tmp_path / "daemons", gpus=0, nodes=2) as slurm:
