@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import optax
 
 B1, B2, EPS, WEIGHT_DECAY = 0.9, 0.95, 1e-8, 1e-4
@@ -10,12 +12,17 @@ EPS_ROOT = 1e-9
 """The paper's value. Without it the derivative of Adam's square root is infinite at 0."""
 
 
-def adam(learning_rate: float, eps_root: float = EPS_ROOT) -> optax.GradientTransformation:
-    """AdamW of optax, with decoupled weight decay.
+def adam(
+    learning_rate: float, eps_root: float = EPS_ROOT, *, injected: bool = False
+) -> optax.GradientTransformation:
+    """AdamW of optax, with decoupled weight decay; `injected`: hyper-parameters in its state.
 
     The learner caches its compiled programs by this object, so make it once per measurement.
     """
-    return optax.adamw(
+    make: Callable[..., optax.GradientTransformation] = optax.adamw
+    if injected:
+        make = optax.inject_hyperparams(optax.adamw, static_args=("eps_root",))
+    return make(
         learning_rate=learning_rate,
         b1=B1,
         b2=B2,

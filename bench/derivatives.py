@@ -10,20 +10,17 @@ floating-point array of the batches. Plain training and all calls take turns in 
 
 from __future__ import annotations
 
-import argparse
 import math
-import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from bench import machine, reports, timing
-from bench.adam import B1, B2, EPS, EPS_ROOT, WEIGHT_DECAY
-from bench.metagradient.models import RATE, SIZES, language_model, problem_of
+from bench.adam import adam
+from bench.metagradient import one_shape
+from bench.metagradient.models import RATE, language_model, problem_of
 from bench.metagradient.task import Task
 from bench.problem import Problem
 from dpg.learner import metagradient, train
@@ -44,25 +41,10 @@ CALLS = {
 COLUMNS = ("derivative by", "seconds", "over training", "over weights", "peak memory")
 
 
-def arguments_parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=SIZES, default="0.93M")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--length", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="folder for derivatives.{json,md}")
-    return parser
-
-
 def problem(task: Task) -> Problem:
     """The usual problem with weights per token in the batches and hyper-parameters in the state."""
     usual = problem_of(task)
     shape = usual.batches["tokens"].shape
-    adamw = optax.inject_hyperparams(optax.adamw, static_args=("eps_root",))
     return usual._replace(
         loss=jax.tree_util.Partial(
             LanguageModel.per_example_loss,
@@ -70,7 +52,7 @@ def problem(task: Task) -> Problem:
             over="weights",
         ),
         batches={**usual.batches, "weights": np.full(shape, 1 / shape[-1], np.float32)},
-        optimizer=adamw(RATE, b1=B1, b2=B2, eps=EPS, eps_root=EPS_ROOT, weight_decay=WEIGHT_DECAY),
+        optimizer=adam(RATE, injected=True),
     )
 
 
@@ -98,11 +80,8 @@ def measure(given: Problem, repeats: int) -> list[Row]:
         with machine.Peak() as peak:
             jax.block_until_ready(work())
         peaks[name] = peak.allocated - before
-    spent = timing.in_turns(calls, repeats)
-    return [
-        {"name": name, "seconds": statistics.median(x.wall for x in times), "bytes": peaks[name]}
-        for name, times in spent.items()
-    ]
+    seconds = timing.medians(timing.in_turns(calls, repeats))
+    return [{"name": name, "seconds": seconds[name], "bytes": peaks[name]} for name in calls]
 
 
 def table(rows: list[Row]) -> str:
@@ -121,26 +100,15 @@ def table(rows: list[Row]) -> str:
     return "\n".join(reports.table(COLUMNS, cells))
 
 
-def text(rows: list[Row], about: dict[str, Any]) -> str:
-    """The page: the table and its conditions."""
-    return "\n".join([table(rows), "", *reports.facts(about)]) + "\n"
-
-
 def main() -> None:
-    arguments = arguments_parser().parse_args()
-    task = Task("dpg", arguments.model, arguments.steps, arguments.batch, arguments.length)
-    about = {
-        "model": arguments.model,
-        "steps, batch, length": f"{task.steps}, {task.batch}, {task.length}",
-        **machine.facts(),
-        "repeats": arguments.repeats,
-    }
-    rows = measure(problem(task), arguments.repeats)
+    parser = one_shape.arguments_parser(__doc__, model="0.93M", batch=64)
+    arguments = parser.parse_args()
+    rows = measure(problem(one_shape.task_of(arguments)), arguments.repeats)
+    about = one_shape.conditions(arguments)
+    page = reports.page(table(rows), about)
     if arguments.out:
-        reports.write(
-            arguments.out, "derivatives", {"about": about, "rows": rows}, text(rows, about)
-        )
-    print(text(rows, about))
+        reports.write(arguments.out, "derivatives", {"about": about, "rows": rows}, page)
+    print(page)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ import yaml
 
 from bench import RESULTS, ROOT, reports
 from dpg import artifacts
-from dpg.evaluation.judge import LANGUAGES, judge_table
+from dpg.evaluation.judge import Judge
 from dpg.evaluation.judge.offline import OfflineJudge
 from dpg.figures import style
+from dpg.findings.lab import language_curve
 from dpg.run_folder import RunFolder
+from dpg.study.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,13 +63,10 @@ def train(config: Path, seed: int, folder: RunFolder) -> None:
     subprocess.run([*command, "--seed", str(seed)], cwd=ROOT, check=True)
 
 
-def curves(folder: RunFolder, engine: str, seed: int) -> pd.DataFrame:
-    """One row per validation: step, Spanish share of the rollouts, metric, engine, seed."""
-    lines = [x for x in artifacts.read_lines(folder.metrics) if x["phase"] == "validation"]
-    judged = judge_table(artifacts.read_table(folder.rollouts), OfflineJudge())
-    spanish = (judged["judged"] == LANGUAGES["es"]).groupby(judged["step"]).mean().rename("spanish")
-    table = pd.DataFrame(lines)[["step", "metric"]].join(spanish, on="step")
-    return table.assign(engine=engine, seed=seed)
+def curve(folder: RunFolder, engine: str, seed: int, judge: Judge) -> pd.DataFrame:
+    """One row per validation: step, metric, Spanish share of the rollouts, engine, seed."""
+    measured = language_curve(Run.open(folder.path), judge).rename(columns={"share": "spanish"})
+    return measured[["step", "metric", "spanish"]].assign(engine=engine, seed=seed)
 
 
 @style.styled
@@ -102,14 +101,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    tables = []
+    tables, judge = [], OfflineJudge()
     for engine in ENGINES:
         config = scale_file(engine, arguments.seeds, arguments.runs)
         for seed in arguments.seeds:
             folder = RunFolder(arguments.runs.absolute() / engine / f"seed{seed}")
             if not folder.is_finished:
                 train(config, seed, folder)
-            tables.append(curves(folder, engine, seed))
+            tables.append(curve(folder, engine, seed, judge))
     frame = pd.concat(tables, ignore_index=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     style.save(draw(frame), frame, arguments.out / "engines")

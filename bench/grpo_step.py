@@ -27,7 +27,6 @@ import argparse
 import functools
 import json
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -207,11 +206,6 @@ def measure_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return [row for name in wanted for row in measure(study, runs[name], arguments.repeats)]
 
 
-def text(rows: list[dict], about: dict[str, Any]) -> str:
-    """The page: the table and its conditions."""
-    return "\n".join([table(rows), "", *reports.facts(about)]) + "\n"
-
-
 def main() -> None:
     parser = arguments_parser()
     arguments = parser.parse_args()
@@ -220,16 +214,14 @@ def main() -> None:
     except DpgError as error:
         parser.error(str(error))
     about = {
-        "cores": machine.cores(),
+        **machine.facts(),
         "NPROC": os.environ.get("NPROC"),
-        "jax": jax.__version__,
-        "machine": platform.machine(),
-        "device": jax.devices()[0].device_kind,
         "config": arguments.config,
         "repeats": arguments.repeats,
     }
     print(table(rows))
-    reports.write(arguments.out, "grpo_step", {"about": about, "parts": rows}, text(rows, about))
+    page = reports.page(table(rows), about)
+    reports.write(arguments.out, "grpo_step", {"about": about, "parts": rows}, page)
     print(json.dumps(about))
 
 

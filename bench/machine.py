@@ -20,10 +20,9 @@ def cores() -> int | None:
 
 
 def facts() -> dict[str, Any]:
-    """What a measurement was made with, by name: cores, threads, JAX, machine and device."""
+    """What a measurement was made with, by name: cores, JAX, machine and device."""
     return {
         "cores": cores(),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         "jax": jax.__version__,
         "machine": platform.machine(),
         "device": jax.devices()[0].device_kind,

@@ -9,18 +9,15 @@ embedding. Plain training, the call with K metrics and the K calls take turns in
 
 from __future__ import annotations
 
-import argparse
-import statistics
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench import machine, reports, timing
-from bench.metagradient.models import ROW, SIZES, problem_of
-from bench.metagradient.task import Task
+from bench import reports, timing
+from bench.metagradient import one_shape
+from bench.metagradient.models import ROW, problem_of
 from bench.problem import Problem
 from dpg.learner import metagradient, train
 from dpg.metrics import pattern_metric, sixseven
@@ -30,21 +27,6 @@ Row = dict[str, Any]
 COLUMNS = (
     "K", "training, s", "K metrics, s", "K calls, s", "over training", "share of K calls", "apart"
 )  # fmt: skip
-
-
-def arguments_parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--metrics", type=int, nargs="+", default=[1, 2, 4, 8], help="K")
-    parser.add_argument("--model", choices=SIZES, default="0.14M")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--length", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="folder for metrics_together.{json,md}")
-    return parser
 
 
 def metrics_of(K: int) -> list[Any]:
@@ -72,8 +54,7 @@ def measure(problem: Problem, K: int, repeats: int) -> Row:
     }
     a, b = np.asarray(calls["together"]()), np.stack(calls["alone"]())
     calls["training"]()
-    spent = timing.in_turns(calls, repeats)
-    seconds = {name: statistics.median(x.wall for x in times) for name, times in spent.items()}
+    seconds = timing.medians(timing.in_turns(calls, repeats))
     return {"K": K, "apart": float(np.abs(a - b).max() / np.abs(b).max()), **seconds}
 
 
@@ -92,29 +73,19 @@ def table(rows: list[Row]) -> str:
     return "\n".join(reports.table(COLUMNS, cells))
 
 
-def text(rows: list[Row], about: dict[str, Any]) -> str:
-    """The page: the table and its conditions."""
-    return "\n".join([table(rows), "", *reports.facts(about)]) + "\n"
-
-
 def main() -> None:
-    arguments = arguments_parser().parse_args()
-    task = Task("dpg", arguments.model, arguments.steps, arguments.batch, arguments.length)
-    problem = problem_of(task)
-    about = {
-        "model": arguments.model,
-        "steps, batch, length": f"{task.steps}, {task.batch}, {task.length}",
-        **machine.facts(),
-        "repeats": arguments.repeats,
-    }
-    rows = []
+    parser = one_shape.arguments_parser(__doc__, model="0.14M", batch=16)
+    parser.add_argument("--metrics", type=int, nargs="+", default=[1, 2, 4, 8], help="K")
+    arguments = parser.parse_args()
+    problem, about = problem_of(one_shape.task_of(arguments)), one_shape.conditions(arguments)
+    rows: list[Row] = []
     for K in arguments.metrics:
         rows.append(measure(problem, K, arguments.repeats))
         print(table(rows).splitlines()[-1], flush=True)
+        page = reports.page(table(rows), about)
         if arguments.out:
-            content = {"about": about, "rows": rows}
-            reports.write(arguments.out, "metrics_together", content, text(rows, about))
-    print("\n" + text(rows, about))
+            reports.write(arguments.out, "metrics_together", {"about": about, "rows": rows}, page)
+    print("\n" + page)
 
 
 if __name__ == "__main__":

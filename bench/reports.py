@@ -25,6 +25,11 @@ def row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def page(table: str, about: Mapping[str, Any]) -> str:
+    """A table and its conditions."""
+    return "\n".join([table, "", *facts(about)]) + "\n"
+
+
 def facts(about: Mapping[str, Any]) -> list[str]:
     """Lines of a list in Markdown, one per name, in the order in which JSON keeps them."""
     return [f"- {name}: {value}" for name, value in sorted(about.items())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -59,6 +59,11 @@ def repeated(
             break
         times.append(spent(function).wall)
     return of(times[1:] or times), times[0]
+
+
+def medians(times: Mapping[str, Iterable[Spent]]) -> dict[str, float]:
+    """The median wall seconds of each name's calls."""
+    return {name: statistics.median(one.wall for one in calls) for name, calls in times.items()}
 
 
 def in_turns(functions: Mapping[str, Work], repeats: int) -> dict[str, list[Spent]]:

@@ -32,7 +32,6 @@ from dpg.learner import equal
 Tree = Any
 Arrays = tuple[jax.Array, ...]
 
-
 _RELEASED = 1e10
 """Bytes per second of the pause in `settle`: 0.4 ms for 4 MB of parameters; a step takes 150."""
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from bench import RESULTS, derivatives, engines, grpo_step, metrics_together
 from bench.metagradient.table import line, table
+from bench.reports import page
 
 
 def kept(name: str) -> str:
@@ -20,18 +21,20 @@ def test_metagradient():
 
 def test_metrics_together():
     content = json.loads(kept("metrics_together.json"))
-    assert metrics_together.text(content["rows"], content["about"]) == kept("metrics_together.md")
+    assert page(metrics_together.table(content["rows"]), content["about"]) == kept(
+        "metrics_together.md"
+    )
     assert max(row["apart"] for row in content["rows"]) < 1e-5
 
 
 def test_derivatives():
     content = json.loads(kept("derivatives.json"))
-    assert derivatives.text(content["rows"], content["about"]) == kept("derivatives.md")
+    assert page(derivatives.table(content["rows"]), content["about"]) == kept("derivatives.md")
 
 
 def test_grpo_step():
     content = json.loads(kept("grpo_step.json"))
-    assert grpo_step.text(content["parts"], content["about"]) == kept("grpo_step.md")
+    assert page(grpo_step.table(content["parts"]), content["about"]) == kept("grpo_step.md")
 
 
 def test_engines():
