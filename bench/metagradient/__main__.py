@@ -129,10 +129,9 @@ def measure(task: Task, scratch: Path) -> Row:
     """Measure one task in a separate process. If it fails, the row has the `error`."""
     spec = asdict(task)
     # Large pages for the programs' memory: without them a quarter of a step's time is page faults.
-    environment = os.environ | {
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    # Other settings of the C library, if the environment has them, come first.
+    large_pages = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    environment = large_pages | os.environ | {"TOKENIZERS_PARALLELISM": "false"}
     given = spec | {"gradient": str(gradient_file(spec, scratch))}
     return spec | processes.ask("bench.metagradient.worker", given, environment=environment)
 
