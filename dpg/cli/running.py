@@ -35,7 +35,8 @@ def run(
 ) -> None:
     """Run a study: every figure and table, or only the named targets.
 
-    It prints when a run begins, its result, what was drawn, and the time left. Snakemake's own
+    It prints when a run begins, its result, what was drawn, and the time left; of the target
+    `sweeps`, the rates that are tried and what came out at each. Snakemake's own
     output goes to results/SCALE/logs/snakemake.log. Options of Snakemake, such as -n, may follow;
     then its output goes to the terminal instead.
 
@@ -59,7 +60,7 @@ def _watched(command: list[str], study: Study, layout: Layout) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     began, size = time.monotonic(), log.stat().st_size if log.exists() else 0
     typer.echo(f"Scale {study.scale.scale}: results go to {layout.folder}, details to {log}")
-    eye = watch.Watch(study, layout)
+    eye, sweeps = watch.Watch(study, layout), watch.SweepWatch(study, layout)
     with (
         processes.started("snakemake", command, log, os.environ) as process,
         _bar(study.scale.scale) as (say, show),
@@ -67,12 +68,12 @@ def _watched(command: list[str], study: Study, layout: Layout) -> int:
         while True:
             status_now = process.handle.poll()  # first, so that no news is missed
             groups = status.collect(study, layout)
-            for line in eye.news(groups):
+            for line in (*eye.news(groups), *sweeps.news()):
                 say(line)
             items = [item for group in groups for item in group.items]
             done = sum(item.state == status.DONE for item in items)
             left = watch.left_in_words(watch.time_left(study, layout, groups))
-            show(done, len(items), left)
+            show(done, len(items), sweeps.under_way() or left)
             if status_now is not None:
                 break
             time.sleep(_EVERY)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpg import artifacts, provenance
-from dpg.config import Study
+from dpg.config import RunConfig, Study
 from dpg.errors import DpgError
 from dpg.progress import timed
 from dpg.revisions import HISTORY, revision_of
+from dpg.run_folder import RunFolder
 from dpg.study.layout import Layout
 from dpg.study.outputs import Output, Outputs
 
@@ -81,7 +82,7 @@ def _item(output: Output, study: Study, layout: Layout, now: float) -> Item:
     if output.is_there:
         return Item(name, DONE, maker=provenance.made_by(output.maker))
     if output.run is not None and output.step == "generate":
-        return _begun_run(output, name, layout, now)
+        return begun(layout.run_of(output.run), output.run, name, now)
     return Item(name, MISSING)
 
 
@@ -95,11 +96,17 @@ def _short_name(output: Output, study: Study) -> str:
     return f"{output.run.experiment}/{name}" if several else name
 
 
-def _begun_run(output: Output, name: str, layout: Layout, now: float) -> Item:
-    """The item of a run that is not done; its log is in its state folder."""
-    run = output.run
-    assert run is not None
-    log = layout.run_of(run).state.metrics
+def begun(folder: RunFolder, run: RunConfig, name: str, now: float | None = None) -> Item:
+    """The item of a run that is not done; its log is in its state folder.
+
+    Args:
+        folder: the run's folder.
+        run: its configuration.
+        name: the item's name.
+        now: the present time, in seconds since 1970; for tests.
+    """
+    now = time.time() if now is None else now
+    log = folder.state.metrics
     try:
         age = now - log.stat().st_mtime
         lines = artifacts.read_lines(log)
@@ -110,7 +117,7 @@ def _begun_run(output: Output, name: str, layout: Layout, now: float) -> Item:
         # A training line is written after its step, a validation line before its step.
         done = lines[-1]["step"] + (lines[-1].get("phase") == "train")
     steps = f"{done} of {run.generator.grpo_steps}"
-    pace = _pace(layout.run_of(run).state.clock)
+    pace = _pace(folder.state.clock)
     return Item(name, RUNNING if age < FRESH else STOPPED, steps, pace=pace)
 
 
@@ -140,8 +147,8 @@ def table(groups: Sequence[Group], title: str) -> Table:
         made.add_row(
             group.name,
             f"{done} of {every}",
-            _begun(group.of(RUNNING)),
-            _begun(group.of(STOPPED)),
+            _with_steps(group.of(RUNNING)),
+            _with_steps(group.of(STOPPED)),
             "all" if len(group.of(MISSING)) == every > 1 else _shortened(group.of(MISSING)),
             style=style,
         )
@@ -177,7 +184,7 @@ def outdated(groups: Sequence[Group], commit: str | None) -> list[str]:
     return lines
 
 
-def _begun(items: Sequence[Item]) -> str:
+def _with_steps(items: Sequence[Item]) -> str:
     return ", ".join(
         f"{item.name}: {item.steps}" + (f" ({item.pace})" if item.pace else "") for item in items
     )

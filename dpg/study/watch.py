@@ -1,4 +1,4 @@
-"""News of a running study: what began, what ended, and the time that is left.
+"""News of a running study and of its sweeps: what began, what ended, and the time that is left.
 
 Everything is read from the study's files, so it works for jobs on this machine and on a cluster.
 """
@@ -6,15 +6,18 @@ Everything is read from the study's files, so it works for jobs on this machine 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from dpg import artifacts
 from dpg.config import RunConfig, Study
 from dpg.errors import DpgError
 from dpg.progress import watched
 from dpg.quantities import duration
+from dpg.run_folder import RunFolder
 from dpg.study.layout import Layout
 from dpg.study.outputs import Output, Outputs
-from dpg.study.status import DONE, MISSING, RUNNING, Group, Item
+from dpg.study.status import DONE, MISSING, RUNNING, Group, Item, begun
+from dpg.study.sweeps import swept
 
 _SAID = ("figures", "tables", "models", "perplexities", "ledger")
 """Groups, besides the generator runs, whose finished outputs are news."""
@@ -64,7 +67,7 @@ class Watch:
             if item.state == RUNNING:
                 yield f"{name}: begins, {output.run.generator.grpo_steps} steps"
             elif item.state == DONE:
-                yield f"{name}: {headline(self.layout, output.run)}"
+                yield f"{name}: {headline(self.layout.run_of(output.run))}"
         elif item.state == DONE and output.group in _SAID:
             yield f"{output.name}: {output.files[0]}"
 
@@ -73,9 +76,64 @@ class Watch:
         return self.study.all_seeds == [0]
 
 
-def headline(layout: Layout, run: RunConfig) -> str:
+class SweepWatch:
+    """Compares the sweeps of a study with their state at the previous call.
+
+    Args:
+        study, layout: the study, and where its files are.
+    """
+
+    def __init__(self, study: Study, layout: Layout):
+        self.most = study.scale.sweep.most
+        self._sweeps = [(run, layout.sweep(run.experiment, run.variant)) for run in swept(study)]
+        self._there: set[Path] | None = None
+
+    def news(self) -> list[str]:
+        """One line per rate whose run was finished since the last call, and per finished sweep."""
+        now = {path: run for run, folder in self._sweeps for path in _finished(folder)}
+        before, self._there = self._there, set(now)
+        if before is None:
+            return []
+        return [_of_sweep(run, path) for path, run in now.items() if path not in before]
+
+    def under_way(self, now: float | None = None) -> str:
+        """The rates that are tried at this moment; empty if no sweep is running.
+
+        Args:
+            now: the present time, in seconds since 1970; for tests.
+        """
+        return "; ".join(
+            f"sweep of {run.experiment}/{run.variant}: rate {number} of at most {self.most}, "
+            f"step {item.steps}"
+            for run, folder in self._sweeps
+            for number, rate in enumerate(_by_rate(folder), start=1)
+            if (item := begun(RunFolder(rate), run, rate.name, now)).state == RUNNING
+        )
+
+
+def _by_rate(folder: Path) -> list[Path]:
+    """The folders of a sweep's runs, from the smallest rate to the largest."""
+    return sorted(folder.glob("rate-*"), key=lambda path: float(path.name.removeprefix("rate-")))
+
+
+def _finished(folder: Path) -> list[Path]:
+    """The records of a sweep's finished runs, and its own once it has chosen a rate."""
+    records = [RunFolder(rate).record for rate in _by_rate(folder)]
+    return [path for path in (*records, folder / "sweep.json") if path.exists()]
+
+
+def _of_sweep(run: RunConfig, record: Path) -> str:
+    """The line about one of the records that `_finished` returns."""
+    name = f"sweep of {run.experiment}/{run.variant}"
+    if record.name != "sweep.json":
+        rate = float(record.parent.name.removeprefix("rate-"))
+        return f"{name}, rate {rate:g}: {headline(RunFolder(record.parent))}"
+    found = artifacts.read_json(record)
+    return f"{name}: of {len(found['tried'])} rates it chose {found['chosen']:g}"
+
+
+def headline(folder: RunFolder) -> str:
     """How long a finished run took, and the numbers of its last validation."""
-    folder = layout.run_of(run)
     try:
         seconds = artifacts.read_json(folder.record)["wall_seconds"]
         lines = artifacts.read_lines(folder.metrics)

@@ -116,7 +116,7 @@ def test_a_run_under_way_says_where_the_time_of_its_last_step_went(study, layout
         "last step 4.7 s (rollout 1.0, reward 1.5, update 1.7), 38.2 GB; compilation so far 150 s"
     )
     steps = run.generator.grpo_steps
-    assert status._begun([item]) == f"adam-T8: 2 of {steps} ({item.pace})"
+    assert status._with_steps([item]) == f"adam-T8: 2 of {steps} ({item.pace})"
     folder.state.clock.write_text("no JSON\n")
     groups = status.collect(study, layout, now=NOW)
     item = next(i for g in groups for i in g.items if i.name == "adam-T8" and i.state == "running")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpg import config
+from dpg.run_folder import RunFolder
 from dpg.study import status, watch
 from dpg.study.layout import Layout
 
@@ -104,6 +105,37 @@ def test_nothing_is_left_when_all_runs_are_done(study, layout):
     for run in study.runs:
         finish(layout, run, 10.0)
     assert watch.time_left(study, layout, collect(study, layout)) == 0.0
+
+
+def test_a_sweep_is_told_of_rate_by_rate_and_with_the_rate_it_chose(study, layout):
+    eye, folder = watch.SweepWatch(study, layout), layout.sweep("uuid", "sgd")
+    eight, sixteen = RunFolder(folder / "rate-8e-05"), RunFolder(folder / "rate-0.00016")
+    for run in (eight, sixteen):
+        run.path.mkdir(parents=True)
+    line = json.dumps({"step": 72, "phase": "validation", "metric": -0.25}) + "\n"
+    eight.metrics.write_text(line)
+    assert eye.news() == []
+    assert eye.under_way() == ""
+    eight.record.write_text(json.dumps({"wall_seconds": 50.0}))
+    assert eye.news() == ["sweep of uuid/sgd, rate 8e-05: done in 50 s; metric -0.25"]
+    assert eye.news() == []
+    sixteen.state.metrics.parent.mkdir()
+    sixteen.state.metrics.write_text(json.dumps({"step": 4, "phase": "train"}) + "\n")
+    most = study.scale.sweep.most
+    steps = study.run("uuid", "sgd", 0).generator.grpo_steps
+    expected = f"sweep of uuid/sgd: rate 2 of at most {most}, step 5 of {steps}"
+    assert eye.under_way() == expected
+    (folder / "sweep.json").write_text(json.dumps({"tried": [{}, {}], "chosen": 1.6e-4}))
+    assert eye.news() == ["sweep of uuid/sgd: of 2 rates it chose 0.00016"]
+
+
+def test_the_sweeps_that_were_there_before_are_no_news(study, layout):
+    folder = layout.sweep("uuid", "sgd")
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text(json.dumps({"tried": [{}], "chosen": 1e-4}))
+    eye = watch.SweepWatch(study, layout)
+    assert eye.news() == []
+    assert eye.news() == []
 
 
 @pytest.mark.parametrize(
