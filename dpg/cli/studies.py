@@ -15,8 +15,8 @@ from dpg.errors import DpgError
 def status(config: Config) -> None:
     """Show which runs, models, figures and tables are done, running or missing.
 
-    Below the table: how long the rest of the generator runs takes, and what was made by an older
-    revision of its step or by another commit of the code.
+    Below the table: how long the rest of the generator runs takes, how far the sweeps of learning
+    rates are, and what was made by an older revision of its step or by another commit of the code.
 
     **Example:** `dpg status --config config/tiny.yaml`
     """
@@ -31,6 +31,8 @@ def status(config: Config) -> None:
     title = f"Scale {study.scale.scale}, in {layout.folder}"
     Console().print(states.table(groups, title))
     typer.echo(watch.left_in_words(watch.time_left(study, layout, groups)))
+    for line in watch.SweepWatch(study, layout).state():
+        typer.echo(line)
     git = git_state()
     for line in states.outdated(groups, None if git is None else git["commit"]):
         typer.echo(line)

@@ -22,6 +22,8 @@ from dpg.study.sweeps import swept
 _SAID = ("figures", "tables", "models", "perplexities", "ledger")
 """Groups, besides the generator runs, whose finished outputs are news."""
 
+_CHOSEN = "sweep.json"  # the record of a finished sweep, in its folder
+
 
 class Watch:
     """Compares a study's state with its state at the previous call.
@@ -96,6 +98,12 @@ class SweepWatch:
             return []
         return [_of_sweep(run, path) for path, run in now.items() if path not in before]
 
+    def state(self) -> list[str]:
+        """One line per finished sweep, and one for the sweeps that are running."""
+        records = [(run, folder / _CHOSEN) for run, folder in self._sweeps]
+        ended = [_of_sweep(run, path) for run, path in records if path.exists()]
+        return [*ended, *filter(None, [self.under_way()])]
+
     def under_way(self, now: float | None = None) -> str:
         """The rates that are tried at this moment; empty if no sweep is running.
 
@@ -119,13 +127,13 @@ def _by_rate(folder: Path) -> list[Path]:
 def _finished(folder: Path) -> list[Path]:
     """The records of a sweep's finished runs, and its own once it has chosen a rate."""
     records = [RunFolder(rate).record for rate in _by_rate(folder)]
-    return [path for path in (*records, folder / "sweep.json") if path.exists()]
+    return [path for path in (*records, folder / _CHOSEN) if path.exists()]
 
 
 def _of_sweep(run: RunConfig, record: Path) -> str:
     """The line about one of the records that `_finished` returns."""
     name = f"sweep of {run.experiment}/{run.variant}"
-    if record.name != "sweep.json":
+    if record.name != _CHOSEN:
         rate = float(record.parent.name.removeprefix("rate-"))
         return f"{name}, rate {rate:g}: {headline(RunFolder(record.parent))}"
     found = artifacts.read_json(record)

@@ -127,6 +127,7 @@ def test_a_sweep_is_told_of_rate_by_rate_and_with_the_rate_it_chose(study, layou
     assert eye.under_way() == expected
     (folder / "sweep.json").write_text(json.dumps({"tried": [{}, {}], "chosen": 1.6e-4}))
     assert eye.news() == ["sweep of uuid/sgd: of 2 rates it chose 0.00016"]
+    assert eye.state() == ["sweep of uuid/sgd: of 2 rates it chose 0.00016", expected]
 
 
 def test_the_sweeps_that_were_there_before_are_no_news(study, layout):
