@@ -201,7 +201,8 @@ class Run:
         file = self.folder.judged
         if not file.exists():
             raise DpgError(
-                f"{file} is missing: the judge has not read this run's rollouts; run `dpg judge`"
+                f"{file} is missing: the judge has not read this run's rollouts; run "
+                f"`dpg judge -c SCALE.yaml --run {self.folder.path}`"
             )
         return artifacts.read_table(file, [*ROLLOUT_COLUMNS, "judged"])
 
