@@ -127,6 +127,10 @@ class GeneratorSettings(Settings):
     group_size: Annotated[int, Field(ge=2)] = Field(description="G, responses per prompt")
     prompt_tokens: PositiveInt = Field(description="longest prompt, in tokens")
     response_tokens: PositiveInt = Field(description="longest response, in tokens")
+    min_response_tokens: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description="shortest response, in tokens: the end of text is not sampled before; null = 2",
+    )
     temperature: PositiveFloat = Field(description="sampling temperature of the rollouts")
     mini_batch_prompts: PositiveInt = Field(description="prompts per mini-batch of the update")
     epochs: PositiveInt = Field(description="passes of the update over the rollouts of one step")
@@ -328,6 +332,16 @@ class RunConfig(Settings):
                     f"a training step of {batch} examples does not divide into "
                     f"learner.microbatches = {parts}; choose a divisor of {batch}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _the_shortest_response_is_no_longer_than_the_longest(self) -> Self:
+        least, most = self.generator.min_response_tokens, self.generator.response_tokens
+        if least is not None and least > most:
+            raise ValueError(
+                f"generator.min_response_tokens = {least} is above generator.response_tokens = "
+                f"{most}, the longest response; expected at most {most}"
+            )
         return self
 
     @model_validator(mode="after")

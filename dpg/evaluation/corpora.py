@@ -21,7 +21,7 @@ from dpg.config import CorpusSettings, RunConfig
 from dpg.digests import of_file, of_weights
 from dpg.errors import DpgError
 from dpg.generators import sampling
-from dpg.generators.engine import MIN_TOKENS
+from dpg.generators.engine import MIN_TOKENS, least_tokens
 from dpg.generators.prompts import Prompts, encode
 from dpg.models import Tokenizer, decode, load
 from dpg.progress import Progress
@@ -35,6 +35,9 @@ tokenizer, a list of int32, with the end-of-text token if the writer wrote it.""
 
 _BATCH = 1024
 """Rollouts sampled at a time if the settings do not say."""
+
+_SIZES = {"prompt_tokens", "response_tokens", "min_response_tokens"}
+"""Settings of the generator on which a corpus depends."""
 
 
 class Engine(Protocol):
@@ -55,7 +58,13 @@ class Engine(Protocol):
 
 
 def jax_engine(
-    directory: Path, *, response_tokens: int, temperature: float, seed: int, batch: int | None
+    directory: Path,
+    *,
+    response_tokens: int,
+    temperature: float,
+    seed: int,
+    batch: int | None,
+    min_tokens: int = MIN_TOKENS,
 ) -> Engine:
     """An engine that samples with `dpg.models.decode` on this machine's devices.
 
@@ -65,6 +74,7 @@ def jax_engine(
         temperature: sampling temperature.
         seed: of the sampling.
         batch: rollouts sampled at a time; None: `_BATCH`.
+        min_tokens: shortest response, in tokens.
     """
     model, params, tokenizer = load(directory)
 
@@ -78,7 +88,7 @@ def jax_engine(
             response_tokens=response_tokens,
             temperature=temperature,
             eos_id=None if tokenizer is None else tokenizer.eos_ids,
-            min_tokens=MIN_TOKENS,
+            min_tokens=min_tokens,
             batch_size=batch or _BATCH,
         )
         written, own = jax.device_get((rollouts.tokens, rollouts.mask))
@@ -94,11 +104,12 @@ def vllm_engine(
     temperature: float,
     seed: int,
     options: dict[str, Any] | None = None,
+    min_tokens: int = MIN_TOKENS,
 ) -> Engine:
     """An engine that samples with vLLM, which chooses its own batches.
 
     Args:
-        directory, response_tokens, temperature, seed: as for `jax_engine`.
+        directory, response_tokens, temperature, seed, min_tokens: as for `jax_engine`.
         options: arguments of vLLM's `LLM`, such as `gpu_memory_utilization` (on a CPU the share of
             the machine's memory) or `dtype`. Without `dtype`, vLLM reads float32 weights in half
             precision.
@@ -126,7 +137,7 @@ def vllm_engine(
             vllm.SamplingParams(
                 temperature=temperature,
                 max_tokens=response_tokens,
-                min_tokens=min(MIN_TOKENS, response_tokens),
+                min_tokens=min(min_tokens, response_tokens),
                 seed=int(one),
                 detokenize=False,  # the text is decoded from the ids, as with the other engine
             )
@@ -147,6 +158,7 @@ def engine_of(run: RunConfig, settings: CorpusSettings, directory: Path, seed: i
             temperature=settings.temperature,
             seed=seed,
             options=settings.vllm,
+            min_tokens=least_tokens(run.generator),
         )
     return jax_engine(
         directory,
@@ -154,6 +166,7 @@ def engine_of(run: RunConfig, settings: CorpusSettings, directory: Path, seed: i
         temperature=settings.temperature,
         seed=seed,
         batch=settings.batch,
+        min_tokens=least_tokens(run.generator),
     )
 
 
@@ -201,7 +214,7 @@ def write_corpus(
     # What a shard's text depends on: not on the number of shards, nor on the batch.
     config = {
         "corpus": settings.model_dump(mode="json", exclude={"tokens", "batch"}),
-        "generator": run.generator.model_dump(include={"prompt_tokens", "response_tokens"}),
+        "generator": run.generator.model_dump(include=_SIZES, exclude_none=True),
         "prompt_style": run.prompt_style,
         "checkpoint": of_weights(generator),
         "articles": of_file(articles),

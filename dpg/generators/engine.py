@@ -14,12 +14,18 @@ from dpg.errors import DpgError
 from dpg.progress import say
 
 if TYPE_CHECKING:
-    from dpg.config import RunConfig
+    from dpg.config import GeneratorSettings, RunConfig
     from dpg.run_folder import RunFolder
 
 MIN_TOKENS = 2
 """The fewest tokens of a response. An empty response, or a single token that nothing precedes,
 leaves the target model nothing to predict and would end the run."""
+
+
+def least_tokens(settings: GeneratorSettings) -> int:
+    """The shortest response in tokens: `generator.min_response_tokens`, or `MIN_TOKENS`."""
+    return settings.min_response_tokens or MIN_TOKENS
+
 
 OnStep = Callable[[int, Mapping[str, Any]], None]
 """Called after each training step and validation with the steps done and the line of the log."""

@@ -114,6 +114,11 @@ def test_the_schedule_of_the_learning_rate(load, schedule, rates):
         ),
         (
             "prompt_tokens: 16",
+            "prompt_tokens: 16, min_response_tokens: 500",
+            ["generator.min_response_tokens = 500 is above", "expected at most"],
+        ),
+        (
+            "prompt_tokens: 16",
             "prompt_tokens: 16, kl_coefficient: 0.1",
             ["generator.kl_coefficient: expected 0", "got 0.1"],
         ),

@@ -23,7 +23,7 @@ import numpy as np
 
 from dpg.config import GeneratorSettings
 from dpg.errors import DpgError
-from dpg.generators.engine import MIN_TOKENS
+from dpg.generators.engine import least_tokens
 from dpg.generators.jax import update as updates
 from dpg.generators.jax.lengths import lengths_of
 from dpg.generators.jax.portions import chosen_microbatch, chosen_prompts
@@ -106,7 +106,7 @@ class JaxGenerator:
             response_tokens=self.settings.response_tokens,
             temperature=temperature,
             eos_id=self.eos_id,
-            min_tokens=MIN_TOKENS,
+            min_tokens=least_tokens(self.settings),
             group_size=group_size,
             batch_size=self._rollout_batch(len(prompts), prompts.shape[1], group_size),
             **options,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpg.errors import DpgError
 from dpg.generators import backward_passes
-from dpg.generators.engine import MIN_TOKENS
+from dpg.generators.engine import least_tokens
 from dpg.generators.trl.run import Shape
 
 if TYPE_CHECKING:  # TRL's environment has no need of our configuration
@@ -151,7 +151,7 @@ def _sampling(run: RunConfig, gpus: int) -> dict[str, Any]:
         "top_k": 0,
         "min_p": None,
         "repetition_penalty": 1.0,
-        "generation_kwargs": {"min_tokens" if gpus else "min_new_tokens": MIN_TOKENS},
+        "generation_kwargs": {"min_tokens" if gpus else "min_new_tokens": least_tokens(generator)},
         "use_vllm": gpus > 0,
     }
     if gpus:

@@ -57,15 +57,15 @@ def set_up_hf_rollout(seed: int) -> None:
     plain = hf_rollout.HFRollout
     if getattr(plain, "set_up_by_dpg", False):
         return
-    hf_rollout.GenerationConfig = functools.partial(
-        hf_rollout.GenerationConfig, min_new_tokens=MIN_TOKENS
-    )
     began, sample = plain.__init__, plain.generate_sequences
+    settings = hf_rollout.GenerationConfig
 
     def begin(self: Any, module: Any, config: Any) -> None:
         config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
         with open_dict(config):
             config.n = 1
+        least = config.get("min_tokens", MIN_TOKENS)
+        hf_rollout.GenerationConfig = functools.partial(settings, min_new_tokens=least)
         began(self, module, config)
         # Sharded layers are put together by all processes at once: none may end before the others.
         module._is_fsdp_managed_module = True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dpg.errors import DpgError
 from dpg.generators import backward_passes
-from dpg.generators.engine import MIN_TOKENS
+from dpg.generators.engine import least_tokens
 
 if TYPE_CHECKING:  # verl's environment has no need of pydantic
     from dpg.config import RunConfig
@@ -139,7 +139,7 @@ def _rollout(run: RunConfig, gpus: int, devices: int) -> dict[str, Any]:
         f"{_ROLLOUT}.top_p": 1.0,
         f"{_ROLLOUT}.top_k": -1 if gpus else 0,
         f"{_ROLLOUT}.do_sample": True,
-        f"+{_ROLLOUT}.min_tokens": MIN_TOKENS,
+        f"+{_ROLLOUT}.min_tokens": least_tokens(run.generator),
         f"+{_ROLLOUT}.seed": run.seed,
         f"{_ROLLOUT}.tensor_model_parallel_size": 1,
         f"{_ROLLOUT}.log_prob_micro_batch_size_per_gpu": _microbatch(run, devices),

@@ -160,6 +160,10 @@ def test_overrides_are_written_in_hydras_grammar():
 
 
 def test_a_shortest_response_and_the_seed_reach_the_sampler():
-    found = settings(paper(seed=3), PATHS, gpus=8)
+    run = paper(seed=3)
+    found = settings(run, PATHS, gpus=8)
     assert found[f"+{ROLLOUT}.min_tokens"] == MIN_TOKENS == 2
     assert found[f"+{ROLLOUT}.seed"] == 3
+    longer = run.generator.model_copy(update={"min_response_tokens": 40})
+    found = settings(run.model_copy(update={"generator": longer}), PATHS, gpus=8)
+    assert found[f"+{ROLLOUT}.min_tokens"] == 40
