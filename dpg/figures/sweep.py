@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from dpg import artifacts
@@ -68,11 +69,17 @@ def draw(frame: pd.DataFrame) -> Figure:
                 best["learning_rate"], best["metric"], "o", ms=8, mfc="none", mec=color_of(variant)
             )
         axes.set(title=experiment, xscale="log", xlabel="learning rate of the target")
+        axes.set_xlim(_decades(part["learning_rate"]))
         axes.set_ylabel("metric, last validation")
         axes.legend()
     for axes in panels[len(experiments) :]:
         axes.axis("off")
-    figure.text(
-        0.99, 0.01, "ring: chosen; a line ends after rates that were worse", ha="right", color=GREY
-    )
+    note = "ring: chosen; a line ends after rates that were worse"
+    figure.supxlabel(note, x=0.99, ha="right", color=GREY, size="medium")
     return figure
+
+
+def _decades(rates: pd.Series) -> tuple[float, float]:
+    """The powers of ten around the rates, so that an axis has at least two labels."""
+    low, high = np.floor(np.log10(rates.min() / 1.2)), np.ceil(np.log10(rates.max() * 1.2))
+    return 10.0**low, 10.0**high
