@@ -70,6 +70,8 @@ def test_a_gpu_samples_with_vllm_and_a_cpu_with_transformers_in_float32():
     assert not cpu["use_vllm"]
     assert not cpu["bf16"]
     assert cpu["generation_kwargs"] == {"min_new_tokens": 2}
+    _, longer = told(paper(min_response_tokens=40))
+    assert longer["generation_kwargs"] == {"min_tokens": 40}
 
 
 def test_nothing_is_shuffled_or_sent():
