@@ -105,6 +105,26 @@ class RunFolder:
 
 
 @dataclass(frozen=True)
+class SweepFolder:
+    """The paths of one sweep of learning rates.
+
+    Args:
+        path: ``results/<scale>/sweeps/<experiment>/<variant>``, or any other folder.
+    """
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """The rates that were tried and the one that was chosen, written at the end."""
+        return self.path / "sweep.json"
+
+    def rate(self, rate: float) -> RunFolder:
+        """The run at one learning rate."""
+        return RunFolder(self.path / f"rate-{rate:.6g}")
+
+
+@dataclass(frozen=True)
 class RunState:
     """The paths of an unfinished run, `<run>/state`. The last part is for TRL and verl alone.
 

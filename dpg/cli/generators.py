@@ -164,7 +164,8 @@ def sweep(
 
     inputs = inputs_of(run)
     require_made(inputs, config)
-    record = sweeps.sweep(run, study.scale.sweep, inputs, out or layout.sweep(experiment, variant))
+    folder = out or layout.sweep(experiment, variant).path
+    record = sweeps.sweep(run, study.scale.sweep, inputs, folder)
     for entry in record["tried"]:
         typer.echo(f"{entry['learning_rate']:.3g}: {entry['metric'] or entry['error']}")
     typer.echo(f"chosen: {record['chosen']:.3g}; configured: {record['configured']:.3g}")

@@ -172,6 +172,11 @@ class SweepSettings(Settings):
         description="stop after this many consecutive rates that are worse than the best",
     )
 
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates in the order in which they are tried."""
+        return [self.first * self.factor**k for k in range(self.most)]
+
 
 class VariantOverrides(RunOverrides):
     """A variant in a scale file: that it runs, with which seeds, and the values it overrides."""

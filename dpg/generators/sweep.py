@@ -24,7 +24,7 @@ from dpg.generators.started_from import from_files
 from dpg.learner.errors import NotFiniteError
 from dpg.progress import StepBar
 from dpg.rewards.protocol import RewardError
-from dpg.run_folder import RunFolder
+from dpg.run_folder import RunFolder, SweepFolder
 
 Train = Callable[[RunConfig, RunFolder], None]
 
@@ -35,11 +35,6 @@ class SweepDivergedError(DpgError):
 
 DIVERGED = (NotFiniteError, RewardError, AdvantageError)
 """What a run raises whose target left the finite numbers; any other error ends the sweep."""
-
-
-def rates(settings: SweepSettings) -> list[float]:
-    """The learning rates in the order in which they are tried."""
-    return [settings.first * settings.factor**k for k in range(settings.most)]
 
 
 def sweep(run: RunConfig, settings: SweepSettings, inputs: RunInputs, out: Path) -> dict[str, Any]:
@@ -89,7 +84,7 @@ def search(
             "swept; choose such a variant"
         )
     tried: list[dict[str, Any]] = []
-    for rate in rates(settings):
+    for rate in settings.rates:
         tried.append(_try(run, rate, train, out, inputs))
         if tried[-1]["metric"] is None or _past_the_best(tried, settings.patience):
             break
@@ -108,7 +103,7 @@ def search(
         "chosen": max(finite, key=lambda entry: entry["metric"])["learning_rate"],
         "tried": tried,
     }
-    artifacts.write_json(out / "sweep.json", record)
+    artifacts.write_json(SweepFolder(out).record, record)
     return record
 
 
@@ -116,7 +111,7 @@ def _try(
     run: RunConfig, rate: float, train: Train, out: Path, inputs: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     learner = run.learner.model_copy(update={"learning_rate": rate})
-    folder = RunFolder(out / f"rate-{rate:.6g}")
+    folder = SweepFolder(out).rate(rate)
     one = run.model_copy(update={"learner": learner})
     if not is_done(one, folder, inputs):
         try:

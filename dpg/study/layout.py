@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpg.run_folder import RunFolder
+from dpg.run_folder import RunFolder, SweepFolder
 
 if TYPE_CHECKING:
     from dpg.config import RunConfig
@@ -75,9 +75,9 @@ class Layout:
         """The folder of the generator run with this configuration."""
         return self.run(run.experiment, run.variant, run.seed)
 
-    def sweep(self, experiment: str, variant: str) -> Path:
-        """The learning rates tried for a variant: sweep.json, and one run per rate."""
-        return self.folder / "sweeps" / experiment / variant
+    def sweep(self, experiment: str, variant: str) -> SweepFolder:
+        """The learning rates tried for a variant: the record, and one run per rate."""
+        return SweepFolder(self.folder / "sweeps" / experiment / variant)
 
     def text_corpus(self, *names: str) -> Path:
         """A corpus for continued pre-training; its record `corpus.json` is written last.

@@ -96,16 +96,15 @@ def _short_name(output: Output, study: Study) -> str:
     return f"{output.run.experiment}/{name}" if several else name
 
 
-def begun(folder: RunFolder, run: RunConfig, name: str, now: float | None = None) -> Item:
+def begun(folder: RunFolder, run: RunConfig, name: str, now: float) -> Item:
     """The item of a run that is not done; its log is in its state folder.
 
     Args:
         folder: the run's folder.
         run: its configuration.
         name: the item's name.
-        now: the present time, in seconds since 1970; for tests.
+        now: the present time, in seconds since 1970.
     """
-    now = time.time() if now is None else now
     log = folder.state.metrics
     try:
         age = now - log.stat().st_mtime

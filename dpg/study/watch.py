@@ -5,7 +5,9 @@ Everything is read from the study's files, so it works for jobs on this machine 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dpg import artifacts
@@ -13,7 +15,7 @@ from dpg.config import RunConfig, Study
 from dpg.errors import DpgError
 from dpg.progress import watched
 from dpg.quantities import duration
-from dpg.run_folder import RunFolder
+from dpg.run_folder import RunFolder, SweepFolder
 from dpg.study.layout import Layout
 from dpg.study.outputs import Output, Outputs
 from dpg.study.status import DONE, MISSING, RUNNING, Group, Item, begun
@@ -21,8 +23,6 @@ from dpg.study.sweeps import swept
 
 _SAID = ("figures", "tables", "models", "perplexities", "ledger")
 """Groups, besides the generator runs, whose finished outputs are news."""
-
-_CHOSEN = "sweep.json"  # the record of a finished sweep, in its folder
 
 
 class Watch:
@@ -86,58 +86,62 @@ class SweepWatch:
     """
 
     def __init__(self, study: Study, layout: Layout):
-        self.most = study.scale.sweep.most
+        self._rates = study.scale.sweep.rates
         self._sweeps = [(run, layout.sweep(run.experiment, run.variant)) for run in swept(study)]
         self._there: set[Path] | None = None
 
     def news(self) -> list[str]:
         """One line per rate whose run was finished since the last call, and per finished sweep."""
-        now = {path: run for run, folder in self._sweeps for path in _finished(folder)}
+        now = {record: line for sweep in self._sweeps for record, line in self._ended(*sweep)}
         before, self._there = self._there, set(now)
         if before is None:
             return []
-        return [_of_sweep(run, path) for path, run in now.items() if path not in before]
+        return [line() for record, line in now.items() if record not in before]
 
     def state(self) -> list[str]:
         """One line per finished sweep, and one for the sweeps that are running."""
-        records = [(run, folder / _CHOSEN) for run, folder in self._sweeps]
-        ended = [_of_sweep(run, path) for run, path in records if path.exists()]
+        ended = [_choice(run, folder) for run, folder in self._sweeps if folder.record.exists()]
         return [*ended, *filter(None, [self.under_way()])]
 
-    def under_way(self, now: float | None = None) -> str:
-        """The rates that are tried at this moment; empty if no sweep is running.
-
-        Args:
-            now: the present time, in seconds since 1970; for tests.
-        """
+    def under_way(self) -> str:
+        """The rates that are tried at this moment; empty if no sweep is running."""
+        now = time.time()
         return "; ".join(
-            f"sweep of {run.experiment}/{run.variant}: rate {number} of at most {self.most}, "
-            f"step {item.steps}"
+            f"{_title(run)}: rate {number} of at most {len(self._rates)}, step {item.steps}"
             for run, folder in self._sweeps
-            for number, rate in enumerate(_by_rate(folder), start=1)
-            if (item := begun(RunFolder(rate), run, rate.name, now)).state == RUNNING
+            for number, (_, tried) in enumerate(self._tried(folder), start=1)
+            if (item := begun(tried, run, run.variant, now)).state == RUNNING
         )
 
+    def _tried(self, folder: SweepFolder) -> list[tuple[float, RunFolder]]:
+        """The rates whose runs were begun, from the smallest to the largest."""
+        runs = [(rate, folder.rate(rate)) for rate in self._rates]
+        return [(rate, run) for rate, run in runs if run.path.exists()]
 
-def _by_rate(folder: Path) -> list[Path]:
-    """The folders of a sweep's runs, from the smallest rate to the largest."""
-    return sorted(folder.glob("rate-*"), key=lambda path: float(path.name.removeprefix("rate-")))
+    def _ended(
+        self, run: RunConfig, folder: SweepFolder
+    ) -> Iterator[tuple[Path, Callable[[], str]]]:
+        """The record of each finished run, and of the finished sweep, with the line about it."""
+        for rate, tried in self._tried(folder):
+            if tried.is_finished:
+                yield tried.record, functools.partial(_outcome, run, rate, tried)
+        if folder.record.exists():
+            yield folder.record, functools.partial(_choice, run, folder)
 
 
-def _finished(folder: Path) -> list[Path]:
-    """The records of a sweep's finished runs, and its own once it has chosen a rate."""
-    records = [RunFolder(rate).record for rate in _by_rate(folder)]
-    return [path for path in (*records, folder / _CHOSEN) if path.exists()]
+def _title(run: RunConfig) -> str:
+    return f"sweep of {run.experiment}/{run.variant}"
 
 
-def _of_sweep(run: RunConfig, record: Path) -> str:
-    """The line about one of the records that `_finished` returns."""
-    name = f"sweep of {run.experiment}/{run.variant}"
-    if record.name != _CHOSEN:
-        rate = float(record.parent.name.removeprefix("rate-"))
-        return f"{name}, rate {rate:g}: {headline(RunFolder(record.parent))}"
-    found = artifacts.read_json(record)
-    return f"{name}: of {len(found['tried'])} rates it chose {found['chosen']:g}"
+def _outcome(run: RunConfig, rate: float, tried: RunFolder) -> str:
+    """The line about a rate whose run is finished."""
+    return f"{_title(run)}, rate {rate:g}: {headline(tried)}"
+
+
+def _choice(run: RunConfig, folder: SweepFolder) -> str:
+    """The line about a finished sweep."""
+    found = artifacts.read_json(folder.record)
+    return f"{_title(run)}: of {len(found['tried'])} rates it chose {found['chosen']:g}"
 
 
 def headline(folder: RunFolder) -> str:

@@ -11,7 +11,7 @@ from dpg import artifacts, config
 from dpg.config import SweepSettings
 from dpg.errors import DpgError
 from dpg.figures import build
-from dpg.generators.sweep import SweepDivergedError, rates, search
+from dpg.generators.sweep import SweepDivergedError, search
 from dpg.learner.errors import NotFiniteError
 from dpg.provenance import RunRecord
 
@@ -43,7 +43,7 @@ class Trainer:
 
 
 def test_the_papers_sweep_doubles_from_1e_6_at_most_14_times():
-    tried = rates(STUDY.scale.sweep)
+    tried = STUDY.scale.sweep.rates
     assert len(tried) == 14
     assert tried[0] == 1e-6
     assert all(b == 2 * a for a, b in itertools.pairwise(tried))
@@ -75,7 +75,7 @@ def test_finished_rates_are_not_trained_again_unless_the_run_changed(tmp_path):
     search(RUN, SweepSettings(), again, tmp_path)
     assert again.seen == []
     search(RUN.model_copy(update={"seed": 1}), SweepSettings(), again, tmp_path)
-    assert again.seen == rates(SweepSettings())[:5]
+    assert again.seen == SweepSettings().rates[:5]
     assert len(list(tmp_path.glob("rate-1e-06-*"))) == 1  # and nothing is lost
 
 

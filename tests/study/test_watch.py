@@ -109,7 +109,9 @@ def test_nothing_is_left_when_all_runs_are_done(study, layout):
 
 def test_a_sweep_is_told_of_rate_by_rate_and_with_the_rate_it_chose(study, layout):
     eye, folder = watch.SweepWatch(study, layout), layout.sweep("uuid", "sgd")
-    eight, sixteen = RunFolder(folder / "rate-8e-05"), RunFolder(folder / "rate-0.00016")
+    eight, sixteen = folder.rate(8e-5), folder.rate(1.6e-4)
+    # A run of other settings that the sweep has set aside is none of its rates.
+    RunFolder(folder.path / "rate-8e-05-28297a36858b").path.mkdir(parents=True)
     for run in (eight, sixteen):
         run.path.mkdir(parents=True)
     line = json.dumps({"step": 72, "phase": "validation", "metric": -0.25}) + "\n"
@@ -125,15 +127,15 @@ def test_a_sweep_is_told_of_rate_by_rate_and_with_the_rate_it_chose(study, layou
     steps = study.run("uuid", "sgd", 0).generator.grpo_steps
     expected = f"sweep of uuid/sgd: rate 2 of at most {most}, step 5 of {steps}"
     assert eye.under_way() == expected
-    (folder / "sweep.json").write_text(json.dumps({"tried": [{}, {}], "chosen": 1.6e-4}))
+    folder.record.write_text(json.dumps({"tried": [{}, {}], "chosen": 1.6e-4}))
     assert eye.news() == ["sweep of uuid/sgd: of 2 rates it chose 0.00016"]
     assert eye.state() == ["sweep of uuid/sgd: of 2 rates it chose 0.00016", expected]
 
 
 def test_the_sweeps_that_were_there_before_are_no_news(study, layout):
     folder = layout.sweep("uuid", "sgd")
-    folder.mkdir(parents=True)
-    (folder / "sweep.json").write_text(json.dumps({"tried": [{}], "chosen": 1e-4}))
+    folder.path.mkdir(parents=True)
+    folder.record.write_text(json.dumps({"tried": [{}], "chosen": 1e-4}))
     eye = watch.SweepWatch(study, layout)
     assert eye.news() == []
     assert eye.news() == []

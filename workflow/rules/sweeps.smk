@@ -10,7 +10,7 @@ rule sweep:
         articles=rules.articles.output,
         passages=rules.passages.output,
     output:
-        str(layout.sweep("{experiment}", "{variant}") / "sweep.json"),
+        str(layout.sweep("{experiment}", "{variant}").record),
     log:
         f"{LOGS}/sweep/{{experiment}}-{{variant}}.log",
     benchmark:
@@ -30,7 +30,7 @@ rule sweep:
 
 rule sweeps:
     input:
-        [layout.sweep(run.experiment, run.variant) / "sweep.json" for run in SWEPT],
+        [layout.sweep(run.experiment, run.variant).record for run in SWEPT],
     output:
         image=str(layout.figures / "sweep.png"),
         vector=str(layout.figures / "sweep.pdf"),

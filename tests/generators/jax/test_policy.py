@@ -247,20 +247,20 @@ def test_prompts_sorted_into_lengths_give_the_update_of_padded_ones(mixed, multi
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-@pytest.mark.integration
 def test_no_response_is_shorter_than_the_settings_say(case):
     params, prompts, mask, *_ = case
     lengths = {}
-    for least in (None, 4, SETTINGS.response_tokens):
+    for least in (None, 3, SETTINGS.response_tokens):
         settings = SETTINGS.model_copy(update={"min_response_tokens": least})
         # Forty of fifty tokens end a text, so most responses end as early as they may.
         generator = JaxGenerator(MODEL, params, settings, eos_id=range(40))
         rollouts = generator.rollout(prompts, mask, jax.random.key(1), SETTINGS.temperature)
         lengths[least] = int(rollouts.mask.sum(1).min())
     assert lengths[SETTINGS.response_tokens] == SETTINGS.response_tokens
-    assert lengths[None] < lengths[4] < SETTINGS.response_tokens
+    assert lengths[None] < lengths[3] < SETTINGS.response_tokens
 
 
+@pytest.mark.integration
 def test_sampling_without_the_padding_that_none_needs_gives_the_same_tokens(mixed):
     params, prompts, mask, rollouts, _ = mixed
     settings = SETTINGS.model_copy(update={"prompt_multiple": 4, "prompt_tokens": 12})
