@@ -59,6 +59,10 @@ def arguments_parser() -> argparse.ArgumentParser:
         help="examples at a time, in plain training, too; leaves out methods that cannot do this "
         "(default: whole batches)",
     )  # fmt: skip
+    parser.add_argument(
+        "--precisions", nargs="+", choices=("highest", "default"), default=["highest"],
+        help="of matrix products; on a recent GPU `default` is TensorFloat-32",
+    )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="long measurements have fewer")
     parser.add_argument("--out", type=Path, help="folder for metagradient.{json,md,png}")
     return parser
@@ -66,6 +70,8 @@ def arguments_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     arguments = arguments_parser().parse_args()
+    # This process only asks for the device's name. The others need its memory.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         references: dict[tuple[Any, ...], np.ndarray] = {}
@@ -85,10 +91,11 @@ def tasks(arguments: argparse.Namespace) -> list[Task]:
     sizes = {name: getattr(arguments, name) for name in ("batch", "length", "microbatch")}
     found = []
     steps = [1, 8] if arguments.quick else arguments.steps
-    for model, T, method in itertools.product(arguments.models, steps, methods):
-        repeats = max(1, min(arguments.repeats, 40 // T))
+    cases = itertools.product(arguments.models, steps, arguments.precisions, methods)
+    for model, T, precision, method in cases:
+        own = {"repeats": max(1, min(arguments.repeats, 40 // T)), "precision": precision}
         given = budgets(arguments, model, T) if method == "dpg-budget" else [0]
-        found += [Task(method, model, T, **sizes, budget=int(b), repeats=repeats) for b in given]
+        found += [Task(method, model, T, **sizes, **own, budget=int(b)) for b in given]
     if not (arguments.quick or arguments.methods or arguments.budgets):
         found += extra_tasks(arguments.models[0], methods, sizes)
     return found
@@ -132,6 +139,7 @@ def measure(task: Task, scratch: Path) -> Row:
     # Other settings of the C library, if the environment has them, come first.
     large_pages = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     environment = large_pages | os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+    environment.pop("XLA_PYTHON_CLIENT_PREALLOCATE", None)
     given = spec | {"gradient": str(gradient_file(spec, scratch))}
     return spec | processes.ask("bench.metagradient.worker", given, environment=environment)
 

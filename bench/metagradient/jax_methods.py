@@ -45,7 +45,7 @@ def measure(task: Task, gradient: Path) -> dict[str, float | int]:
         promise = {"promised_ratio": ratio}
     else:
         method, temporary = whole(task, problem)
-        available = machine.available_bytes()
+        available = machine.device_limit() or machine.available_bytes()
         if temporary > available:
             raise MemoryError(f"needs {temporary / 1e9:.0f} GB, {available / 1e9:.0f} GB are free")
     loss, _, params, batches, optimizer = problem
@@ -58,6 +58,12 @@ def measure(task: Task, gradient: Path) -> dict[str, float | int]:
     )
     found = {"temporary_bytes": temporary, **promise}
     return taken | found | arithmetic(task, params, taken["seconds"])
+
+
+def device_memory() -> dict[str, int]:
+    """The peak of a GPU's memory so far; empty on a CPU."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return {"device_bytes": stats["peak_bytes_in_use"]} if "peak_bytes_in_use" in stats else {}
 
 
 def ours(task: Task, problem: Problem) -> tuple[Method, int, float]:

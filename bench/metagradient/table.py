@@ -18,12 +18,13 @@ def line(row: Mapping[str, Any]) -> str:
     """One row for the terminal."""
     name = f"{row['method']:16}" + (f" {reports.megabytes(row['budget'])}" if row["budget"] else "")
     name += f" by {row['microbatch']}" if row["microbatch"] else ""
+    name += " TF32" if row.get("precision") == "default" else ""
     head = f"{row['model']:>6}  T={row['steps']:<3} {name:26}"
     if "error" in row:
         return f"{head} {row['error']}"
     share = f"{row['share_of_peak']:.0%} of peak" if row.get("share_of_peak") else ""
     ratio = row["seconds"] / row["plain_seconds"]
-    memory = row.get("allocated_bytes", row["resident_bytes"])
+    memory = row.get("device_bytes", row.get("allocated_bytes", row["resident_bytes"]))
     return (
         f"{head} {row['seconds']:8.2f} s  {ratio:5.2f}x plain, least {row['least_ratio']:5.2f}x  "
         f"memory {reports.megabytes(memory):>11}  "
@@ -45,6 +46,11 @@ def table(content: Mapping[str, Any]) -> str:
         "`promised memory` is the predicted memory of the schedule plus that of the largest "
         "program, as XLA reports it; for other JAX methods it is XLA's number alone."
     )
+    if any("device_bytes" in row for row in content["rows"]):
+        head += (
+            " On a GPU `memory` is the peak of the device's memory, plain training and inputs "
+            "included."
+        )
     lines = reports.table(COLUMNS, map(_cells, content["rows"]))
     return "\n".join([head, "", *lines]) + "\n"
 
@@ -61,11 +67,16 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['seconds'] / row['plain_seconds']:.2f}x",
         f"{row['least_ratio']:.2f}x",
         f"{row['promised_ratio']:.2f}x" if "promised_ratio" in row else "",
-        reports.megabytes(row["allocated_bytes"]) if "allocated_bytes" in row else "",
+        _memory(row),
         reports.megabytes(row["temporary_bytes"]) if "temporary_bytes" in row else "",
         reports.megabytes(row["resident_bytes"]),
         f"{row['difference']:.0e}" if row.get("difference") else "",
     ]
+
+
+def _memory(row: Mapping[str, Any]) -> str:
+    found = row.get("device_bytes", row.get("allocated_bytes"))
+    return "" if found is None else reports.megabytes(found)
 
 
 def _seconds(row: Mapping[str, Any]) -> str:
@@ -78,4 +89,5 @@ def _method(row: Mapping[str, Any]) -> str:
     name = METHODS[row["method"]]
     name += f", {reports.megabytes(row['budget'])}" if row["budget"] else ""
     name += ", one state" if row["method"] == "dpg-budget" and not row["budget"] else ""
+    name += ", products in TensorFloat-32" if row.get("precision") == "default" else ""
     return name + (f", {row['microbatch']} examples at a time" if row["microbatch"] else "")

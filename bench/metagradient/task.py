@@ -40,6 +40,7 @@ class Task:
         budget: bytes for stored states (dpg-budget); 0 means one state, the least.
         microbatch: examples at a time inside a step; 0 means all.
         repeats: turns of plain training and the method.
+        precision: of matrix products; "default" is TensorFloat-32 on a recent GPU, in PyTorch, too.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Task:
     budget: int = 0
     microbatch: int = 0
     repeats: int = 5
+    precision: Literal["highest", "default"] = "highest"
 
     @property
     def framework(self) -> Literal["torch", "jax"]:
@@ -59,7 +61,7 @@ class Task:
 
 def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """The identity of a row's measurement: all fields of its task but the repeats."""
-    return tuple(row[field.name] for field in fields(Task) if field.name != "repeats")
+    return tuple(row.get(field.name, field.default) for field in fields(Task) if field.name != "repeats")
 
 
 def is_installed(method: str) -> bool:

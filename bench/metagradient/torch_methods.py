@@ -24,17 +24,23 @@ Method = Callable[[torch.nn.Module, Params, torch.Tensor], torch.Tensor]
 """(network, initial parameters, tokens [T, B, L]) -> metagradient [T, B]."""
 
 
-def measure(task: Task, gradient: Path) -> dict[str, float | int]:
+def measure(task: Task, gradient: Path, device: str = "cpu") -> dict[str, float | int]:
     """Time and memory of one task; its metagradient goes to the file `gradient`."""
-    network, tokens = network_and_tokens(task)
+    torch.set_float32_matmul_precision("high" if task.precision == "default" else "highest")
+    network, tokens = (x.to(device) for x in network_and_tokens(task))
     run = method_of(task.method)
     start = {name: p.detach() for name, p in network.named_parameters()}
-    return turns.compare(
-        lambda: train(network, start, tokens),
-        lambda: run(network, start, tokens),
-        task.repeats,
-        gradient,
+
+    def plain() -> None:
+        train(network, start, tokens)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    found = turns.compare(
+        plain, lambda: run(network, start, tokens).cpu(), task.repeats, gradient
     )
+    on_device = {"device_bytes": torch.cuda.max_memory_allocated()} if device == "cuda" else {}
+    return found | on_device
 
 
 def method_of(name: str) -> Method:
@@ -48,7 +54,7 @@ def method_of(name: str) -> Method:
 
 def unrolled(network: torch.nn.Module, start: Params, tokens: torch.Tensor) -> torch.Tensor:
     """All steps on one tape. AdamW is written out, since PyTorch's own has no eps_root."""
-    weights = torch.ones(tokens.shape[:2], requires_grad=True)
+    weights = torch.ones(tokens.shape[:2], requires_grad=True, device=tokens.device)
     params = {name: p.clone().requires_grad_() for name, p in start.items()}
     first = {name: torch.zeros_like(p) for name, p in params.items()}
     second = dict(first)
@@ -73,7 +79,7 @@ def unrolled_torchopt(
     """The same with torchopt's functional AdamW."""
     import torchopt
 
-    weights = torch.ones(tokens.shape[:2], requires_grad=True)
+    weights = torch.ones(tokens.shape[:2], requires_grad=True, device=tokens.device)
     params = {name: p.clone().requires_grad_() for name, p in start.items()}
     adam = torchopt_adam()
     state = adam.init(params)

@@ -7,6 +7,7 @@ that runs out of time is ended, and the next one begins. A run's small files (it
 its rollouts, what it started from) are copied to OUT every 10 seconds, its checkpoints are not,
 since they are large. `--weights` also copies the generator's weights, in half precision.
 `stages.jsonl` in OUT has one line per stage. Call it again with the same --work to continue.
+Small runs do not fill a GPU: with `--at-once 4` four of them share it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +131,13 @@ def _join(parts: Sequence[Path], path: Path) -> None:
 
 
 class Stages:
-    """Runs stages within a total time, and writes a line per stage to `stages.jsonl`."""
+    """Runs stages within a total time, and writes a line per stage to `stages.jsonl`.
 
-    def __init__(self, work: Path, out: Path, seconds: float):
-        self.work, self.out = work, out
+    With `at_once` stages at the same time, each may use that share of a GPU's memory.
+    """
+
+    def __init__(self, work: Path, out: Path, seconds: float, at_once: int = 1):
+        self.work, self.out, self.at_once = work, out, at_once
         self.end = time.monotonic() + seconds
         self.log = out / "stages.jsonl"
 
@@ -156,12 +161,14 @@ class Stages:
         """The exit status of a command; None if it was ended because its time was over."""
         site, code = self.work / "site", self.work / "code"
         paths = [str(code), *([str(site)] if site.exists() else []), os.environ.get("PYTHONPATH")]
-        environment = os.environ | {
+        share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.92 / self.at_once:.3f}"}
+        environment = {
+            **share,  # unless the caller has set it
+            **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "PYTHONUNBUFFERED": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "JAX_COMPILATION_CACHE_DIR": str(self.work / "cache"),
-            "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
         }
         with (self.out / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -260,13 +267,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", help="stages to run, separated by commas; default: all")
     parser.add_argument("--limit", action="append", default=[], help="STAGE=SECONDS")
     parser.add_argument(
+        "--at-once", type=int, default=1, metavar="N", help="so many runs share the GPU"
+    )
+    parser.add_argument(
         "--weights", type=int, default=0, metavar="BYTES", help="also copy weights up to this size"
     )
     given = parser.parse_args(arguments)
     bundle = Path(__file__).resolve().parent
     work, out = given.work.resolve(), given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    stages = Stages(work, out, given.seconds)
+    stages = Stages(work, out, given.seconds, given.at_once)
     try:
         manifest = checked(bundle)
         limits = dict(one.split("=", 1) for one in given.limit)
@@ -281,14 +291,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     stages.tell("unpack", given.seconds, given.seconds - stages.left(), "done", 0)
     runs = work / "code" / "results" / manifest["scale"] / "runs"
-    bringing, ended = Bringing(runs, out), []
+    bringing = Bringing(runs, out)
     bringing.start()
-    for stage in manifest["stages"]:
-        if stage["name"] in wanted:
-            limit = limits.get(stage["name"])
-            ended.append(stages.run(stage, float(limit) if limit else None))
-            if given.weights and "run" in stage:
-                bring_weights(stages, runs, stage["run"], given.weights)
+
+    def carry_out(stage: dict[str, Any]) -> str:
+        limit = limits.get(stage["name"])
+        how = stages.run(stage, float(limit) if limit else None)
+        if given.weights and "run" in stage:
+            bring_weights(stages, runs, stage["run"], given.weights)
+        return how
+
+    chosen = [stage for stage in manifest["stages"] if stage["name"] in wanted]
+    ended = [carry_out(stage) for stage in chosen if "run" not in stage]
+    with ThreadPoolExecutor(stages.at_once) as pool:
+        ended += pool.map(carry_out, [stage for stage in chosen if "run" in stage])
     bringing.stop()
     return 0 if set(ended) <= {"done", "stopped"} else 1
 
