@@ -64,19 +64,17 @@ def main() -> None:
     arguments = arguments_parser().parse_args()
     run, inputs = run_and_inputs(arguments.config, arguments.run, arguments.generator)
     batches = list(answers(run, inputs, arguments.steps))
+    about = {
+        **machine.facts(), "config": str(arguments.config), "run": run.path,
+        "generator": str(inputs.generator), "steps": len(batches),
+        "rollouts per step": run.rollouts_per_step,
+    }  # fmt: skip
     rows: list[dict[str, Any]] = []
     for row in measured(run, inputs, batches, arguments.precisions):
         print(json.dumps(row), flush=True)
         rows.append(row)
-        report = {
-            "about": {
-                **machine.facts(), "config": str(arguments.config), "run": run.path,
-                "generator": str(inputs.generator), "steps": len(batches),
-                "rollouts per step": run.rollouts_per_step,
-            },
-            "rows": rows,
-        }  # fmt: skip
         if arguments.out:
+            report = {"about": about, "rows": rows}
             reports.write(arguments.out, "precision", report, table(report))
 
 
@@ -127,7 +125,7 @@ def measured(
         try:
             advantages, seconds, first = scored(run, inputs, batches, precision)
         except Exception as error:  # a device may lack an algorithm; the others go on
-            yield {"precision": precision, "error": str(error).splitlines()[0][:200]}
+            yield {"precision": precision, "failed": str(error).splitlines()[0][:200]}
             continue
         reference = advantages if reference is None else reference
         yield {
@@ -173,8 +171,8 @@ def table(report: dict[str, Any]) -> str:
 
 def cells(row: dict[str, Any]) -> list[str]:
     """One row's cells."""
-    if "error" in row and isinstance(row["error"], str):
-        return [row["precision"], row["error"], *["-"] * (len(COLUMNS) - 2)]
+    if "failed" in row:
+        return [row["precision"], row["failed"], *["-"] * (len(COLUMNS) - 2)]
     return [
         row["precision"],
         f"{row['seconds']:.3g}",

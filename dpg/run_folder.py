@@ -100,8 +100,10 @@ class RunFolder:
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """The outputs that every finished run has, the record last."""
-        return (self.metrics, self.rollouts, self.generator, self.record)
+        """The outputs of an engine, the record last; not every run has a clock and a pattern."""
+        return (
+            self.metrics, self.clock, self.rollouts, self.pattern, self.generator, self.record,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,9 @@ class Task:
 
 def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """The identity of a row's measurement: all fields of its task but the repeats."""
-    return tuple(row.get(field.name, field.default) for field in fields(Task) if field.name != "repeats")
+    return tuple(
+        row.get(field.name, field.default) for field in fields(Task) if field.name != "repeats"
+    )
 
 
 def is_installed(method: str) -> bool:

@@ -36,9 +36,7 @@ def measure(task: Task, gradient: Path, device: str = "cpu") -> dict[str, float 
         if device == "cuda":
             torch.cuda.synchronize()
 
-    found = turns.compare(
-        plain, lambda: run(network, start, tokens).cpu(), task.repeats, gradient
-    )
+    found = turns.compare(plain, lambda: run(network, start, tokens).cpu(), task.repeats, gradient)
     on_device = {"device_bytes": torch.cuda.max_memory_allocated()} if device == "cuda" else {}
     return found | on_device
 

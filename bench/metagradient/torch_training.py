@@ -61,9 +61,7 @@ def train(network: torch.nn.Module, start: Params, tokens: torch.Tensor) -> Para
 def metric(params: Params, start: Params) -> torch.Tensor:
     """How well the change of the embedding shows the pattern 67 (section 4.1): a scalar."""
     name = "transformer.wte.weight"
-    pattern = torch.tensor(
-        np.asarray(sixseven()), dtype=torch.float32, device=params[name].device
-    )
+    pattern = torch.tensor(np.asarray(sixseven()), dtype=torch.float32, device=params[name].device)
     height, width = pattern.shape
     change = (params[name] - start[name])[ROW : ROW + height, :width]
     return -torch.nn.functional.softplus(-20 * pattern * change).mean()

@@ -62,8 +62,9 @@ def generate(
     if study.scale.engine == "jax":  # another engine's target lives in its reward server
         process.enter_targets_environment(study, run)
     process.start_jax()
-    from dpg.generators.finished import done_already
+    from dpg.generators.finished import done_already, taken_from
     from dpg.generators.run import engine_of
+    from dpg.generators.started_from import from_files
     from dpg.progress import StepBar
     from dpg.run_folder import RunFolder
 
@@ -81,6 +82,10 @@ def generate(
         typer.echo(done, err=True)
         return
     require_made(inputs, config)
+    swept = layout.sweep(experiment, variant).rate(run.learner.learning_rate)
+    may_be_taken = engine == "jax" and swept.is_finished and not force
+    if may_be_taken and taken_from(swept, run, folder, from_files(run, inputs)):
+        return
     with StepBar(f"{experiment}/{variant}", run.generator.grpo_steps) as bar:
         engine_of(study, environment)(run, inputs, folder, seconds=seconds, on_step=bar)
 
@@ -165,7 +170,7 @@ def sweep(
     inputs = inputs_of(run)
     require_made(inputs, config)
     folder = out or layout.sweep(experiment, variant).path
-    record = sweeps.sweep(run, study.scale.sweep, inputs, folder)
+    record = sweeps.sweep(run, study.scale.sweep, inputs, folder, layout.run_of(run))
     for entry in record["tried"]:
         typer.echo(f"{entry['learning_rate']:.3g}: {entry['metric'] or entry['error']}")
     typer.echo(f"chosen: {record['chosen']:.3g}; configured: {record['configured']:.3g}")

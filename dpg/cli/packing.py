@@ -34,10 +34,14 @@ def pack(
     no_wheels: Annotated[
         bool, typer.Option("--no-wheels", help="It lacks no package: download none.")
     ] = False,
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Measure the machine after the runs, too.")
+    ] = False,
+    part_mb: Annotated[int, typer.Option(min=1, help="Largest file, in MB.")] = 60,
 ) -> None:
     """Pack what a machine without a network needs for some runs: code, texts, models, wheels.
 
-    The texts and models must exist already. No file is larger than 60 MB. On the other machine,
+    The texts and models must exist already. Large files are cut into parts. On the other machine,
     `python3 bundle/run.py --out OUT --seconds 560` checks the bundle and runs its stages.
 
     **Example:** `dpg pack --scale gpu --out bundle`
@@ -54,6 +58,8 @@ def pack(
         python=python,
         wheels=() if no_wheels else (wheels or packing.WHEELS),
         limits=limits or (),
+        bench=bench,
+        part_bytes=part_mb * 1_000_000,
     )
     for file in made:
         typer.echo(f"{file.stat().st_size:>12,}  {file}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,39 @@ def is_done(run: RunConfig, folder: RunFolder, inputs: Mapping[str, Any] | None)
         return True
     set_aside(folder)
     return False
+
+
+def taken_from(
+    other: RunFolder, run: RunConfig, folder: RunFolder, inputs: Mapping[str, Any]
+) -> bool:
+    """Copy a run from another folder if this very run of the JAX engine is finished there.
+
+    A sweep's run at the rate of the configuration is the study's own run, so it is computed once.
+
+    Args:
+        other: where it may be.
+        run: the resolved configuration.
+        folder: where its outputs go; must not hold a finished run.
+        inputs: what it starts from (`dpg.generators.started_from`).
+
+    Returns:
+        Whether it was copied. State of an unfinished run in `folder` is then deleted.
+
+    Raises:
+        StateLockedError: another process works on the run.
+    """
+    if not other.is_finished:
+        return False
+    if differences_of(artifacts.read_json(other.record), run, "jax", inputs):
+        return False
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with locked(folder.state.path):
+        for path in (path for path in other.outputs if path.exists()):
+            with artifacts.atomic_path(folder.path / path.name) as partial:
+                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial)
+        shutil.rmtree(folder.state.path, ignore_errors=True)
+    say(f"{folder.path}: copied from {other.path}, which is the same run")
+    return True
 
 
 def differences_of(

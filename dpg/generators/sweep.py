@@ -18,7 +18,7 @@ from dpg.config import RunConfig, SweepSettings
 from dpg.errors import DpgError
 from dpg.generators.advantages import AdvantageError
 from dpg.generators.engine import RunInputs
-from dpg.generators.finished import is_done
+from dpg.generators.finished import is_done, taken_from
 from dpg.generators.jax.engine import run_generator
 from dpg.generators.started_from import from_files
 from dpg.learner.errors import NotFiniteError
@@ -37,15 +37,26 @@ DIVERGED = (NotFiniteError, RewardError, AdvantageError)
 """What a run raises whose target left the finite numbers; any other error ends the sweep."""
 
 
-def sweep(run: RunConfig, settings: SweepSettings, inputs: RunInputs, out: Path) -> dict[str, Any]:
-    """Carry out `search` with the JAX engine, each run with a bar of its own."""
+def sweep(
+    run: RunConfig, settings: SweepSettings, inputs: RunInputs, out: Path, study: RunFolder
+) -> dict[str, Any]:
+    """Carry out `search` with the JAX engine, each run with a bar of its own.
+
+    Args:
+        run, settings, out: as for `search`.
+        inputs: the files that its runs read.
+        study: the study's own run, which is the sweep's at the configured rate.
+    """
+    digests = from_files(run, inputs)
 
     def train(one: RunConfig, folder: RunFolder) -> None:
+        if taken_from(study, one, folder, digests):
+            return
         title = f"{one.experiment}/{one.variant} at {one.learner.learning_rate:.3g}"
         with StepBar(title, one.generator.grpo_steps) as bar:
             run_generator(one, inputs, folder, on_step=bar)
 
-    return search(run, settings, train, out, from_files(run, inputs))
+    return search(run, settings, train, out, digests)
 
 
 def search(

@@ -51,6 +51,8 @@ def make(
     python: str,
     wheels: Sequence[str] = WHEELS,
     limits: Sequence[int] = (),
+    bench: bool = False,
+    part_bytes: int | None = None,
     root: Path = Path("."),
     download: Download | None = None,
 ) -> list[Path]:
@@ -63,6 +65,8 @@ def make(
         python: the other machine's Python version, such as "3.12"; for the wheels.
         wheels: packages that it lacks, with the versions in `envs/core.txt`.
         limits: seconds of each run's stage; missing limits are `_RUN_SECONDS`.
+        bench: after the runs, also measure the machine.
+        part_bytes: the largest file; None for `PART_BYTES`.
         root: the checkout.
         download: replaces pip, for tests.
 
@@ -81,11 +85,11 @@ def make(
         _texts(folder, layout, runs)
         fetched = [name for name in models if study.scale.models[name].source == "smollm2"]
         if fetched:
-            _split(_there(layout.sources / WHEEL_FILENAME, "model fetch"), folder)
+            _split(_there(layout.sources / WHEEL_FILENAME, "model fetch"), folder, part_bytes)
         for name in models:
             if name not in fetched:
                 _tar(folder / f"{name}.tar", {f"models/{name}": _model(layout, name)})
-                _split(folder / f"{name}.tar", folder)
+                _split(folder / f"{name}.tar", folder, part_bytes)
                 (folder / f"{name}.tar").unlink()
         if wheels:
             locked = locked_versions(root / "envs" / "core.txt")
@@ -95,6 +99,7 @@ def make(
         shutil.copyfile(far_side.__file__, folder / "run.py")
         stages = [_device(), *(_fetch(name, scale) for name in fetched)]
         stages += [_run(run, scale, limit) for run, limit in _limited(runs, limits)]
+        stages += _measurements(scale, runs[0]) if bench else []
         manifest = {
             "commit": commit,
             "scale": study.scale.scale,
@@ -167,11 +172,11 @@ def _tar(path: Path, content: dict[str, Path]) -> None:
             tar.add(source, name, filter=wanted)
 
 
-def _split(path: Path, folder: Path) -> None:
-    """Copy a file in parts of at most `PART_BYTES`."""
+def _split(path: Path, folder: Path, part_bytes: int | None) -> None:
+    """Copy a file in parts of at most `part_bytes`, or `PART_BYTES`."""
     with path.open("rb") as file:
         for number in range(1_000):
-            piece = file.read(PART_BYTES)
+            piece = file.read(part_bytes or PART_BYTES)
             if not piece and number:
                 return
             (folder / f"{path.name}.part{number:03d}").write_bytes(piece)
@@ -218,3 +223,19 @@ def _run(run: RunConfig, scale: str, limit: int) -> dict[str, Any]:
         "command": command,
         "run": run.path,
     }
+
+
+def _measurements(scale: str, run: RunConfig) -> list[dict[str, Any]]:
+    """The benchmarks, those first that say most; `{out}` is the folder of the results there."""
+    name, out = f"{run.experiment}/{run.variant}", ["--out", "{out}"]
+    shape = ["--models", "gpt2", "--batch", "64", "--length", "128", "--steps", "4", "16"]
+    peers = ["--methods", "dpg", "torch", "--precisions", "default", "highest", "--repeats", "3"]
+    commands = {
+        "precision": (90, ["-m", "bench.precision", "--config", scale, "--run", name]),
+        "metagradient": (180, ["-m", "bench.metagradient", *shape, *peers]),
+        "bench": (160, ["-m", "bench.gpu", "--config", scale, "--run", name, "--seconds", "150"]),
+    }
+    return [
+        {"name": stage, "limit": limit, "command": [*command, *out]}
+        for stage, (limit, command) in commands.items()
+    ]

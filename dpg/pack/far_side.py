@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -152,7 +153,8 @@ class Stages:
             return self.tell(stage["name"], limit, 0.0, "no time", None)
         start = time.monotonic()
         until = max(int(limit - MARGIN), 1)
-        words = [word.replace("{seconds}", str(until)) for word in stage["command"]]
+        known = {"{seconds}": str(until), "{out}": str(self.out)}
+        words = [_filled(word, known) for word in stage["command"]]
         status = self._ended([sys.executable, *words], stage["name"], limit)
         ended = {None: "limit", 0: "done", 75: "stopped"}.get(status, "failed")
         return self.tell(stage["name"], limit, time.monotonic() - start, ended, status)
@@ -200,8 +202,20 @@ class Stages:
         return ended
 
 
+def _filled(word: str, known: dict[str, str]) -> str:
+    for name, value in known.items():
+        word = word.replace(name, value)
+    return word
+
+
 def bring(runs: Path, out: Path) -> None:
-    """Copy the small files of all runs to `out`; each copied file is whole or absent."""
+    """Copy the small files of all runs to `out`; each copied file is whole or absent.
+
+    What a finished run no longer has, its state, is removed from `out` too.
+    """
+    for state in (out / "runs").glob("*/*/*/state"):
+        if not (runs / state.relative_to(out / "runs")).exists():
+            shutil.rmtree(state)
     for path in sorted(runs.rglob("*")) if runs.exists() else []:
         target = out / "runs" / path.relative_to(runs)
         try:
@@ -302,9 +316,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return how
 
     chosen = [stage for stage in manifest["stages"] if stage["name"] in wanted]
-    ended = [carry_out(stage) for stage in chosen if "run" not in stage]
-    with ThreadPoolExecutor(stages.at_once) as pool:
-        ended += pool.map(carry_out, [stage for stage in chosen if "run" in stage])
+    ended: list[str] = []
+    for runs_next, some in itertools.groupby(chosen, lambda stage: "run" in stage):
+        with ThreadPoolExecutor(stages.at_once if runs_next else 1) as pool:
+            ended += pool.map(carry_out, list(some))
     bringing.stop()
     return 0 if set(ended) <= {"done", "stopped"} else 1
 

@@ -110,7 +110,7 @@ def benchmark(settings: TextSettings, packages: Path) -> tuple[pd.DataFrame, dic
     """
     source = settings.passages
     if isinstance(source, DebianPassages):
-        debs = sorted(packages.glob("*.deb"))
+        debs = _debs(packages, "benchmark")
         table = campaigns.passages_from_debian(debs, min_characters=source.min_characters)
         found = passages.Passages(table, {})
     elif isinstance(source, HubPassages):
@@ -133,9 +133,12 @@ def pretraining(
 
     Returns:
         The table (id, text, language, source, stream), and counts of texts and characters.
+
+    Raises:
+        DpgError: the folder has no packages, or the wheel cannot be read.
     """
     narrative = campaigns.passages_from_debian(
-        sorted(packages.glob("*.deb")), min_characters=40, aligned=False, end="sentence"
+        _debs(packages, "pretraining"), min_characters=40, aligned=False, end="sentence"
     )
     articles = {"en": english}
     for code in FOREIGN_ARTICLES:
@@ -154,9 +157,23 @@ def aligned_passages(packages: Path, benchmark: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The table (id, language, text, source); a passage has one id in all languages.
+
+    Raises:
+        DpgError: the folder has no packages.
     """
     found = campaigns.passages_from_debian(
-        sorted(packages.glob("*.deb")), min_characters=40, aligned=True, end="sentence"
+        _debs(packages, "pretraining"), min_characters=40, aligned=True, end="sentence"
     )
     banned = set(found["id"][corpus.of_benchmark(found, benchmark)])
     return found[~found["id"].isin(banned)].reset_index(drop=True)
+
+
+def _debs(folder: Path, use: str) -> list[Path]:
+    """The packages in a folder of `fetch_campaigns`."""
+    found = sorted(folder.glob("*.deb"))
+    if not found:
+        raise DpgError(
+            f"{folder} has no packages (*.deb); download them first: "
+            f"dpg fetch campaigns --use {use} --out {folder}"
+        )
+    return found

