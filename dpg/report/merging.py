@@ -1,4 +1,4 @@
-"""Merge studies that were kept one seed at a time into one reference."""
+"""Merge studies that were kept in parts, such as one seed at a time, into one reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from dpg import artifacts, claims
-from dpg.claims.kept import PASSAGES, SWEEP, VALIDATIONS, Kept
+from dpg.claims.kept import PASSAGES, VALIDATIONS, Kept
 from dpg.config import RunConfig, Study
 from dpg.errors import DpgError
 from dpg.report import cards, graphics, pages, reference
@@ -19,11 +19,12 @@ from dpg.study.outputs import CURVES
 BY_SEED = ("figure_2", "figure_3", "figure_4", "figure_5", CURVES)
 """Figures that show every seed; other figures are copied from the first folder that has them."""
 
-_TABLES = (*(f"{name}.csv" for name in BY_SEED), VALIDATIONS, "runs.csv")
+_DRAWN = (*BY_SEED, "sweep")
+_TABLES = (*(f"{name}.csv" for name in _DRAWN), VALIDATIONS, "runs.csv")
 
 
 def merge(study: Study, folders: Sequence[Path], out: Path) -> list[Path]:
-    """Make one kept study of several, each with other seeds.
+    """Make one kept study of several, each with other runs: another seed, or other experiments.
 
     Tables are joined, figures are drawn again, and verdicts are computed over all seeds. Figure 1,
     the tables of texts, Table 1 and the theorem are copied from the first folder that has them.
@@ -47,7 +48,7 @@ def merge(study: Study, folders: Sequence[Path], out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     written = [_joined(name, study, folders, out) for name in _TABLES]
     written += _copied(folders, out)
-    drawn = [folder / f"{name}.png" for name in BY_SEED for folder in folders]
+    drawn = [folder / f"{name}.png" for name in _DRAWN for folder in folders]
     for image in (path for path in drawn if path.exists()):
         shutil.copyfile(image, out / image.name)  # which `redraw` replaces
     record = _record([one for _, one in records])
@@ -109,6 +110,8 @@ def _joined(name: str, study: Study, folders: Sequence[Path], out: Path) -> Path
     if not there:
         return None
     table = pd.concat([pd.read_csv(path) for path in there], ignore_index=True)
+    if name == "sweep.csv":  # of the first seed, which several parts may have swept
+        table = table.drop_duplicates(["experiment", "variant", "learning_rate"])
     order = {_key(run): place for place, run in enumerate(study.runs)}
     if {"experiment", "variant", "seed"} <= set(table):
         keys = zip(table["experiment"], table["variant"], table["seed"], strict=True)
@@ -126,13 +129,13 @@ def _key(run: RunConfig) -> tuple[str, str, int]:
 def _copied(folders: Sequence[Path], out: Path) -> list[Path]:
     """Copy the files that do not depend on other seeds, from the first folder that has them."""
     written = []
-    made_here = {*_TABLES, *(f"{name}.png" for name in BY_SEED)}
+    made_here = {*_TABLES, *(f"{name}.png" for name in _DRAWN)}
     made_here |= {reference.STUDY, "provenance.html", *(f"claims.{k}" for k in ("json", "md"))}
     made_here |= {"claims.html", cards.DATASET_CARD, cards.MODEL_CARD, "README.md"}
     kinds = {".png", ".csv", ".md", ".html"}
     for folder in folders:
         for path in sorted(folder.iterdir()):
-            kept = path.suffix in kinds or path.name in (PASSAGES, SWEEP)
+            kept = path.suffix in kinds or path.name == PASSAGES
             target = out / path.name
             if kept and path.name not in made_here and target not in written:
                 with artifacts.atomic_path(target) as partial:

@@ -24,6 +24,7 @@ from dpg.report import cards, pages
 from dpg.report.stopped import draw, snapshots
 from dpg.study.layout import Layout
 from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times
+from dpg.study.sweeps import swept
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
@@ -65,7 +66,7 @@ def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> l
         with artifacts.atomic_path(out / source.name) as partial:
             shutil.copyfile(source, partial)
         written.append(out / source.name)
-    written += kept.write(study, layout, runs, out)
+    written += _sweeps_so_far(study, layout, out) + kept.write(study, layout, runs, out)
     record = {
         "provenance": pages.provenance(study, runs),
         "run_times": run_times(study, layout),
@@ -77,6 +78,22 @@ def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> l
     }
     artifacts.write_json(out / STUDY, record)
     return [*written, out / STUDY, *cards.write(out)]
+
+
+def _sweeps_so_far(study: Study, layout: Layout, out: Path) -> list[Path]:
+    """Draw the finished sweeps of a study whose other sweeps are not finished."""
+    from dpg.figures import sweep
+    from dpg.figures.style import save_picture
+
+    records = [layout.sweep(run.experiment, run.variant).record for run in swept(study)]
+    finished = [path for path in records if path.exists()]
+    if not finished or (layout.figures / kept.SWEEP).exists():
+        return []
+    table, image = sweep.frame(finished), out / "sweep.png"
+    save_picture(sweep.draw(table), image)
+    with artifacts.atomic_path(out / kept.SWEEP) as partial:
+        table.to_csv(partial, index=False, lineterminator="\n")
+    return [image, out / kept.SWEEP]
 
 
 def _rates(study: Study) -> dict[str, str]:

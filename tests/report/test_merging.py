@@ -105,6 +105,39 @@ def test_merged_seeds_have_one_figure_and_verdicts_over_seeds(kept, tmp_path):
     assert legend.get_title().get_text() == "mean and range of 3 seeds"
 
 
+def test_parts_by_variant_are_merged_with_the_sweeps_that_each_finished(kept, tmp_path):
+    _, _, root = kept
+    study = config.load(root / "seed1.yaml")
+    swept = {"sgd": (0.01, 0.02), "naive": (0.001, 0.002)}
+    parts = []
+    for names in (("adam", "sgd"), ("naive",)):
+        layout = Layout("tiny", tmp_path / f"results-{names[0]}")
+        for name in names:
+            write(layout, study.run("uuid", name, 1))
+            if name in swept:
+                sweep_of(layout, name, swept[name])
+        parts.append(tmp_path / names[0])
+        reference.keep(study, layout, parts[-1])
+        assert (parts[-1] / "sweep.png").exists()
+    out = tmp_path / "all"
+    merging.merge(study, parts, out)
+    table = pd.read_csv(out / "sweep.csv")
+    assert list(table["variant"]) == ["sgd", "sgd", "naive", "naive"]
+    assert list(table["learning_rate"]) == [0.01, 0.02, 0.001, 0.002]
+    assert (out / "sweep.png").read_bytes() != (parts[0] / "sweep.png").read_bytes()
+    assert reference.outdated(study, out) == []
+    with pytest.raises(DpgError, match="no folder has uuid/naive/seed1"):
+        merging.merge(study, parts[:1], tmp_path / "one")
+
+
+def sweep_of(layout, variant, rates):
+    """A finished sweep that chose its last rate."""
+    tried = [{"learning_rate": rate, "metric": -1.0 + rate, "error": None} for rate in rates]
+    record = {"experiment": "uuid", "variant": variant, "seed": 0, "tried": tried}
+    chosen = {"configured": rates[-1], "chosen": rates[-1]}
+    artifacts.write_json(layout.sweep("uuid", variant).record, record | chosen)
+
+
 def test_a_kept_seed_is_judged_as_its_study(kept):
     _, folders, root = kept
     study = config.load(root / "seed0.yaml")
