@@ -100,10 +100,13 @@ class RunFolder:
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """The outputs of an engine, the record last; not every run has a clock and a pattern."""
-        return (
-            self.metrics, self.clock, self.rollouts, self.pattern, self.generator, self.record,
-        )  # fmt: skip
+        """The outputs that every finished run has, the record last."""
+        return (self.metrics, self.rollouts, self.generator, self.record)
+
+    @property
+    def of_some_runs(self) -> tuple[Path, ...]:
+        """The outputs that an engine writes for some runs only."""
+        return (self.clock, self.pattern)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def taken_from(
         return False
     folder.path.mkdir(parents=True, exist_ok=True)
     with locked(folder.state.path):
-        for path in (path for path in other.outputs if path.exists()):
+        for path in (path for path in (*other.of_some_runs, *other.outputs) if path.exists()):
             with artifacts.atomic_path(folder.path / path.name) as partial:
                 (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial)
         shutil.rmtree(folder.state.path, ignore_errors=True)
