@@ -77,7 +77,7 @@ def test_the_bold_numbers_of_table_1_are_bold(kept):
     (shown,) = re.findall(r'<figure id="table_1">(.*?)</figure>', text, re.S)
     source = (REFERENCE / "table_1.md").read_text()
     bold = re.findall(r"\*\*([\d,.]+)\*\*", source)
-    assert len(bold) == 8
+    assert len(bold) >= 8  # at least one in each column
     assert sorted(re.findall(r"<b>([\d,.]+)[^<]*</b>", shown)) == sorted(bold)
 
 
@@ -100,9 +100,9 @@ def test_headlines_are_the_numbers_of_the_figures():
     assert found["QR code in the LM head"].value == f"{441 * qr['pixels_right']:.0f} of 441"
     scans = "scans" if qr["scans"] else "does not scan"
     assert found["QR code in the LM head"].note.endswith(scans)
-    adam = runs[(runs["experiment"] == "sixseven") & (runs["variant"] == "adam-T8")].iloc[0]
+    adam = runs[(runs["experiment"] == "sixseven") & (runs["variant"] == "adam-T32")].iloc[0]
     assert found["67 in the LM head"].value == f"{42 * adam['pixels_right']:.0f} of 42"
-    norm = runs[(runs["experiment"] == "norm") & (runs["variant"] == "adam-T8")].iloc[0]
+    norm = runs[(runs["experiment"] == "norm") & (runs["variant"] == "adam-T32")].iloc[0]
     assert found["Norm of the LM head"].value == f"{norm['norm_difference']:+.2f}"
     uuid = runs[runs["experiment"] == "uuid"].set_index("variant")["exact"]
     assert found["Rollouts with the UUID"].value == f"{100 * uuid['adam']:.0f} %"
