@@ -235,7 +235,8 @@ def test_doctor_knows_every_scale_and_says_cpu_time(called, path):
     assert study.scale.scale == path.stem
     words = console.cpu_time(study, ROOT / "results")
     if path.stem == "tiny":
-        assert re.search(r"CPU time of the generator runs: \d+ min for 48 runs \(measured", words)
+        time = r"(\d+ h )?\d+ min"
+        assert re.search(rf"CPU time of the generator runs: {time} for 48 runs \(measured", words)
     else:
         assert words.startswith("CPU time")
 

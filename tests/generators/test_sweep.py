@@ -11,9 +11,11 @@ from dpg import artifacts, config
 from dpg.config import SweepSettings
 from dpg.errors import DpgError
 from dpg.figures import build
-from dpg.generators.sweep import SweepDivergedError, search
+from dpg.generators.jax.engine import run_generator
+from dpg.generators.sweep import SweepDivergedError, search, sweep
 from dpg.learner.errors import NotFiniteError
 from dpg.provenance import RunRecord
+from dpg.run_folder import RunFolder, SweepFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = config.load(ROOT / "config" / "paper.yaml")
@@ -125,3 +127,16 @@ def test_its_figure_shows_every_rate(tmp_path):
     assert lines[0] == "experiment,variant,learning_rate,metric,chosen,configured"
     assert len(lines) == 6
     assert sum(",True," in line for line in lines) == 1
+
+
+@pytest.mark.integration
+def test_the_studys_own_run_is_the_sweeps_at_the_configured_rate(world, tmp_path, capsys):
+    study = world.study.run("sixseven", "sgd-T4", 0)
+    inputs, own = world.inputs(study), RunFolder(tmp_path / "seed0")
+    run_generator(study, inputs, own)
+    settings = SweepSettings(first=study.learner.learning_rate, most=1)
+    record = sweep(study, settings, inputs, tmp_path / "sweep", own)
+    assert record["chosen"] == record["configured"] == study.learner.learning_rate
+    taken = SweepFolder(tmp_path / "sweep").rate(study.learner.learning_rate)
+    assert taken.record.read_bytes() == own.record.read_bytes()
+    assert f"copied from {own.path}, which is the same run" in capsys.readouterr().err
