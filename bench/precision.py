@@ -25,16 +25,16 @@ import jax
 import numpy as np
 
 from bench import machine, reports
+from dpg.cli.options import inputs_of
 from dpg.config import RunConfig, load
-from dpg.generators import sampling
 from dpg.generators.advantages import group_advantages
 from dpg.generators.engine import RunInputs
+from dpg.generators.jax.algorithm import sample_step
 from dpg.generators.jax.policy import JaxGenerator
 from dpg.generators.prompts import prompts_of
 from dpg.generators.scorer import build_scorer, load_model
-from dpg.generators.validation import without_end
+from dpg.models import Tokenizer
 from dpg.rewards.protocol import RolloutBatch
-from dpg.study.layout import Layout
 
 PRECISIONS = ("highest", "TF32_TF32_F32_X3", "BF16_BF16_F32_X6", "default")
 """Names that JAX knows, the reference first. The second and third add up products of the rounded
@@ -84,14 +84,8 @@ def run_and_inputs(
     """The run `experiment/variant` of a scale, and the files that it reads."""
     study = load(config)
     experiment, variant = name.split("/")
-    run, layout = study.run(experiment, variant, study.all_seeds[0]), Layout(study.scale.scale)
-    inputs = RunInputs(
-        generator or layout.model(run.generator.model),
-        layout.model(run.learner.model),
-        layout.articles,
-        layout.passages if run.metric.kind == "language" else None,
-    )
-    return run, inputs
+    run = study.run(experiment, variant, study.all_seeds[0])
+    return run, inputs_of(run, generator=generator)
 
 
 def answers(run: RunConfig, inputs: RunInputs, steps: int) -> Iterator[RolloutBatch]:
@@ -102,18 +96,7 @@ def answers(run: RunConfig, inputs: RunInputs, steps: int) -> Iterator[RolloutBa
     settings = run.generator.model_copy(update={"update_microbatch": None})
     generator = JaxGenerator(model, params, settings, tokenizer.eos_ids, prompts.mask.sum(1))
     for step in range(steps):
-        index = sampling.prompt_indices(
-            len(prompts.articles), run.prompts_per_step, step,
-            seed=run.seed, shuffle=run.prompt_shuffle,
-        )  # fmt: skip
-        chosen, key = prompts.take(index), sampling.key(run.seed, "rollouts", step)
-        drawn = generator.rollout(
-            chosen.tokens, chosen.mask, key, settings.temperature, settings.group_size
-        )
-        tokens = np.asarray(drawn.tokens)
-        own = without_end(tokens, np.asarray(drawn.mask), tokenizer.eos_ids)
-        groups = np.repeat(np.arange(len(index)), settings.group_size)
-        yield RolloutBatch(tokens, own, groups, step)
+        yield sample_step(run, step, generator, tokenizer, prompts)[2]
 
 
 def measured(
@@ -142,7 +125,7 @@ def scored(
 ) -> tuple[np.ndarray, float, float]:
     """The advantages of all batches [steps * N], and seconds of a later and of the first reward."""
     learner = run.learner.model_copy(update={"matmul_precision": precision})
-    tokenizer = load_model(inputs.generator)[2]
+    tokenizer = Tokenizer.load(inputs.generator)
     reward = build_scorer(run.model_copy(update={"learner": learner}), tokenizer, inputs).reward
     found, times = [], []
     for batch in [*batches, batches[-1]]:

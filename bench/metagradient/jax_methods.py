@@ -62,8 +62,7 @@ def measure(task: Task, gradient: Path) -> dict[str, float | int]:
 
 def device_memory() -> dict[str, int]:
     """The peak of a GPU's memory so far; empty on a CPU."""
-    stats = jax.devices()[0].memory_stats() or {}
-    return {"device_bytes": stats["peak_bytes_in_use"]} if "peak_bytes_in_use" in stats else {}
+    return {} if machine.device_limit() is None else {"device_bytes": machine.peak_bytes()}
 
 
 def ours(task: Task, problem: Problem) -> tuple[Method, int, float]:

@@ -24,7 +24,7 @@ def line(row: Mapping[str, Any]) -> str:
         return f"{head} {row['error']}"
     share = f"{row['share_of_peak']:.0%} of peak" if row.get("share_of_peak") else ""
     ratio = row["seconds"] / row["plain_seconds"]
-    memory = row.get("device_bytes", row.get("allocated_bytes", row["resident_bytes"]))
+    memory = _memory(row, row["resident_bytes"])
     return (
         f"{head} {row['seconds']:8.2f} s  {ratio:5.2f}x plain, least {row['least_ratio']:5.2f}x  "
         f"memory {reports.megabytes(memory):>11}  "
@@ -67,16 +67,15 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['seconds'] / row['plain_seconds']:.2f}x",
         f"{row['least_ratio']:.2f}x",
         f"{row['promised_ratio']:.2f}x" if "promised_ratio" in row else "",
-        _memory(row),
+        "" if (memory := _memory(row)) is None else reports.megabytes(memory),
         reports.megabytes(row["temporary_bytes"]) if "temporary_bytes" in row else "",
         reports.megabytes(row["resident_bytes"]),
         f"{row['difference']:.0e}" if row.get("difference") else "",
     ]
 
 
-def _memory(row: Mapping[str, Any]) -> str:
-    found = row.get("device_bytes", row.get("allocated_bytes"))
-    return "" if found is None else reports.megabytes(found)
+def _memory(row: Mapping[str, Any], default: int | None = None) -> Any:
+    return row.get("device_bytes", row.get("allocated_bytes", default))
 
 
 def _seconds(row: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ Method = Callable[[torch.nn.Module, Params, torch.Tensor], torch.Tensor]
 """(network, initial parameters, tokens [T, B, L]) -> metagradient [T, B]."""
 
 
-def measure(task: Task, gradient: Path, device: str = "cpu") -> dict[str, float | int]:
+def measure(task: Task, gradient: Path, device: str) -> dict[str, float | int]:
     """Time and memory of one task; its metagradient goes to the file `gradient`."""
     torch.set_float32_matmul_precision("high" if task.precision == "default" else "highest")
     network, tokens = (x.to(device) for x in network_and_tokens(task))

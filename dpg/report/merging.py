@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from dpg import artifacts, claims
-from dpg.claims.kept import PASSAGES, VALIDATIONS, Kept
+from dpg.claims.kept import PASSAGES, SWEEP, VALIDATIONS, Kept
 from dpg.config import RunConfig, Study
 from dpg.errors import DpgError
 from dpg.report import cards, graphics, pages, reference
@@ -110,7 +110,7 @@ def _joined(name: str, study: Study, folders: Sequence[Path], out: Path) -> Path
     if not there:
         return None
     table = pd.concat([pd.read_csv(path) for path in there], ignore_index=True)
-    if name == "sweep.csv":  # of the first seed, which several parts may have swept
+    if name == SWEEP:  # of the first seed, which several parts may have swept
         table = table.drop_duplicates(["experiment", "variant", "learning_rate"])
     order = {_key(run): place for place, run in enumerate(study.runs)}
     if {"experiment", "variant", "seed"} <= set(table):

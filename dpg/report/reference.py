@@ -83,17 +83,15 @@ def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> l
 def _sweeps_so_far(study: Study, layout: Layout, out: Path) -> list[Path]:
     """Draw the finished sweeps of a study whose other sweeps are not finished."""
     from dpg.figures import sweep
-    from dpg.figures.style import save_picture
+    from dpg.figures.style import save_csv, save_picture
 
     records = [layout.sweep(run.experiment, run.variant).record for run in swept(study)]
     finished = [path for path in records if path.exists()]
     if not finished or (layout.figures / kept.SWEEP).exists():
         return []
-    table, image = sweep.frame(finished), out / "sweep.png"
-    save_picture(sweep.draw(table), image)
-    with artifacts.atomic_path(out / kept.SWEEP) as partial:
-        table.to_csv(partial, index=False, lineterminator="\n")
-    return [image, out / kept.SWEEP]
+    table, stem = sweep.frame(finished), out / "sweep"
+    image = save_picture(sweep.draw(table), stem.with_suffix(".png"))
+    return [image, save_csv(table, stem)]
 
 
 def _rates(study: Study) -> dict[str, str]:

@@ -38,6 +38,7 @@ from dpg.generators.prompts import Prompts
 from dpg.generators.scorer import Scorer
 from dpg.generators.validation import Outcome, assess, keep, without_end
 from dpg.models import LanguageModel, Tokenizer
+from dpg.models.decode import Rollouts
 from dpg.progress import say
 from dpg.provenance import run_record
 from dpg.rewards.protocol import Reward, RolloutBatch
@@ -163,25 +164,10 @@ def grpo_step(
 ) -> dict[str, float]:
     """One pass through Algorithm 1's loop; returns the step's line of the log."""
     settings = run.generator
-    index = sampling.prompt_indices(
-        len(prompts.articles),
-        run.prompts_per_step,
-        step,
-        seed=run.seed,
-        shuffle=run.prompt_shuffle,
-    )
-    # The G responses of a prompt stand together (line 5 of Algorithm 1).
-    chosen = prompts.take(index)
-    groups = np.repeat(np.arange(len(index)), settings.group_size)
-    key = sampling.key(run.seed, "rollouts", step)
     with clock.part("rollout"):
-        rollouts = generator.rollout(
-            chosen.tokens, chosen.mask, key, settings.temperature, settings.group_size
-        )
-    tokens = np.asarray(rollouts.tokens)
-    own = without_end(tokens, np.asarray(rollouts.mask), tokenizer.eos_ids)
+        chosen, rollouts, batch = sample_step(run, step, generator, tokenizer, prompts)
     with clock.part("reward"):
-        rewards = reward(RolloutBatch(tokens, own, groups, step))
+        rewards = reward(batch)
     advantages = group_advantages(rewards.values, rewards.groups, settings.advantage_eps)
     with clock.part("update"):
         log = generator.update(
@@ -194,8 +180,36 @@ def grpo_step(
         "informative": float(np.mean(advantages != 0)),
         **log._asdict(),
         "logprob": float(rollouts.logprobs.sum() / rollouts.mask.sum()),
-        "response_length": float(own.sum(1).mean()),
+        "response_length": float(batch.mask.sum(1).mean()),
     }
+
+
+def sample_step(
+    run: RunConfig,
+    step: int,
+    generator: JaxGenerator,
+    tokenizer: Tokenizer,
+    prompts: Prompts,
+) -> tuple[Prompts, Rollouts, RolloutBatch]:
+    """A step's prompts, the generator's rollouts, and these as the reward reads them."""
+    settings = run.generator
+    index = sampling.prompt_indices(
+        len(prompts.articles),
+        run.prompts_per_step,
+        step,
+        seed=run.seed,
+        shuffle=run.prompt_shuffle,
+    )
+    # The G responses of a prompt stand together (line 5 of Algorithm 1).
+    chosen = prompts.take(index)
+    groups = np.repeat(np.arange(len(index)), settings.group_size)
+    key = sampling.key(run.seed, "rollouts", step)
+    rollouts = generator.rollout(
+        chosen.tokens, chosen.mask, key, settings.temperature, settings.group_size
+    )
+    tokens = np.asarray(rollouts.tokens)
+    own = without_end(tokens, np.asarray(rollouts.mask), tokenizer.eos_ids)
+    return chosen, rollouts, RolloutBatch(tokens, own, groups, step)
 
 
 class _Limit:
