@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from bench import machine, reports
+from dpg.cli import process
 from dpg.cli.options import inputs_of
 from dpg.config import RunConfig, load
 from dpg.generators.advantages import group_advantages
@@ -62,6 +63,7 @@ def arguments_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     arguments = arguments_parser().parse_args()
+    process.start_jax()  # as a run does: the precision then depends on the learner alone
     run, inputs = run_and_inputs(arguments.config, arguments.run, arguments.generator)
     batches = list(answers(run, inputs, arguments.steps))
     about = {

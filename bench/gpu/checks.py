@@ -115,7 +115,9 @@ def through_training(problem: Problem) -> jax.Array:
 def generator_checks(task: Task) -> list[Check]:
     """Logits and a rollout's log-probabilities against the CPU's float32."""
     run = configured(task, task.run)
-    settings = run.generator.model_copy(update={"response_tokens": 16, "rollout_batch": None})
+    sizes = {"prompt_tokens": 24, "response_tokens": 16}
+    whole = {"rollout_batch": None, "update_microbatch": None}  # no update is made
+    settings = run.generator.model_copy(update=sizes | whole)
     model = shape_of(settings.model, task.small)
     params = model.init(jax.random.key(0))
     prompts = np.random.default_rng(0).integers(2, model.config.vocab_size, (4, 24))

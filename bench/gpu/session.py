@@ -15,6 +15,7 @@ import jax
 from bench import processes
 from bench.gpu.counts import passes
 from bench.gpu.task import PARTS, Task
+from dpg.cli.process import kept_flags
 
 Row = dict[str, Any]
 """The numbers of a part, or the `error` that says why there are none."""
@@ -80,6 +81,7 @@ class Session:
             # The part is alone on the device; the driver needs the rest.
             "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
             **os.environ,
+            "XLA_FLAGS": kept_flags(),  # those of a run
         }
         print(f"{part} {task.T or ''}".strip() + " ...", file=sys.stderr, flush=True)
         answer = processes.ask(

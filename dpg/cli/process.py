@@ -29,6 +29,12 @@ exports others (`JAX_ENABLE_X64=1`) changes nothing. `import dpg.learner` pins n
 HARMLESS_FLAGS = ("--xla_force_host_platform_device_count", "--xla_dump", "--xla_gpu_cuda_data_dir")
 """Flags of `XLA_FLAGS` that change no number and are kept."""
 
+GPU_FLAGS = ("--xla_gpu_enable_triton_gemm=false", "--xla_gpu_autotune_level=0")
+"""Flags that every command sets. They leave matrix products on a GPU to cuBLAS and its own choice of
+kernel. XLA would compile dozens of Triton kernels for each product and time them. In full float32
+that takes minutes per product. Which kernel is the fastest may also differ between two compilations
+of a program, and then its numbers differ in the last digit. On a CPU they change nothing."""
+
 INSIST = "DPG_XLA_FLAGS"
 """Environment variable with XLA flags that are used whatever they change."""
 
@@ -40,7 +46,7 @@ def start_jax() -> None:
     on the number of threads and on XLA's flags. JAX's own cache key leaves both out, so each
     combination has its own cache folder.
     """
-    os.environ["XLA_FLAGS"] = _kept_flags()
+    os.environ["XLA_FLAGS"] = kept_flags()
     import jax
 
     for name, value in PINNED.items():
@@ -52,8 +58,11 @@ def start_jax() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _kept_flags() -> str:
-    """The flags of `XLA_FLAGS` that change no number, and those that the user insists on."""
+def kept_flags() -> str:
+    """The flags of `XLA_FLAGS` that change no number, our own, and those the user insists on.
+
+    XLA takes the last of two values of a flag, so the user's are the last.
+    """
     given = os.environ.get("XLA_FLAGS", "").split()
     insisted = os.environ.get(INSIST, "").split()
     kept = [flag for flag in given if flag.startswith(HARMLESS_FLAGS)]
@@ -64,7 +73,7 @@ def _kept_flags() -> str:
             f"set it in {INSIST} to use it",
             file=sys.stderr,
         )
-    return " ".join(dict.fromkeys([*kept, *insisted]))
+    return " ".join(dict.fromkeys([*kept, *GPU_FLAGS, *insisted]))
 
 
 def _threads() -> int:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 
 from dpg import hardware
 from dpg.errors import DpgError
+from dpg.progress import say
 from dpg.quantities import in_bytes
 
-# The share of a GPU's memory for one part of a step. The rest is for what the other parts keep
-# meanwhile (parameters, optimizer states, rollouts) and for fragmentation.
-_SHARE = 0.75
+SHARE = 0.75
+"""The share of a GPU's memory for one part of a step. The rest is for what the other parts keep
+meanwhile (parameters, optimizer states, rollouts) and for fragmentation."""
 # The share of the machine's memory if the device is its CPU. Other programs use that memory, too.
 _CPU_SHARE = 0.25
 
@@ -37,12 +40,27 @@ def device_bytes() -> int:
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit is None:
         return int(_CPU_SHARE * hardware.physical_memory_gb() * 1e9)
-    return int(_SHARE * limit)
+    return int(SHARE * limit)
 
 
 def portions(most: int) -> list[int]:
     """The sizes to try, ascending: the powers of two below `most`, and `most`."""
     return [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
+
+
+def chosen(setting: str, unit: str, sizes: Sequence[int], *questions: Any, **words: Any) -> int:
+    """`largest`, with a line before and after it: a program may take minutes to compile.
+
+    Args:
+        setting: its name, such as "learner.microbatch".
+        unit: what it counts.
+        sizes, questions, words: as `largest` takes them.
+    """
+    say(f"{setting} is auto: compiling the step of {sizes[-1]} {unit} to see whether it fits")
+    start = time.monotonic()
+    size = largest(sizes, *questions, **words)
+    say(f"{setting}: {size} {unit} at a time fit ({time.monotonic() - start:.0f} s)")
+    return size
 
 
 def largest(
@@ -55,8 +73,9 @@ def largest(
 ) -> int:
     """The largest size whose program fits.
 
-    The two smallest sizes are compiled first. A line through their bytes predicts which larger
-    sizes may fit, and only those are compiled, the largest first.
+    The largest of all is compiled first, since it fits most devices, and is then the program that
+    the run needs. If it does not fit, the two smallest are compiled. A line through their bytes
+    predicts which larger sizes may fit, and only those are compiled, the largest first.
 
     Args:
         sizes: those to choose from, ascending.
@@ -69,11 +88,11 @@ def largest(
         DeviceMemoryError: not even the smallest size fits.
     """
     need = functools.cache(bytes_of)
+    if need(sizes[-1]) <= limit:
+        return sizes[-1]
     least = need(sizes[0])
     if least > limit:
         raise DeviceMemoryError(_too_small(what, least, limit, instead))
-    if len(sizes) == 1:
-        return sizes[0]
     slope = max((need(sizes[1]) - least) / (sizes[1] - sizes[0]), 0.0)
     hopeful = [size for size in sizes if least + slope * (size - sizes[0]) <= limit]
     return next(size for size in reversed(hopeful) if need(size) <= limit)

@@ -66,7 +66,9 @@ def chosen_microbatch(
             yield name, functools.partial(bytes_of, 1, tokens + added_tokens, True)
 
     kept = _kept_bytes(settings, params)
-    return memory.largest(
+    return memory.chosen(
+        "learner.microbatch",
+        "examples",
         memory.portions(examples),
         bytes_of,
         max(memory.device_bytes() - kept, 0),

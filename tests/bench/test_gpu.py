@@ -1,17 +1,19 @@
 """The GPU's benchmark: every part runs on a CPU, and what it decides on the way is right."""
 
 import argparse
+import importlib.util
 import json
 import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
 
+import jax
 import numpy as np
 import pytest
 
 from bench import ROOT
-from bench.gpu import checks, counts, session, worker
+from bench.gpu import checks, counts, programs, session, worker
 from bench.gpu.case import Case
 from bench.gpu.shapes import configured
 from bench.gpu.table import table
@@ -61,6 +63,24 @@ def test_a_part_that_fails_leaves_the_others_in_the_table():
 def test_without_a_gpu_it_says_so():
     with pytest.raises(SystemExit, match="no GPU is found"):
         worker.work(asdict(replace(small("device"), small=False)))
+
+
+def test_without_the_cuda_plugin_it_says_what_to_install():
+    if importlib.util.find_spec("jax_plugins"):
+        pytest.skip("JAX's CUDA plugin is installed")
+    with pytest.raises(SystemExit, match=r"expected jax-cuda13-plugin and .* no GPU is needed"):
+        programs.described("h200")
+
+
+@pytest.mark.slow
+def test_every_program_of_a_step_is_compiled_for_a_device():
+    """Here for a CPU: the list of programs and their names do not depend on the device."""
+    run = configured(small("programs"), "lambada-es/adam")
+    rows = list(programs.compiled(Case(run, small=True), jax.devices()[0]))
+    names = [row["program"] for row in rows]
+    assert names[:2] == ["update", "generate"]
+    assert {"evaluate", "linearize", "apply", "pull", "along"} == set(names[2:])
+    assert all(row["bytes"] > 0 and row["seconds"] > 0 for row in rows)
 
 
 def test_parts_are_not_begun_when_the_time_is_over():

@@ -3,8 +3,10 @@
 import json
 
 import pandas as pd
+import pytest
 
 from bench import RESULTS, derivatives, engines, grpo_step, metrics_together
+from bench.gpu import programs
 from bench.metagradient.table import line, table
 from bench.reports import page
 
@@ -13,10 +15,18 @@ def kept(name: str) -> str:
     return (RESULTS / name).read_text(encoding="utf-8")
 
 
-def test_metagradient():
-    content = json.loads(kept("metagradient.json"))
-    assert table(content) == kept("metagradient.md")
+@pytest.mark.parametrize("name", ["metagradient", "h200/metagradient"])
+def test_metagradient(name):
+    content = json.loads(kept(f"{name}.json"))
+    assert table(content) == kept(f"{name}.md")
     assert len({line(row) for row in content["rows"]}) == len(content["rows"])
+
+
+def test_programs():
+    content = json.loads(kept("h200/programs.json"))
+    assert page(programs.table(content["rows"]), content["about"]) == kept("h200/programs.md")
+    # A product of our own in full float32 takes XLA minutes; cuBLAS has them all.
+    assert not any(row["triton"] for row in content["rows"])
 
 
 def test_metrics_together():

@@ -54,11 +54,13 @@ def test_settings_that_a_shell_exports_change_no_number(tmp_path):
 def test_flags_that_may_change_numbers_are_left_out_and_said(tmp_path):
     flags = "--xla_cpu_enable_fast_math=true --xla_force_host_platform_device_count=2"
     (_, _, _, used), said = drawn(tmp_path, XLA_FLAGS=flags)
-    assert used == "--xla_force_host_platform_device_count=2"
+    own = list(process.GPU_FLAGS)
+    assert used.split() == ["--xla_force_host_platform_device_count=2", *own]
     assert "--xla_cpu_enable_fast_math=true may change" in said
     insisted = {"DPG_XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}
     (_, _, _, used), said = drawn(tmp_path, XLA_FLAGS=flags, **insisted)
-    assert set(used.split()) == set(flags.split())
+    assert set(used.split()) == {*flags.split(), *own}
+    assert used.endswith(insisted["DPG_XLA_FLAGS"])  # XLA takes the last
     assert "left out" not in said
 
 

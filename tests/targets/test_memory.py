@@ -22,17 +22,23 @@ def program(asked, each=100, fixed=50, bend=0):
 @pytest.mark.parametrize(
     ("limit", "chosen"), [(150, 1), (449, 2), (450, 4), (1649, 8), (1650, 16), (10**9, 16)]
 )
-def test_the_largest_that_fits_is_found_with_three_questions(limit, chosen):
+def test_the_largest_that_fits_is_found_with_four_questions(limit, chosen):
     asked = []
     assert largest(SIZES, program(asked), limit, what="it") == chosen
-    assert len(asked) <= 3
+    assert len(asked) <= 4
+
+
+def test_where_all_fits_nothing_else_is_compiled():
+    asked = []
+    assert largest(SIZES, program(asked), 1650, what="it") == 16
+    assert asked == [16]
 
 
 def test_a_program_that_grows_faster_than_a_line_is_asked_again():
     asked = []
     # By its two smallest sizes 16 would fit; it takes 50 + 1,600 + 2,560.
     assert largest(SIZES, program(asked, bend=10), 2200, what="it") == 8
-    assert asked == [1, 2, 16, 8]
+    assert asked == [16, 1, 2, 8]
 
 
 def test_a_program_that_never_grows_takes_all():

@@ -21,6 +21,7 @@ from dpg.generators.jax.policy import JaxGenerator
 from dpg.generators.prompts import Prompts
 from dpg.generators.scorer import Scorer
 from dpg.learner.ahead import Compile
+from dpg.progress import say
 from dpg.rewards.metagradient import MetagradientReward
 
 LAYERS_FROM = 5
@@ -50,7 +51,11 @@ def compile_next_step(
     if run.learner.implementation is not None or model.config.layers < LAYERS_FROM:
         return
     start = time.monotonic()
-    side_by_side(_needed(run, step, generator, scorer, prompts, validation_prompts))
+    needed = list(_needed(run, step, generator, scorer, prompts, validation_prompts))
+    cores = hardware.usable_cores()
+    say(f"compiling the {len(needed)} programs of a step, {cores} at a time")
+    side_by_side(needed)
+    say(f"compiled in {time.monotonic() - start:.0f} s")
     compilation_time().add(start, time.monotonic())
 
 

@@ -39,7 +39,9 @@ def chosen_microbatch(
     # Whole groups first: a piece that cuts a group reads its prompt once per rollout.
     sizes = [n for n in range(1, size + 1) if size % n == 0 and n % settings.group_size == 0]
     P, R = settings.prompt_tokens, settings.response_tokens
-    return memory.largest(
+    return memory.chosen(
+        "generator.update_microbatch",
+        "rollouts",
         sizes,
         bytes_of,
         memory.device_bytes(),
@@ -75,7 +77,9 @@ def chosen_prompts(
     sizes = memory.portions(prompts)
     # The policy in float32 and its optimizer's two moments stay on the device meanwhile.
     resident = 3 * sum(x.nbytes for x in jax.tree.leaves(params)) // (settings.devices or 1)
-    return memory.largest(
+    return memory.chosen(
+        "generator.rollout_batch",
+        "prompts",
         sizes,
         bytes_of,
         max(memory.device_bytes() - resident, 0),
