@@ -43,19 +43,19 @@ COLUMNS = ("program", "s", "memory, GB", "cuBLAS products", "Triton products")
 _KINDS: dict[str, dict[str, Any]] = {
     "h200": {
         "major": 9, "minor": 0, "cores": 132, "fpus": 128, "threads": 2048, "shared": 233472,
-        "optin": 232448, "l2": 62914560, "bandwidth": 4.8e12, "clock": 1.98, "memory": 141e9,
+        "block": 232448, "l2": 62914560, "bandwidth": 4.8e12, "clock": 1.98, "memory": 141e9,
     },
     "h100": {
         "major": 9, "minor": 0, "cores": 132, "fpus": 128, "threads": 2048, "shared": 233472,
-        "optin": 232448, "l2": 52428800, "bandwidth": 3.35e12, "clock": 1.98, "memory": 80e9,
+        "block": 232448, "l2": 52428800, "bandwidth": 3.35e12, "clock": 1.98, "memory": 80e9,
     },
     "a100": {
         "major": 8, "minor": 0, "cores": 108, "fpus": 64, "threads": 2048, "shared": 167936,
-        "optin": 166912, "l2": 41943040, "bandwidth": 2.04e12, "clock": 1.41, "memory": 80e9,
+        "block": 166912, "l2": 41943040, "bandwidth": 2.04e12, "clock": 1.41, "memory": 80e9,
     },
     "rtx4090": {
         "major": 8, "minor": 9, "cores": 128, "fpus": 128, "threads": 1536, "shared": 102400,
-        "optin": 101376, "l2": 75497472, "bandwidth": 1.01e12, "clock": 2.52, "memory": 24e9,
+        "block": 101376, "l2": 75497472, "bandwidth": 1.01e12, "clock": 2.52, "memory": 24e9,
     },
 }  # fmt: skip
 _DESCRIPTION = """
@@ -74,7 +74,7 @@ gpu_device_info {{
   l2_cache_size: {l2}
   clock_rate_ghz: {clock}
   device_memory_size: {memory:.0f}
-  shared_memory_per_block_optin: {optin}
+  shared_memory_per_block_optin: {block}
   cuda_compute_capability {{ major: {major} minor: {minor} }}
   registers_per_core_limit: 65536
   registers_per_block_limit: 65536
@@ -109,7 +109,7 @@ def main() -> None:
     task = Task("programs", arguments.config, arguments.run, arguments.small, 0, 0.0)
     device = described(arguments.device)
     room = int(memory.SHARE * _ALLOCATED * _KINDS[arguments.device]["memory"])
-    with mock.patch.object(memory, "device_bytes", lambda: room):
+    with mock.patch.object(memory, "device_bytes", return_value=room):
         run = with_numbers(configured(task, arguments.run), task.small, device)
     rows = list(compiled(Case(run, task.small), device))
     about = {
@@ -138,8 +138,9 @@ def described(name: str) -> Any:
         )
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise SystemExit(
-            f"JAX's CUDA plugin is not found ({str(error).splitlines()[0]}); expected jax-cuda13-plugin "
-            f"and jax-cuda13-pjrt {jax.__version__} (see --help); no GPU is needed"
+            f"JAX's CUDA plugin is not found ({str(error).splitlines()[0]}); expected "
+            f"jax-cuda13-plugin and jax-cuda13-pjrt {jax.__version__} (see --help); no GPU is "
+            "needed"
         ) from error
     return topology.devices[0]
 

@@ -30,10 +30,10 @@ HARMLESS_FLAGS = ("--xla_force_host_platform_device_count", "--xla_dump", "--xla
 """Flags of `XLA_FLAGS` that change no number and are kept."""
 
 GPU_FLAGS = ("--xla_gpu_enable_triton_gemm=false", "--xla_gpu_autotune_level=0")
-"""Flags that every command sets. They leave matrix products on a GPU to cuBLAS and its own choice of
+"""Flags that every command sets. They leave matrix products on a GPU to cuBLAS and its choice of
 kernel. XLA would compile dozens of Triton kernels for each product and time them. In full float32
-that takes minutes per product. Which kernel is the fastest may also differ between two compilations
-of a program, and then its numbers differ in the last digit. On a CPU they change nothing."""
+that takes minutes per product. Two compilations of a program may also choose different kernels, and
+then its numbers differ in the last digit. On a CPU the flags change nothing."""
 
 INSIST = "DPG_XLA_FLAGS"
 """Environment variable with XLA flags that are used whatever they change."""
