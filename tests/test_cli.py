@@ -87,7 +87,7 @@ def test_diff_prints_what_differs_beside_both_sources(called):
     done = called("config", "diff", *files, "--run", "sixseven/sgd-long")
     lines = [x.split() for x in done.out.splitlines()]
     (rate,) = [words for words in lines if words[:1] == ["learner.learning_rate"]]
-    assert rate[1:] == ["0.08192", "0.000512", "config/tiny.yaml", "|", "Table", "8"]
+    assert rate[1:] == ["0.16384", "0.000512", "config/tiny.yaml", "|", "Table", "8"]
     assert not [words for words in lines if words[:1] == ["learner.b1"]]
     assert "no value differs" in called("config", "diff", files[0], files[0]).out
     smoke = called("config", "diff", "config/smoke.yaml", "config/paper.yaml", "--run", "uuid").out
