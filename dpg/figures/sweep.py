@@ -11,13 +11,12 @@ import pandas as pd
 
 from dpg import artifacts
 from dpg.figures.legend import color_of
-from dpg.figures.style import GREY, PAGE, new_figure, styled
+from dpg.figures.style import PAGE, new_figure, styled
 from dpg.study.runs import Variant
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
-
-COLUMNS = 3
 
 
 def frame(sweeps: Sequence[str | Path]) -> pd.DataFrame:
@@ -52,18 +51,18 @@ def frame(sweeps: Sequence[str | Path]) -> pd.DataFrame:
 def draw(frame: pd.DataFrame) -> Figure:
     """Draw one panel per experiment, one line per variant; a ring marks the chosen rate."""
     experiments = list(frame["experiment"].unique())
-    columns = min(COLUMNS, len(experiments))
+    columns = min(2, len(experiments))
     rows = -(-len(experiments) // columns)
-    figure = new_figure(PAGE, 0.4 + 1.9 * rows)
+    figure = new_figure(PAGE, 0.6 + 1.9 * rows)
+    handles: dict[str, Artist] = {}
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, experiment in zip(panels, experiments, strict=False):
         part = frame[frame["experiment"] == experiment]
         for name, line in part.groupby("variant", sort=False):
             variant = Variant.parse(str(name))
-            axes.plot(
-                line["learning_rate"], line["metric"], "o-", ms=3,
-                color=color_of(variant), label=variant.title,
-            )  # fmt: skip
+            (handles[variant.title],) = axes.plot(
+                line["learning_rate"], line["metric"], "o-", ms=3, color=color_of(variant)
+            )
             best = line[line["chosen"]]
             axes.plot(
                 best["learning_rate"], best["metric"], "o", ms=8, mfc="none", mec=color_of(variant)
@@ -71,11 +70,16 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.set(title=experiment, xscale="log", xlabel="learning rate of the target")
         axes.set_xlim(_decades(part["learning_rate"]))
         axes.set_ylabel("metric, last validation")
-        axes.legend()
     for axes in panels[len(experiments) :]:
         axes.axis("off")
-    note = "ring: chosen; a line ends after rates that were worse"
-    figure.supxlabel(note, x=0.99, ha="right", color=GREY, size="medium")
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=len(handles),
+        title="ring: chosen; a line ends after rates that were worse",
+        title_fontsize=7,
+    )
     return figure
 
 
