@@ -110,7 +110,7 @@ def draw(table: pd.DataFrame) -> Figure:
     panels[2].plot(ordered["multiple"], ordered["repeatability"], color=GREY, zorder=0)
     limit = float(static.loc[static["method"] == "sgd", "repeatability"].iloc[0])
     panels[2].axhline(limit, color=GREY, linestyle=":")
-    panels[2].text(1, limit, "SGD", transform=panels[2].get_yaxis_transform(), ha="right", va="top")
+    panels[2].text(0.03, limit, "SGD", transform=panels[2].get_yaxis_transform(), va="top")
     panels[2].set(xscale="log", xlabel=r"eps_root / mean $g^2$", ylabel="Repeatability of rewards")
     legend(figure, panels[0], names)
     return figure
