@@ -76,7 +76,7 @@ def test_a_microbatch_is_chosen_from_the_memory_that_is_there(build, batches, pl
     monkeypatch.setattr(memory, "device_bytes", lambda: kept + 399)
     goal = build(microbatch="auto")
     assert goal.settings.microbatch == 2
-    assert asked == [1, 2]
+    assert asked == [8, 1, 2]
     same(rewards(goal, batches), plain)
 
 
