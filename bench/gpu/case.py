@@ -49,6 +49,12 @@ class Case:
         length = self.run.generator.response_tokens + 1
         return stand_ins.as_examples(self.tokenizer, length, batch)
 
+    def batches(self) -> dict[str, np.ndarray]:
+        """A step's rollouts as the target's batches [T, B, L]."""
+        T = self.run.learner.steps
+        examples = self.examples(self.batch())
+        return {name: x.reshape(T, -1, *x.shape[1:]) for name, x in examples.items()}
+
     @functools.cached_property
     def passages(self) -> pd.DataFrame | None:
         """The benchmark's passages, if the metric reads them; else None."""

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from bench.adam import EPS_ROOT, adam
-from bench.gpu.shapes import configured, shape_of
+from bench.gpu.shapes import WHOLE, configured, shape_of
 from bench.gpu.task import Task
 from bench.problem import Problem
 from dpg import metrics
@@ -116,8 +116,7 @@ def generator_checks(task: Task) -> list[Check]:
     """Logits and a rollout's log-probabilities against the CPU's float32."""
     run = configured(task, task.run)
     sizes = {"prompt_tokens": 24, "response_tokens": 16}
-    whole = {"rollout_batch": None, "update_microbatch": None}  # no update is made
-    settings = run.generator.model_copy(update=sizes | whole)
+    settings = run.generator.model_copy(update=sizes | WHOLE)  # no update is made
     model = shape_of(settings.model, task.small)
     params = model.init(jax.random.key(0))
     prompts = np.random.default_rng(0).integers(2, model.config.vocab_size, (4, 24))

@@ -63,10 +63,7 @@ def time_metagradient(task: Task) -> dict[str, Any]:
     """Time the metagradient of the pattern 67 in GPT-2's shape, after T training steps."""
     T, batch = task.T, min(task.batch, 8) if task.small else task.batch
     case = metagradient_case(task, T, batch)
-    batches = {
-        name: array.reshape(T, batch, *array.shape[1:])
-        for name, array in case.examples(case.batch()).items()
-    }
+    batches = case.batches()
 
     def function(steps: int = T) -> jax.Array:
         some = {name: array[:steps] for name, array in batches.items()}

@@ -29,14 +29,15 @@ from jax.experimental import topologies
 
 from bench import reports
 from bench.gpu.case import Case
-from bench.gpu.shapes import configured
+from bench.gpu.shapes import WHOLE, configured
 from bench.gpu.task import Task
 from dpg.cli import process
 from dpg.config import RunConfig
 from dpg.generators.jax.portions import chosen_microbatch, chosen_prompts
 from dpg.learner.ahead import Compile
 from dpg.learner.footprint import program_bytes
-from dpg.targets import memory, portion
+from dpg.targets import memory
+from dpg.targets.build import as_trained, microbatch_that_fits
 
 COLUMNS = ("program", "s", "memory, GB", "cuBLAS products", "Triton products")
 
@@ -147,17 +148,17 @@ def described(name: str) -> Any:
 
 def with_numbers(run: RunConfig, small: bool, device: Any) -> RunConfig:
     """The run with a number in place of every "auto", as it would be chosen on the device."""
-    whole = {"rollout_batch": None, "update_microbatch": None}
     case = Case(
         run.model_copy(
             update={
-                "generator": run.generator.model_copy(update=whole),
+                "generator": run.generator.model_copy(update=WHOLE),
                 "learner": run.learner.model_copy(update={"microbatch": None}),
             }
         ),
         small,
     )
-    generator, target = case.generator(), case.target
+    generator = case.generator()
+    trained = as_trained(run.learner, case.learner, case.learner.init(jax.random.key(1)))
     settings, learner = run.generator, run.learner
     changed: dict[str, Any] = {}
     with jax.default_device(device):
@@ -171,11 +172,7 @@ def with_numbers(run: RunConfig, small: bool, device: Any) -> RunConfig:
                 generator.lengths[-1], settings.group_size,
             )  # fmt: skip
         if learner.microbatch == "auto":
-            size = portion.chosen_microbatch(
-                learner, case.learner, target.params, target.optimizer, examples=run.set_batch,
-                length=settings.response_tokens + 1, response_tokens=settings.response_tokens,
-                added_tokens=1,
-            )  # fmt: skip
+            size = microbatch_that_fits(run, *trained, case.tokenizer, case.passages)
             learner = learner.model_copy(update={"microbatch": size})
     return run.model_copy(
         update={"generator": settings.model_copy(update=changed), "learner": learner}
@@ -202,15 +199,10 @@ def programs_of(case: Case) -> list[Compile]:
     """The programs of a step: the update, the rollout, the target's metagradient."""
     settings, (_, mask) = case.run.generator, case.prompts()
     generator = case.generator()
-    steps = case.run.learner.steps
-    examples = {
-        name: array.reshape(steps, -1, *array.shape[1:])
-        for name, array in case.examples(case.batch()).items()
-    }
     return [
         *generator.update_ahead(mask, case.run.rollouts_per_step),
         *generator.rollout_ahead(mask, settings.temperature, settings.group_size),
-        *case.target.metagradient_ahead(examples),
+        *case.target.metagradient_ahead(case.batches()),
     ]
 
 

@@ -28,6 +28,10 @@ SMALL_SHAPES: Shapes = {
 }
 
 
+WHOLE = {"rollout_batch": None, "update_microbatch": None}
+"""The generator's portions, all at once: no setting is searched for."""
+
+
 def shape_of(name: str, small: bool) -> LanguageModel:
     """The model that a scale calls `name`: GPT-2's shape, or SmolLM2's."""
     shapes = SMALL_SHAPES if small else SHAPES
@@ -57,7 +61,6 @@ def cut(run: config.RunConfig) -> config.RunConfig:
     No setting stays "auto": its search is meant for large memories and would take minutes here.
     """
     sizes = {"prompt_tokens": 12, "response_tokens": 16, "mini_batch_prompts": 2}
-    whole = {"rollout_batch": None, "update_microbatch": None}
-    generator = run.generator.model_copy(update=sizes | whole)
+    generator = run.generator.model_copy(update=sizes | WHOLE)
     learner = run.learner.model_copy(update={"batch_size": 16, "microbatch": None})
     return run.model_copy(update={"generator": generator, "learner": learner})

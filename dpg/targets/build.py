@@ -42,15 +42,12 @@ def build(
         LearnerError: fewer devices than `learner.devices`.
     """
     settings = run.learner
-    if settings.untie_head:
-        model, params = model.with_tied(False), untie(params)
-    if settings.remat:
-        model = replace(model, remat=True)
+    model, params = as_trained(settings, model, params)
     params = jax.tree.map(jax.numpy.asarray, params)
     loss: Any = loss_of(model, settings)
     metric_loss: Any = loss_of(model, settings, over=tokens_of_metric(run.metric))
     if settings.microbatch == "auto":
-        microbatch = _chosen_microbatch(run, model, params, tokenizer, passages)
+        microbatch = microbatch_that_fits(run, model, params, tokenizer, passages)
         settings = settings.model_copy(update={"microbatch": microbatch})
     if settings.devices is not None:
         if not isinstance(model, LanguageModel):
@@ -81,12 +78,23 @@ def build(
     return target
 
 
+def as_trained(
+    settings: LearnerSettings, model: LanguageModel, params: Any
+) -> tuple[LanguageModel, Any]:
+    """The model and its parameters as the settings train them: head untied, layers recomputed."""
+    if settings.untie_head:
+        model, params = model.with_tied(False), untie(params)
+    if settings.remat:
+        model = replace(model, remat=True)
+    return model, params
+
+
 def _number(settings: LearnerSettings) -> int | None:
     assert settings.microbatch != "auto"
     return settings.microbatch
 
 
-def _chosen_microbatch(
+def microbatch_that_fits(
     run: RunConfig,
     model: LanguageModel,
     params: Any,
