@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import dpg
-from dpg import cli
+from dpg import cli, config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -195,6 +195,18 @@ def test_outside_a_clone_a_command_says_what_it_needs(called, tmp_path, argument
     assert done.returncode == 2
     assert says in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_number_of_seeds_of_one_variant_is_read(called, tmp_path):
+    made = tmp_path / "made.yaml"
+    options = ["config", "derive", "-c", "config/tiny.yaml", "--seeds", "3", "--out", str(made)]
+    called(*options, "--seeds-of", "sixseven/adam-long=5")
+    runs = [run for run in config.load(made).runs if run.experiment == "sixseven"]
+    assert [run.seed for run in runs if run.variant == "adam-T32"] == [0, 1, 2, 3, 4]
+    assert [run.seed for run in runs if run.variant == "adam-T8"] == [0, 1, 2]
+    refused = called(*options, "--seeds-of", "sixseven/adam-long")
+    assert refused.returncode == 2
+    assert "expected VARIANT=NUMBER, like sixseven/adam-long=5" in " ".join(refused.err.split())
 
 
 def test_a_misspelt_scale_is_answered_with_the_one_that_was_meant(called):

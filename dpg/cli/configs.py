@@ -131,15 +131,27 @@ def derive(
     out: Out,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds: 0, 1, ...")] = None,
     only: Annotated[int | None, typer.Option(help="Only this seed of the study.")] = None,
+    seeds_of: Annotated[
+        list[str] | None,
+        typer.Option(help="Number of seeds of one variant, such as sixseven/adam-long=5."),
+    ] = None,
 ) -> None:
     """Write a scale file like this one with other seeds; its results go to the same folder.
 
     **Example:** `dpg config derive -c config/tiny.yaml --seeds 3 --out tiny-3-seeds.yaml`
     """
-    text = derived(config, seeds=seeds, only=only)
+    text = derived(config, seeds=seeds, only=only, seeds_of=dict(map(_count, seeds_of or ())))
     if out.is_file() and out.read_text(encoding="utf-8") == text:
         return  # up to date: keep its modification time
     write_text(out, text)
+
+
+def _count(words: str) -> tuple[str, int]:
+    """``experiment/variant=number`` in two."""
+    name, equals, count = words.partition("=")
+    if not (name and equals and count.isascii() and count.isdigit()):
+        raise DpgError(f"--seeds-of {words}: expected VARIANT=NUMBER, like sixseven/adam-long=5")
+    return name, int(count)
 
 
 def _show_values(settings: Settings, origins: Mapping[str, str]) -> None:

@@ -224,7 +224,13 @@ def _runs(
     return runs, sources, keys
 
 
-def derived(path: str | Path, *, seeds: int | None = None, only: int | None = None) -> str:
+def derived(
+    path: str | Path,
+    *,
+    seeds: int | None = None,
+    only: int | None = None,
+    seeds_of: Mapping[str, int] | None = None,
+) -> str:
     """The text of a copy of a scale file with other seeds; it may be written to any folder.
 
     The copy keeps the scale's name, so its results go to the same folder. It names the experiments'
@@ -236,25 +242,58 @@ def derived(path: str | Path, *, seeds: int | None = None, only: int | None = No
         seeds: how many seeds: 0, 1, ... seeds - 1. Variants with `seeds` of their own keep them.
         only: instead of `seeds`, one seed: only the study's runs with this seed. Table 1 is made
             from the first seed, so it is left out for any other.
+        seeds_of: beside `seeds`: a variant, such as ``sixseven/adam-long`` -> how many seeds it has
+            of its own.
 
     Raises:
-        ConfigError: `seeds` is below 1, the study has no run of the seed `only`, or the file cannot
-            be used.
+        ConfigError: a number of seeds is below 1, the study has no run of the seed `only` or no
+            variant of `seeds_of`, or the file cannot be used.
     """
     if (seeds is None) == (only is None):
         raise ConfigError("expected one of --seeds and --only")
-    if seeds is not None and seeds < 1:
-        raise ConfigError(f"expected at least 1 seed, got {seeds}")
+    own = dict(seeds_of or {})
+    for count in (seeds, *own.values()):
+        if count is not None and count < 1:
+            raise ConfigError(f"expected at least 1 seed, got {count}")
     path = Path(path)
     tree = _scale_tree(path)
     experiments = _experiments_file(path, checked(ScaleFile, tree, path))
     if seeds is not None:
-        words, changed = f"with {seeds} seeds", {"seeds": list(range(seeds))}
+        more = "".join(f", {count} of {name}" for name, count in own.items())
+        words = f"with {seeds} seeds{more}"
+        changed: Tree = {"seeds": list(range(seeds))} | _of_variants(path, tree, own)
+    elif own:
+        raise ConfigError("--seeds-of goes with --seeds, not with --only")
     else:
         assert only is not None
         words, changed = f"with seed {only} alone", _of_seed(path, tree, only)
     note = f"# Made from {path}, {words}. Do not edit: change that file instead.\n"
     return note + yaml.dump(tree | changed | {"experiments_file": str(experiments)})
+
+
+def _of_variants(path: Path, tree: Tree, counts: Mapping[str, int]) -> Tree:
+    """The changes to a scale file after which these variants have so many seeds of their own."""
+    if not counts:
+        return {}
+    study = load(path)
+    keys = list(dict.fromkeys(map(study.named, study.runs)))
+    experiments: Tree = dict(tree.get("experiments") or {})
+    if not experiments:  # a file that names no experiment runs all of them
+        experiments = {name: {} for name in dict.fromkeys(run.experiment for run in study.runs)}
+    for named, count in counts.items():
+        if named not in keys:
+            raise ConfigError(
+                f"{path} has no variant '{named}'{nearest(named, keys)}; there are: "
+                f"{', '.join(keys)}"
+            )
+        experiment, _, key = named.partition("/")
+        own: Tree = dict(experiments[experiment] or {})
+        variants: Tree = own.get("variants") or dict.fromkeys(
+            each.partition("/")[2] for each in keys if each.startswith(f"{experiment}/")
+        )
+        with_seeds = (variants[key] or {}) | {"seeds": list(range(count))}
+        experiments[experiment] = own | {"variants": variants | {key: with_seeds}}
+    return {"experiments": experiments}
 
 
 def _of_seed(path: Path, tree: Tree, seed: int) -> Tree:

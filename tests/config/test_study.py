@@ -165,6 +165,40 @@ class TestDerived:
         with pytest.raises(ConfigError, match="at least 1 seed, got 0"):
             config.derived("config/tiny.yaml", seeds=0)
 
+    # config/tiny.yaml lists its variants and config/paper.yaml takes all of the paper's.
+    @pytest.mark.parametrize("path", ["config/tiny.yaml", "config/paper.yaml"])
+    def test_one_variant_may_have_more_seeds(self, path, tmp_path):
+        made = tmp_path / "derived.yaml"
+        made.write_text(config.derived(path, seeds=2, seeds_of={"sixseven/adam-long": 4}))
+        usual = tmp_path / "usual.yaml"
+        usual.write_text(config.derived(path, seeds=2))
+        study = config.load(made)
+        more = [run for run in study.runs if run.seed > 1]
+        assert {(study.named(run), run.seed) for run in more} == {
+            ("sixseven/adam-long", 2),
+            ("sixseven/adam-long", 3),
+        }
+        assert [run for run in study.runs if run.seed < 2] == config.load(usual).runs
+        assert made.read_text().startswith(
+            f"# Made from {path}, with 2 seeds, 4 of sixseven/adam-long."
+        )
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (
+                {"seeds": 2, "seeds_of": {"sixseven/adam-lnog": 5}},
+                "did you mean 'sixseven/adam-long'",
+            ),
+            ({"seeds": 2, "seeds_of": {"sixseven/adam-long": 0}}, "at least 1 seed, got 0"),
+            ({"only": 0, "seeds_of": {"sixseven/adam-long": 5}}, "--seeds-of goes with --seeds"),
+        ],
+    )
+    def test_seeds_of_a_variant_that_cannot_be_are_refused(self, options, says):
+        with pytest.raises(ConfigError) as error:
+            config.derived("config/tiny.yaml", **options)
+        assert says in str(error.value)
+
 
 def test_the_package_needs_pydantic_and_pyyaml_alone():
     code = (
