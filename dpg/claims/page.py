@@ -105,4 +105,6 @@ def summary(verdicts: Sequence[str], seeds: Sequence[int]) -> str:
             " Generators were trained with one seed. Intervals are over validation rollouts, "
             "neighbouring validations or passages within it, and say nothing about other seeds."
         )
-    return words + f" Generators were trained with {len(seeds)} seeds."
+    return words + (
+        f" Generators were trained with up to {len(seeds)} seeds, and each verdict says with how many."
+    )

@@ -98,7 +98,8 @@ def draw(frame: pd.DataFrame) -> Figure:
 
     def write(x: float, above: float, words: str, **settings: Any) -> None:
         y = 1 - (top - above) / figure.get_figheight()
-        figure.text(x / page, y, words, ha="center", va="baseline", linespacing=0.95, **settings)
+        settings = {"va": "baseline"} | settings
+        figure.text(x / page, y, words, ha="center", linespacing=0.95, **settings)
 
     show(place(lefts[0], 0), target, target)
     write(lefts[0] + CELL / 2, 0.05, "Target")
@@ -114,6 +115,9 @@ def draw(frame: pd.DataFrame) -> Figure:
             signs, pattern = image(here, "sign"), image(here, "pattern")
             show(axes, signs, pattern)
             axes.set_xlabel(f"{(signs == pattern).sum()}/{signs.size}", fontsize=7, labelpad=2)
+    for row, seed in enumerate(seeds if len(seeds) > 1 else []):
+        middle = -(row * (tall + FOOT) + tall / 2)
+        write(lefts[1] - BREAK / 2, middle, f"seed {seed}", fontsize=6, rotation=90, va="center")
     for head in dict.fromkeys(heads):
         here = [left for left, name in zip(lefts[1:], heads, strict=True) if name == head]
         write((here[0] + here[-1] + CELL) / 2, 0.19, head)

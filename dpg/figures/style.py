@@ -222,19 +222,22 @@ def legend_below(
 ) -> None:
     """Put one legend for all panels under them, in the order of `styles`, column by column.
 
-    If `frame` has several seeds, the legend explains the bands.
+    If a line has several seeds (column seed; one line per label), the legend explains the bands.
     """
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
-        lines, labels = axes.get_legend_handles_labels()
-        handles |= dict(zip(labels, lines, strict=True))
+        drawn, names = axes.get_legend_handles_labels()
+        handles |= dict(zip(names, drawn, strict=True))
     labels = [label for label in styles if label in handles]
-    seeds = frame["seed"].nunique()
+    lines = ["label", *(["experiment"] if "experiment" in frame else [])]
+    counts = frame.groupby(lines)["seed"].nunique()
+    least, most = counts.min(), counts.max()
+    counted = f"{most}" if least == most else f"{least} to {most}"
     figure.legend(
         [handles[label] for label in labels],
         labels,
         loc="outside lower center",
         ncols=min(ncols, len(labels)),
-        title=f"mean and range of {seeds} seeds" if seeds > 1 else None,
+        title=f"mean and range of {counted} seeds" if most > 1 else None,
         title_fontsize=7,
     )

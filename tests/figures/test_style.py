@@ -44,6 +44,8 @@ def test_curves_draw_the_mean_within_the_range_of_the_seeds(frame):
 
 def test_legend_says_what_the_band_is_only_where_there_is_one(frame):
     figure, _ = drawn(frame)
+    assert figure.legends[0].get_title().get_text() == "mean and range of 1 to 2 seeds"
+    figure, _ = drawn(frame[frame["label"] == "a"])
     assert figure.legends[0].get_title().get_text() == "mean and range of 2 seeds"
     figure, _ = drawn(frame[frame["seed"] == 0])
     assert figure.legends[0].get_title().get_text() == ""

@@ -102,7 +102,7 @@ def test_merged_seeds_have_one_figure_and_verdicts_over_seeds(kept, tmp_path):
     assert "3 seeds, 95% bootstrap intervals" in text
     assert missing == []
     (legend,) = figure_5.draw(table).legends
-    assert legend.get_title().get_text() == "mean and range of 3 seeds"
+    assert legend.get_title().get_text() == "mean and range of 2 to 3 seeds"
 
 
 def test_parts_by_variant_are_merged_with_the_sweeps_that_each_finished(kept, tmp_path):
