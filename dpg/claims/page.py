@@ -106,5 +106,5 @@ def summary(verdicts: Sequence[str], seeds: Sequence[int]) -> str:
             "neighbouring validations or passages within it, and say nothing about other seeds."
         )
     return words + (
-        f" Generators were trained with up to {len(seeds)} seeds, and each verdict says with how many."
+        f" Generators were trained with up to {len(seeds)} seeds. Each verdict says with how many."
     )

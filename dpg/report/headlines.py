@@ -5,7 +5,7 @@ They are read from the tables of the figures, so they agree with the figures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,34 +63,44 @@ def _qr(table: pd.DataFrame, runs: pd.DataFrame) -> Iterator[Headline]:
     pixels = table[table["element"] == "pixel"]
     right = int((pixels["sign"] == pixels["pattern"]).sum())
     here = runs[runs["experiment"] == "qr"]
-    scans = "scans" in here and bool((here["scans"] >= 1).any())
-    note = f"pixels right; the code {'scans' if scans else 'does not scan'}"
-    yield Headline("QR code in the LM head", f"{right} of {len(pixels)}", note)
+    scanned = int((here["scans"] >= 1).sum()) if "scans" in here else 0
+    said = f"the code {'scans' if scanned else 'does not scan'}"
+    if len(here) > 1:  # the figure shows the first seed
+        said = f"first of {len(here)} seeds; the code scans with {scanned} of them"
+    yield Headline("QR code in the LM head", f"{right} of {len(pixels)}", f"pixels right; {said}")
 
 
 def _patterns_and_norm(table: pd.DataFrame) -> Iterator[Headline]:
     image, norm = (table[table["experiment"] == name] for name in ("sixseven", "norm"))
     if len(image) and (ends := _ends(image, "value")):
-        note = _compared(ends, "{:.0f}", scale=42)
-        yield Headline("67 in the LM head", f"{42 * ends['adam']:.0f} of 42", f"pixels; {note}")
+        note = "pixels; " + _compared(ends, _pixels)
+        yield Headline("67 in the LM head", f"{_pixels(ends.of['adam'])} of 42", note)
     if len(norm) and (ends := _ends(norm, "value")):
-        note = _compared(ends, "{:+.2f}")
-        yield Headline("Norm of the LM head", f"{ends['adam']:+.2f}", f"change; {note}")
+        note = "change; " + _compared(ends, "{:+.2f}".format)
+        yield Headline("Norm of the LM head", f"{ends.of['adam']:+.2f}", note)
+
+
+def _pixels(share: float) -> str:
+    """How many of the 42 pixels: whole, or a mean over seeds with one decimal."""
+    return f"{42 * share:.1f}".removesuffix(".0")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _languages(table: pd.DataFrame) -> Iterator[Headline]:
     for code in TARGET_CODES:
         here = table[table["language"] == code]
         if len(here) and (ends := _ends(here, "fraction")):
-            note = _compared(ends, "{:.0f} %", scale=100)
             name = f"Rollouts in {_NAMES.get(code, code)}"
-            yield Headline(name, f"{100 * ends['adam']:.0f} %", note)
+            yield Headline(name, _percent(ends.of["adam"]), _compared(ends, _percent))
 
 
 def _uuid(table: pd.DataFrame) -> Iterator[Headline]:
     if ends := _ends(table, "exact"):
-        note = _compared(ends, "{:.0f} %", scale=100)
-        yield Headline("Rollouts with the UUID", f"{100 * ends['adam']:.0f} %", note)
+        note = _compared(ends, _percent)
+        yield Headline("Rollouts with the UUID", _percent(ends.of["adam"]), note)
 
 
 def _own(table: pd.DataFrame) -> Iterator[Headline]:
@@ -103,13 +113,17 @@ def _own(table: pd.DataFrame) -> Iterator[Headline]:
         yield Headline(str(experiment), f"{ends.iloc[0]:.4g}", note)
 
 
-def _ends(table: pd.DataFrame, column: str) -> dict[str, float]:
-    """Means over seeds: before Adam's training ("before"), and at the end for each method.
+class _Ends(NamedTuple):
+    """Means over seeds: before Adam's training ("before"), and at the end for each method."""
 
-    Of each method the variant with the longest T is used. Empty if no generator was trained with
-    metagradients and Adam.
-    """
+    of: dict[str, float]
+    seeds: int  # of Adam's run
+
+
+def _ends(table: pd.DataFrame, column: str) -> _Ends | None:
+    """Of each method the variant with the longest T; None without Adam's metagradients."""
     ends: dict[str, float] = {}
+    seeds = 0
     variants = sorted(map(Variant.parse, table["variant"].unique()), key=lambda one: one.order)
     for variant in variants:
         if variant.extra or variant.method in ends:
@@ -117,11 +131,12 @@ def _ends(table: pd.DataFrame, column: str) -> dict[str, float]:
         rows = table[table["variant"] == variant.name]
         if variant.method == "adam":
             ends["before"] = float(rows[rows["step"] == 0][column].mean())
+            seeds = rows["seed"].nunique()
         ends[variant.method] = float(rows[rows["step"] == rows["step"].max()][column].mean())
-    return ends if "adam" in ends else {}
+    return _Ends(ends, seeds) if "adam" in ends else None
 
 
-def _compared(ends: Mapping[str, float], form: str, scale: float = 1.0) -> str:
+def _compared(ends: _Ends, form: Callable[[float], str]) -> str:
     names = {"before": "untrained", "sgd": "SGD", "naive": "naive"}
-    found = {words: ends[name] for name, words in names.items() if name in ends}
-    return ", ".join(f"{words} {form.format(scale * value)}" for words, value in found.items())
+    found = [f"{words} {form(ends.of[name])}" for name, words in names.items() if name in ends.of]
+    return ", ".join([*([f"mean of {ends.seeds} seeds"] if ends.seeds > 1 else []), *found])

@@ -97,15 +97,20 @@ def test_every_claim_is_there_with_its_verdict_and_numbers(kept):
 def test_headlines_are_the_numbers_of_the_figures():
     runs = pd.read_csv(REFERENCE / "runs.csv")
     found = {one.what: one for one in headlines.read(REFERENCE, runs, None)}
-    qr = runs[runs["experiment"] == "qr"].iloc[0]
-    assert found["QR code in the LM head"].value == f"{441 * qr['pixels_right']:.0f} of 441"
-    scans = "scans" if qr["scans"] else "does not scan"
-    assert found["QR code in the LM head"].note.endswith(scans)
-    adam = runs[(runs["experiment"] == "sixseven") & (runs["variant"] == "adam-T32")].iloc[0]
-    assert found["67 in the LM head"].value == f"{42 * adam['pixels_right']:.0f} of 42"
-    norm = runs[(runs["experiment"] == "norm") & (runs["variant"] == "adam-T32")].iloc[0]
-    assert found["Norm of the LM head"].value == f"{norm['norm_difference']:+.2f}"
-    uuid = runs[runs["experiment"] == "uuid"].set_index("variant")["exact"]
+    qr = runs[runs["experiment"] == "qr"]
+    first = qr.iloc[0]["pixels_right"]
+    assert found["QR code in the LM head"].value == f"{441 * first:.0f} of 441"
+    scanned = int((qr["scans"] >= 1).sum())
+    said = f"pixels right; first of {len(qr)} seeds; the code scans with {scanned} of them"
+    assert found["QR code in the LM head"].note == said
+    ends = runs.groupby(["experiment", "variant"]).mean(numeric_only=True)
+    pixels = 42 * ends.loc[("sixseven", "adam-T32"), "pixels_right"]
+    assert found["67 in the LM head"].value in (f"{pixels:.1f} of 42", f"{pixels:.0f} of 42")
+    assert float(found["67 in the LM head"].value.split()[0]) == pytest.approx(pixels, abs=0.05)
+    assert found["67 in the LM head"].note.startswith("pixels; mean of 5 seeds, untrained ")
+    norm = ends.loc[("norm", "adam-T32"), "norm_difference"]
+    assert found["Norm of the LM head"].value == f"{norm:+.2f}"
+    uuid = ends.loc["uuid"]["exact"]
     assert found["Rollouts with the UUID"].value == f"{100 * uuid['adam']:.0f} %"
     assert f"naive {100 * uuid['naive']:.0f} %" in found["Rollouts with the UUID"].note
 

@@ -119,4 +119,4 @@ def test_the_repositorys_reference_says_whether_it_is_of_the_present_configurati
         said = " ".join(page.read_text(encoding="utf-8").split())
         assert (earlier in said) == bool(outdated), page
     kept = json.loads((folder / "study.json").read_text())["runs"]
-    assert outdated or set(kept) == {run.path for run in study.runs}
+    assert outdated or set(kept) >= {run.path for run in study.runs}  # it may have more seeds
