@@ -14,12 +14,10 @@ from dpg.claims.kept import PASSAGES, SWEEP, VALIDATIONS, Kept
 from dpg.config import RunConfig, Study
 from dpg.errors import DpgError
 from dpg.report import cards, graphics, pages, reference
-from dpg.study.outputs import CURVES
 
-BY_SEED = ("figure_2", "figure_3", "figure_4", "figure_5", CURVES)
-"""Figures that show every seed; other figures are copied from the first folder that has them."""
+_DRAWN = (*reference.BY_SEED, "sweep")
+"""Figures that are drawn again; others are copied from the first folder that has them."""
 
-_DRAWN = (*BY_SEED, "sweep")
 _TABLES = (*(f"{name}.csv" for name in _DRAWN), VALIDATIONS, "runs.csv")
 
 

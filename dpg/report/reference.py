@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
 import pydantic
 
 from dpg import artifacts
@@ -23,13 +24,16 @@ from dpg.errors import DpgError
 from dpg.report import cards, pages
 from dpg.report.stopped import draw, snapshots
 from dpg.study.layout import Layout
-from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times
+from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times, runs_of
 from dpg.study.sweeps import swept
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 STUDY = "study.json"
 """File of the reference's record: configuration, provenance, run times by figure."""
+
+BY_SEED = ("figure_2", "figure_3", "figure_4", "figure_5", CURVES)
+"""Figures that show every seed; their tables have columns variant and seed."""
 
 PAPERS = "the paper's"
 
@@ -52,10 +56,12 @@ def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> l
         The files written.
 
     Raises:
-        DpgError: no run is finished; with `stopped`, none has been validated either.
+        DpgError: no run is finished; with `stopped`, none has been validated either; a figure in
+            the layout shows a run that is not one of those.
     """
     begun = snapshots(study, layout, out) if stopped else []
     runs = [*(pages.finished(study, layout) if not begun else pages.there(study, layout)), *begun]
+    _require_own_figures(study, layout, {run.name for run in runs})
     out.mkdir(parents=True, exist_ok=True)
     written = pages.build(study, layout, out, runs)
     if begun:
@@ -78,6 +84,32 @@ def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> l
     }
     artifacts.write_json(out / STUDY, record)
     return [*written, out / STUDY, *cards.write(out)]
+
+
+def _require_own_figures(study: Study, layout: Layout, names: set[str]) -> None:
+    """Check that no figure shows other runs, such as the seeds of another scale file.
+
+    Args:
+        names: of the runs that are kept, such as ``uuid/adam/seed0``.
+    """
+    for figure in BY_SEED:
+        path = layout.figures / f"{figure}.csv"
+        if not path.exists():
+            continue
+        table = pd.read_csv(path, usecols=["variant", "seed"]).drop_duplicates()
+        kept = [run for run in runs_of(figure, study.runs) if run.path in names]
+        own = {(run.variant, run.seed) for run in kept}
+        other = [
+            pair for pair in zip(table["variant"], table["seed"], strict=True) if pair not in own
+        ]
+        if other:
+            variant, seed = other[0]
+            more = f" and {len(other) - 1} more runs" if len(other) > 1 else ""
+            raise DpgError(
+                f"{path} shows {variant} with seed {seed}{more}, which are not kept: it was drawn "
+                f"for another scale file than {study.path}. Draw it again: "
+                f"dpg run -c {study.path} {figure}"
+            )
 
 
 def _sweeps_so_far(study: Study, layout: Layout, out: Path) -> list[Path]:

@@ -37,6 +37,20 @@ def test_what_is_there_is_kept_and_nothing_large(kept):
     assert record["run_times"]["figure_3"] == "0 min (11 of 11 runs not yet done)"
 
 
+def test_a_figure_of_other_seeds_is_not_kept(finished, tmp_path):
+    shown = finished.layout.figures / "figure_5.csv"
+    shown.write_text("variant,seed,step,exact,soft\nadam,0,0,0,0\nadam,1,0,0,0\nsgd,1,0,0,0\n")
+    try:
+        with pytest.raises(
+            DpgError, match=r"figure_5\.csv shows adam with seed 1 and 1 more runs, which"
+        ) as said:
+            reference.keep(finished.study, finished.layout, tmp_path / "kept")
+    finally:
+        shown.unlink()
+    assert f"dpg run -c {finished.study.path} figure_5" in str(said.value)
+    assert not (tmp_path / "kept").exists()
+
+
 def test_the_same_configuration_is_up_to_date(finished, kept):
     assert reference.outdated(finished.study, kept) == []
 
