@@ -248,6 +248,7 @@ def test_doctor_knows_every_scale_and_says_cpu_time(called, path):
     words = console.cpu_time(study, ROOT / "results")
     if path.stem == "tiny":
         time = r"(\d+ h )?\d+ min"
+        # The table on this machine, or the kept one, may have more seeds than the study's one.
         assert re.search(rf"CPU time of the generator runs: {time} for 48 runs \(measured", words)
     else:
         assert words.startswith("CPU time")

@@ -72,10 +72,15 @@ def cpu_time(study: Study, root: Path = Path("results")) -> str:
         "the finished runs": root / name / "report" / "runs.csv",
         "the kept study": root / "reference" / name / "runs.csv",
     }
+    own = {(run.experiment, run.variant, run.seed) for run in study.runs}
     for words, path in places.items():
         table = pd.read_csv(path) if path.exists() else pd.DataFrame()
-        if "cpu_seconds" in table and table["cpu_seconds"].notna().any():
-            known = table["cpu_seconds"].dropna()
+        if "cpu_seconds" not in table:
+            continue
+        names = zip(table["experiment"], table["variant"], table["seed"], strict=True)
+        table = table.loc[[name in own for name in names]]  # it may have more seeds than the study
+        known = table["cpu_seconds"].dropna()
+        if len(known):
             return (
                 f"CPU time of the generator runs: {duration(known.sum())} for {len(known)} runs "
                 f"(measured, {words}: {path}); texts, models and Table 1 come on top"
