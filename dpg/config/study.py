@@ -275,11 +275,11 @@ def _of_variants(path: Path, tree: Tree, counts: Mapping[str, int]) -> Tree:
     """The changes to a scale file after which these variants have so many seeds of their own."""
     if not counts:
         return {}
-    study = load(path)
-    keys = list(dict.fromkeys(map(study.named, study.runs)))
-    experiments: Tree = dict(tree.get("experiments") or {})
-    if not experiments:  # a file that names no experiment runs all of them
-        experiments = {name: {} for name in dict.fromkeys(run.experiment for run in study.runs)}
+    resolver = Resolver(_read(path, None))
+    names = {name: resolver.variant_names(name) for name in resolver.experiment_names()}
+    keys = [f"{name}/{key}" for name, variants in names.items() for key in variants]
+    # A file that names no experiment, or no variant of one, runs all of them.
+    experiments: Tree = dict(tree.get("experiments") or dict.fromkeys(names))
     for named, count in counts.items():
         if named not in keys:
             raise ConfigError(
@@ -288,9 +288,7 @@ def _of_variants(path: Path, tree: Tree, counts: Mapping[str, int]) -> Tree:
             )
         experiment, _, key = named.partition("/")
         own: Tree = dict(experiments[experiment] or {})
-        variants: Tree = own.get("variants") or dict.fromkeys(
-            each.partition("/")[2] for each in keys if each.startswith(f"{experiment}/")
-        )
+        variants: Tree = own.get("variants") or dict.fromkeys(names[experiment])
         with_seeds = (variants[key] or {}) | {"seeds": list(range(count))}
         experiments[experiment] = own | {"variants": variants | {key: with_seeds}}
     return {"experiments": experiments}

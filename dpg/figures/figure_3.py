@@ -96,10 +96,9 @@ def draw(frame: pd.DataFrame) -> Figure:
         bottom = size[1] - top - row * (tall + FOOT) - tall
         return figure.add_axes((*np.array([left, bottom]) / size, *np.array([CELL, tall]) / size))
 
-    def write(x: float, above: float, words: str, **settings: Any) -> None:
+    def write(x: float, above: float, words: str, va: str = "baseline", **settings: Any) -> None:
         y = 1 - (top - above) / figure.get_figheight()
-        settings = {"va": "baseline"} | settings
-        figure.text(x / page, y, words, ha="center", linespacing=0.95, **settings)
+        figure.text(x / page, y, words, ha="center", va=va, linespacing=0.95, **settings)
 
     show(place(lefts[0], 0), target, target)
     write(lefts[0] + CELL / 2, 0.05, "Target")
