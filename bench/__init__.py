@@ -9,8 +9,9 @@ Start each from the repository's root:
     python -m bench.gpu                 checks and times on one GPU
     python -m bench.engines             the same run with each engine
 
-`--help` explains what each one measures. `adam`, `machine`, `problem`, `processes`, `products`,
-`reports`, `stand_ins` and `timing` are shared by them and import none of them.
+`--help` explains what each one measures. `adam`, `case`, `machine`, `problem`, `processes`,
+`products`, `reports`, `shapes`, `stand_ins` and `timing` are shared by them and import none of
+them.
 """
 
 from pathlib import Path

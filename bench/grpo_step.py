@@ -1,7 +1,8 @@
 """Time each part of a GRPO step, and the bare matrix products that the part cannot avoid.
 
     python -m bench.grpo_step
-    python -m bench.grpo_step --config config/tiny.yaml --run sixseven/adam-T8 --repeats 5
+    python -m bench.grpo_step --run sixseven/adam-T8 --repeats 5
+    python -m bench.grpo_step --config config/laptop.yaml --run lambada-es/adam --repeats 2
 
 For each run it takes the models' shapes at the given scale, with random weights (no results are
 needed). It times one step's rollout, reward and update as in a run, and the same matrix products
@@ -24,116 +25,55 @@ and the least time counts. For one core: taskset -c 0 env NPROC=1 OMP_NUM_THREAD
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from bench import RESULTS, machine, products, reports, stand_ins, timing
+from bench.case import PARTS, Case
 from bench.products import Product
-from dpg import config, rewards, targets
+from bench.shapes import shape_of
+from dpg import config
+from dpg.cli import process
 from dpg.errors import DpgError
-from dpg.generators import sampling
-from dpg.generators.advantages import group_advantages
-from dpg.generators.jax.policy import JaxGenerator
-from dpg.generators.validation import without_end
 from dpg.models import LanguageModel
 from dpg.models.base import architecture
-from dpg.models.decode import Rollouts
-from dpg.rewards.protocol import Reward, Rewards, RolloutBatch
 
 
-class Step:
-    """One GRPO step of a run, with random weights; each part can be called repeatedly.
+def case_of(study: config.Study, run: config.RunConfig) -> Case:
+    """The run with random weights: in the shapes that its scale pre-trains, or in real models'."""
+    settings = study.scale.pretraining
+    if settings is None:
+        return Case(run, shape_of(run.generator.model), shape_of(run.learner.model))
+    tokenizer = stand_ins.tokenizer(settings.vocab_size)
 
-    Attributes:
-        products: the bare products of each part.
-    """
+    def model(name: str) -> LanguageModel:
+        shape = study.scale.shape(name)
+        if shape is None:
+            return shape_of(name)
+        return LanguageModel(architecture(shape, tokenizer, settings.context))
 
-    def __init__(self, study: config.Study, run: config.RunConfig):
-        self.run, self.settings = run, run.generator
-        self.tokenizer = stand_ins.tokenizer(pretraining_of(study).vocab_size)
-        model, params = self._model(study, self.settings.model)
-        self.generator = JaxGenerator(model, params, self.settings, self.tokenizer.eos_ids)
-        passages = stand_ins.passages(run, self.tokenizer.vocab_size)
-        goal = targets.build(run, *self._model(study, run.learner.model), self.tokenizer, passages)
-        length = self.settings.response_tokens + 1
-        examples: Any = functools.partial(stand_ins.as_examples, self.tokenizer, length)
-        self.scorer: Reward = rewards.build(run, goal, examples, passages, None)
-        self.products = products.of_step(run, model, goal)
-        self._draw()
-
-    def _model(self, study: config.Study, name: str) -> tuple[LanguageModel, Any]:
-        context, settings = pretraining_of(study).context, study.scale.shape(name)
-        if settings is None:
-            raise unsuitable(study)
-        model = LanguageModel(architecture(settings, self.tokenizer, context))
-        return model, model.init(jax.random.key(0))
-
-    def _draw(self) -> None:
-        """Draw prompts of full length and sample their rollouts, for the update and the reward."""
-        U, G, rng = self.run.prompts_per_step, self.settings.group_size, np.random.default_rng(0)
-        shape = U, self.settings.prompt_tokens
-        self.prompts = rng.integers(2, self.tokenizer.vocab_size, shape).astype(np.int32)
-        self.mask = np.ones_like(self.prompts, bool)
-        self.key = sampling.key(self.run.seed, "rollouts", 0)
-        self.rollouts = self.rollout()
-        tokens, mask = np.asarray(self.rollouts.tokens), np.asarray(self.rollouts.mask)
-        own = without_end(tokens, mask, self.tokenizer.eos_ids)
-        self.batch = RolloutBatch(tokens, own, np.repeat(np.arange(U), G), 0)
-        self.advantages = group_advantages(rng.normal(size=U * G), self.batch.groups)
-        self.start = self.generator.params, self.generator.state
-
-    def rollout(self) -> Rollouts:
-        """Sample the step's rollouts."""
-        temperature, G = self.settings.temperature, self.settings.group_size
-        return self.generator.rollout(self.prompts, self.mask, self.key, temperature, G)
-
-    def reward(self) -> Rewards:
-        """Score the step's rollouts."""
-        return self.scorer(self.batch)
-
-    def update(self) -> None:
-        """Do the step's update, from the same parameters at every call."""
-        self.generator.params, self.generator.state = self.start
-        self.generator.update(self.prompts, self.mask, self.rollouts, self.advantages)
-
-
-def pretraining_of(study: config.Study) -> config.PretrainingSettings:
-    """The settings with which the scale pre-trains its models.
-
-    Raises:
-        DpgError: the scale pre-trains no model.
-    """
-    if study.scale.pretraining is None:
-        raise unsuitable(study)
-    return study.scale.pretraining
-
-
-def unsuitable(study: config.Study) -> DpgError:
-    """The error for a scale whose models the workflow does not pre-train."""
-    return DpgError(
-        f"{study.path} does not pre-train its models; expected a scale that does, since its file "
-        "has their shapes: use --config config/tiny.yaml"
-    )
+    return Case(run, model(run.generator.model), model(run.learner.model))
 
 
 def measure(study: config.Study, run: config.RunConfig, repeats: int) -> list[dict[str, Any]]:
     """One row per part of the step."""
-    step = Step(study, run)
-    parts: dict[str, timing.Work] = {
-        "rollout": step.rollout, "reward": step.reward, "update": step.update
-    }  # fmt: skip
-    functions = parts | {f"bare {name}": products.bare(p) for name, p in step.products.items()}
+    case = case_of(study, run)
+    parts = {name: part(case) for name, part in PARTS.items()}
+    counted = {name: case.products(name) for name in parts if has_products(run, name)}
+    functions = parts | {f"bare {name}": products.bare(p) for name, p in counted.items()}
     for function in functions.values():
         timing.spent(function)  # compiles
     best = {name: least(times) for name, times in timing.in_turns(functions, repeats).items()}
+    rows = [part_row(part, best, counted.get(part, [])) for part in parts]
     name = f"{run.experiment}/{run.variant}"
-    return [{"run": name, **part_row(part, best, step.products.get(part, []))} for part in parts]
+    return [{"run": name, **row} for row in [*rows, *whole(rows)]]
+
+
+def has_products(run: config.RunConfig, part: str) -> bool:
+    """Whether a part's products are known; of rewards, a metagradient's alone are."""
+    return part != "reward" or run.reward.kind == "metagradient"
 
 
 def least(times: list[timing.Spent]) -> timing.Spent:
@@ -152,6 +92,14 @@ def part_row(part: str, best: dict[str, timing.Spent], bare: list[Product]) -> d
         "bare_wall_s": alone and alone.wall,
         "gflop": sum(product.flops for product in bare) / 1e9,
     }
+
+
+def whole(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for the whole step, if the products of every part are known."""
+    numbers = {name for row in rows for name in row} - {"part"}
+    if any(row[name] is None for row in rows for name in numbers):
+        return []
+    return [{"part": "step", **{name: sum(row[name] for row in rows) for name in numbers}}]
 
 
 COLUMNS = ("run", "part", "CPU s", "bare products, CPU s", "ratio", "GFLOP", "wall s")
@@ -195,7 +143,7 @@ def measure_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of every run of `--run`.
 
     Raises:
-        DpgError: a run that the scale does not have, or a scale without shapes.
+        DpgError: a run that the scale does not have.
     """
     study = config.load(arguments.config)
     wanted = arguments.run or ["sixseven/adam-T8", "lambada-es/adam"]
@@ -209,6 +157,7 @@ def measure_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     parser = arguments_parser()
     arguments = parser.parse_args()
+    process.start_jax()  # as a run does
     try:
         rows = measure_all(arguments)
     except DpgError as error:

@@ -30,10 +30,8 @@ from dpg.cli.options import inputs_of
 from dpg.config import RunConfig, load
 from dpg.generators.advantages import group_advantages
 from dpg.generators.engine import RunInputs
-from dpg.generators.jax.algorithm import sample_step
-from dpg.generators.jax.policy import JaxGenerator
-from dpg.generators.prompts import prompts_of
-from dpg.generators.scorer import build_scorer, load_model
+from dpg.generators.jax.engine import untuned_rollouts
+from dpg.generators.scorer import build_scorer
 from dpg.models import Tokenizer
 from dpg.rewards.protocol import RolloutBatch
 
@@ -65,7 +63,7 @@ def main() -> None:
     arguments = arguments_parser().parse_args()
     process.start_jax()  # as a run does: the precision then depends on the learner alone
     run, inputs = run_and_inputs(arguments.config, arguments.run, arguments.generator)
-    batches = list(answers(run, inputs, arguments.steps))
+    batches = list(untuned_rollouts(run, inputs, arguments.steps))
     about = {
         **machine.facts(), "config": str(arguments.config), "run": run.path,
         "generator": str(inputs.generator), "steps": len(batches),
@@ -88,17 +86,6 @@ def run_and_inputs(
     experiment, variant = name.split("/")
     run = study.run(experiment, variant, study.all_seeds[0])
     return run, inputs_of(run, generator=generator)
-
-
-def answers(run: RunConfig, inputs: RunInputs, steps: int) -> Iterator[RolloutBatch]:
-    """The generator's rollouts at the prompts of the run's first steps, without any update."""
-    model, params, tokenizer = load_model(inputs.generator)
-    prompts = prompts_of(run, inputs.articles, tokenizer, "train")
-    # No update is made, so no search for its portion is needed.
-    settings = run.generator.model_copy(update={"update_microbatch": None})
-    generator = JaxGenerator(model, params, settings, tokenizer.eos_ids, prompts.mask.sum(1))
-    for step in range(steps):
-        yield sample_step(run, step, generator, tokenizer, prompts)[2]
 
 
 def measured(

@@ -69,14 +69,6 @@ def times(products: list[Product], count: int) -> list[Product]:
     return [product._replace(repeats=product.repeats * count) for product in products]
 
 
-def of_step(run: RunConfig, generator: LanguageModel, target: Target) -> dict[str, list[Product]]:
-    """The products of each part of a GRPO step; `reward` only if it is a metagradient."""
-    parts = of_generator(run, generator)
-    if run.reward.kind == "metagradient":
-        parts["reward"] = of_reward(run, target)
-    return parts
-
-
 def of_generator(run: RunConfig, generator: LanguageModel) -> dict[str, list[Product]]:
     """The products of `rollout` and `update`."""
     settings = run.generator

@@ -11,9 +11,10 @@ import numpy as np
 import optax
 
 from bench.adam import EPS_ROOT, adam
-from bench.gpu.shapes import WHOLE, configured, shape_of
+from bench.gpu.runs import WHOLE, configured
 from bench.gpu.task import Task
 from bench.problem import Problem
+from bench.shapes import shape_of
 from dpg import metrics
 from dpg.generators.jax.policy import JaxGenerator
 from dpg.learner import metagradient

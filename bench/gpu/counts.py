@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from bench.gpu.case import Case
+from bench.case import Case
 
 # The cost of a training step and of the adjoints, in forward passes (docs/metagradients.md).
 STEP, ADJOINT, FIRST, ONLY = 3, 8, 3, 5

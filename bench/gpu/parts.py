@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import numpy as np
 
 from bench import machine, timing
-from bench.gpu.case import Case
+from bench.case import PARTS, Case
 from bench.gpu.ceilings import kind_of
 from bench.gpu.counts import counted
-from bench.gpu.shapes import configured
+from bench.gpu.runs import case_of, configured
 from bench.gpu.task import Task
-from dpg.generators import sampling
-from dpg.generators.advantages import group_advantages
 
 METAGRADIENT_RUN = "sixseven"
 
@@ -22,41 +19,13 @@ METAGRADIENT_RUN = "sixseven"
 def time_part(task: Task) -> dict[str, Any]:
     """Time the rollout, reward or update of one GRPO step."""
     run = configured(task, task.run)
-    case = Case(run, task.small)
-    function = {"rollout": rollout, "reward": reward, "update": update}[task.part](case)
-    seconds, first = timing.repeated(function, task.repeats, until=task.until)
+    case = case_of(run, task.small)
+    seconds, first = timing.repeated(PARTS[task.part](case), task.repeats, until=task.until)
     return {
         "part": task.part, "rollouts": run.rollouts_per_step, "seconds": seconds, "first_s": first,
         "kind": kind_of(run, task.part), **counted(case, task.part),
         "peak_bytes": machine.peak_bytes(),
     }  # fmt: skip
-
-
-def rollout(case: Case) -> timing.Work:
-    """A function that samples a step's rollouts."""
-    settings, (prompts, mask) = case.run.generator, case.prompts()
-    generator, key = case.generator(), sampling.key(case.run.seed, "rollouts", 0)
-    return lambda: generator.rollout(prompts, mask, key, settings.temperature, settings.group_size)
-
-
-def reward(case: Case) -> timing.Work:
-    """A function that scores a step's rollouts."""
-    scorer, batch = case.reward(), case.batch()
-    return lambda: scorer(batch).values
-
-
-def update(case: Case) -> timing.Work:
-    """A function that does a step's update with random advantages."""
-    prompts, mask = case.prompts()
-    generator, rollouts = case.generator(), case.rollouts()
-    drawn = np.random.default_rng(3).normal(size=case.run.rollouts_per_step)
-    advantages = group_advantages(drawn, case.batch().groups)
-
-    def function() -> Any:
-        generator.update(prompts, mask, rollouts, advantages)
-        return generator.params
-
-    return function
 
 
 def time_metagradient(task: Task) -> dict[str, Any]:
@@ -88,4 +57,4 @@ def metagradient_case(task: Task, T: int, batch: int) -> Case:
     limit = machine.device_limit()
     if learner.memory is None and limit is not None:  # half for states, the rest for a step
         learner = learner.model_copy(update={"memory": limit // 2})
-    return Case(run.model_copy(update={"learner": learner}), task.small)
+    return case_of(run.model_copy(update={"learner": learner}), task.small)

@@ -28,8 +28,8 @@ import jax
 from jax.experimental import topologies
 
 from bench import reports
-from bench.gpu.case import Case
-from bench.gpu.shapes import WHOLE, configured
+from bench.case import Case
+from bench.gpu.runs import WHOLE, case_of, configured
 from bench.gpu.task import Task
 from dpg.cli import process
 from dpg.config import RunConfig
@@ -112,7 +112,7 @@ def main() -> None:
     room = int(memory.SHARE * _ALLOCATED * _KINDS[arguments.device]["memory"])
     with mock.patch.object(memory, "device_bytes", return_value=room):
         run = with_numbers(configured(task, arguments.run), task.small, device)
-    rows = list(compiled(Case(run, task.small), device))
+    rows = list(compiled(case_of(run, task.small), device))
     about = {
         "jax": jax.__version__, "device": arguments.device, "config": arguments.config,
         "run": arguments.run, "seconds in all": round(sum(row["seconds"] for row in rows), 1),
@@ -148,15 +148,11 @@ def described(name: str) -> Any:
 
 def with_numbers(run: RunConfig, small: bool, device: Any) -> RunConfig:
     """The run with a number in place of every "auto", as it would be chosen on the device."""
-    case = Case(
-        run.model_copy(
-            update={
-                "generator": run.generator.model_copy(update=WHOLE),
-                "learner": run.learner.model_copy(update={"microbatch": None}),
-            }
-        ),
-        small,
-    )
+    whole = {
+        "generator": run.generator.model_copy(update=WHOLE),
+        "learner": run.learner.model_copy(update={"microbatch": None}),
+    }
+    case = case_of(run.model_copy(update=whole), small)
     generator = case.generator()
     trained = as_trained(run.learner, case.learner, case.learner.init(jax.random.key(1)))
     settings, learner = run.generator, run.learner

@@ -24,13 +24,14 @@ BASES: dict[str, Callable[[Study], Pair]] = {
     "eps_root": language_pair,
     "last_word": language_pair,
     "example_mean": language_pair,
+    "gradient_length": language_pair,
     "collapse": language_pair,
 }
 """Finding -> the two runs of the study, Adam's and SGD's, that it starts from. In page order."""
 
 FINDINGS = tuple(BASES)
 
-READS_RUNS = tuple(name for name, base in BASES.items() if base is language_pair)
+READS_RUNS = tuple(name for name in BASES if name not in ("pattern_scale", "gradient_length"))
 """The findings that need the two runs to be finished; the others need only their settings."""
 
 

@@ -10,9 +10,9 @@ import pandas as pd
 from dpg.config import LanguageMetric, RunConfig
 from dpg.errors import DpgError
 from dpg.figures.legend import COLORS
-from dpg.figures.style import GREEN, GREY, PAGE, PURPLE, new_figure, styled
+from dpg.figures.style import GREY, PAGE, new_figure, styled
 from dpg.findings.bases import language_pair
-from dpg.findings.lab import Lab, gradient_lengths, kept_tokens, metagradients
+from dpg.findings.lab import Lab, kept_tokens, metagradients, repeated
 from dpg.generators.scorer import Scorer
 from dpg.text.passages import train_passages
 
@@ -28,26 +28,22 @@ bounded per coordinate. To see which texts each of them rewards, a sixteenth of 
 last rollouts is replaced by texts of one kind. The kinds are: ordinary texts (of the untuned
 generator), the same texts cut to k tokens, the same texts with their first k tokens repeated up to
 full length, passages of the benchmark, and the last rollouts of SGD's run. The figure shows their
-mean reward, in standard deviations of the other texts' rewards (left). It also shows the length of
-a text's gradient, over all parameters at the start of training, against k (right)."""
+mean reward, in standard deviations of the other texts' rewards."""
 
 SIZES = (2, 4, 8, 16)
 """k, in tokens."""
 
 _PART = 16
 LAST = "last rollouts of SGD"
-_MEASURED = ("ordinary", "short", "repeated")
 _KINDS = ("ordinary", "passages", "repeated", "short", LAST)
 
 
 def frame(lab: Lab) -> pd.DataFrame:
-    """The rewards with Adam's and with SGD's metagradient, and the lengths of gradients.
+    """The rewards with Adam's and with SGD's metagradient.
 
     Returns:
-        Rows of kind "reward": method, text, size (k, or the whole length), value (mean reward of
-        these texts, in standard deviations of the rewards of the other texts in the batch). Rows of
-        kind "length": text, size, value (mean l2 norm of a text's gradient), for the ordinary,
-        short and repeated texts.
+        Columns method, text, size (k, or the whole length), value (mean reward of these texts, in
+        standard deviations of the rewards of the other texts in the batch).
 
     Raises:
         DpgError: the runs kept fewer rollouts than a batch needs.
@@ -67,17 +63,8 @@ def frame(lab: Lab) -> pd.DataFrame:
     for run, scorer in ((adam, by_adam), (sgd, lab.scorer(sgd))):
         for (text, size), texts in probes.items():
             value = standing(scorer, late[count:], texts, length)
-            rows.append(
-                {"kind": "reward", "method": run.learner.optimizer, "text": text, "size": size,
-                 "value": value}
-            )  # fmt: skip
-    measured = {at: texts for at, texts in probes.items() if at[0] in _MEASURED}
-    every = [text for texts in measured.values() for text in texts]
-    lengths = gradient_lengths(by_adam, every, length).reshape(len(measured), -1)
-    rows += [
-        {"kind": "length", "text": text, "size": size, "value": float(own.mean())}
-        for (text, size), own in zip(measured, lengths, strict=True)
-    ]
+            optimizer = run.learner.optimizer
+            rows.append({"method": optimizer, "text": text, "size": size, "value": value})
     return pd.DataFrame(rows)
 
 
@@ -99,12 +86,6 @@ def _probes(
     yield (LAST, length), kept_tokens(lab.run_of_the_study(sgd), last=True)[:count]
 
 
-def repeated(text: list[int], size: int, length: int) -> list[int]:
-    """The first `size` tokens of a text, repeated up to `length` tokens in total."""
-    first = text[:size]
-    return (first * -(-length // len(first)))[:length]
-
-
 def standing(scorer: Scorer, others: list[list[int]], texts: list[list[int]], length: int) -> float:
     """The texts' mean reward minus the others', in standard deviations of the others' rewards."""
     found = metagradients(scorer, [*texts, *others], length)
@@ -114,11 +95,10 @@ def standing(scorer: Scorer, others: list[list[int]], texts: list[list[int]], le
 
 @styled
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw the rewards by kind of text (left), and the lengths of gradients against k (right)."""
-    figure = new_figure(PAGE, 2.7)
-    left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
-    _draw_rewards(left, table[table["kind"] == "reward"])
-    _draw_lengths(right, table[table["kind"] == "length"])
+    """Draw the rewards by kind of text."""
+    figure = new_figure(0.65 * PAGE, 2.7)
+    axes = figure.subplots()
+    _draw_rewards(axes, table)
     return figure
 
 
@@ -143,9 +123,8 @@ def _draw_rewards(axes: Axes, table: pd.DataFrame) -> None:
     axes.axvline(0, color=GREY, linewidth=0.6)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
-    axes.set_xscale("symlog", linthresh=1)
     axes.set_xlabel("Mean reward, standard deviations of the batch")
-    axes.legend()
+    axes.legend(loc="lower left")
 
 
 def _label(text: str, size: int) -> str:
@@ -156,39 +135,10 @@ def _label(text: str, size: int) -> str:
     return text
 
 
-def _draw_lengths(axes: Axes, table: pd.DataFrame) -> None:
-    whole = table[table["text"] == "ordinary"]
-    for text, name, style in (
-        ("repeated", "k tokens, repeated", (GREEN, "D")),
-        ("short", "k tokens alone", (PURPLE, "^")),
-    ):
-        rows = pd.concat([table[table["text"] == text], whole]).sort_values("size")
-        axes.plot(
-            rows["size"],
-            rows["value"],
-            color=style[0],
-            marker=style[1],
-            markersize=4,
-            label=name,
-        )
-    sizes = sorted(set(table["size"]))
-    axes.set(
-        xscale="log",
-        ylim=(0, 1.08 * table["value"].max()),
-        xlabel="k, tokens",
-        ylabel="Length of a text's gradient",
-    )
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.minorticks_off()
-    axes.legend()
-
-
 def sentence(table: pd.DataFrame) -> str:
-    """Gradient lengths relative to ordinary text, and the rewards of these texts."""
-    lengths = table[table["kind"] == "length"].set_index(["text", "size"])["value"]
-    whole = lengths["ordinary"].iloc[0]
-    size = min(size for text, size in lengths.index if text == "repeated")
-    rewards = table[table["kind"] == "reward"].set_index(["method", "text", "size"])["value"]
+    """The rewards of short, repeated and ordinary texts, and of SGD's own."""
+    rewards = table.set_index(["method", "text", "size"])["value"]
+    size = min(size for _, text, size in rewards.index if text == "repeated")
 
     def both(text: str, size: int) -> str:
         sgd, adam = (rewards[method, text, size] for method in ("sgd", "adam"))
@@ -196,11 +146,8 @@ def sentence(table: pd.DataFrame) -> str:
 
     last = next(size for _, text, size in rewards.index if text == LAST)
     return (
-        f"Compared with an ordinary text, the gradient is {lengths['repeated', size] / whole:.1f} "
-        f"times as long if {size} tokens repeat, and {lengths['short', size] / whole:.1f} times as "
-        f"long for {size} tokens alone; among Adam's last rollouts the reward, in standard "
-        f"deviations, is "
-        f"{both('repeated', size)} for the repetition, {both('short', size)} for the short text, "
-        f"{both('ordinary', last)} for ordinary text, and {both(LAST, last)} "
+        "Among Adam's last rollouts the reward, in standard deviations, is "
+        f"{both('repeated', size)} for {size} tokens repeated, {both('short', size)} for {size} "
+        f"tokens alone, {both('ordinary', last)} for ordinary text, and {both(LAST, last)} "
         f"for the last rollouts of SGD's run."
     )

@@ -18,10 +18,10 @@ TITLE = "An example's loss: the mean over its tokens, or over all positions"
 METHOD = """\
 The paper's loss of an example is taken as the mean over its own tokens. A short text then has as
 much weight as a long one, and its gradient, the mean of fewer terms, is longer. The authors' code
-takes the mean over all positions, with padding as token 0: a short text counts for less, and the
-target learns to predict padding. Here the study's runs of one language are repeated with that
-mean. The lowest panels have the tokens per response: a generator whose reward pays for short
-texts shows there."""
+takes the mean over all positions, with padding as token 0: a short text then teaches the target
+mostly to predict padding. Here the study's runs of one language are repeated with that mean. The
+lowest panels have the tokens per response: a generator whose reward pays for short texts shows
+there."""
 
 ALL_POSITIONS = "all positions"
 _CHANGES = {ALL_POSITIONS: {"learner": {"loss": "all_positions"}}}

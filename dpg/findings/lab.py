@@ -18,7 +18,7 @@ from dpg.evaluation.judge import Judge, judge_table
 from dpg.figures import figure_4
 from dpg.generators.engine import RunInputs
 from dpg.generators.finished import is_done
-from dpg.generators.jax.engine import run_generator
+from dpg.generators.jax.engine import run_generator, untuned_rollouts
 from dpg.generators.scorer import Scorer, build_scorer
 from dpg.generators.started_from import from_files
 from dpg.generators.sweep import DIVERGED
@@ -149,6 +149,18 @@ def kept_tokens(run: Run, *, last: bool) -> list[list[int]]:
     return [list(map(int, tokens)) for tokens in rows]
 
 
+def untuned_texts(lab: Lab, run: RunConfig) -> list[list[int]]:
+    """The token ids of the untuned generator's answers to the prompts of the run's first step."""
+    (batch,) = untuned_rollouts(run, lab.inputs(run), 1)
+    return [list(map(int, row[own])) for row, own in zip(batch.tokens, batch.mask, strict=True)]
+
+
+def repeated(text: list[int], size: int, length: int) -> list[int]:
+    """The first `size` tokens of a text, repeated up to `length` tokens in total."""
+    first = text[:size]
+    return (first * -(-length // len(first)))[:length]
+
+
 def as_batch(texts: list[list[int]], length: int, step: int = 0) -> RolloutBatch:
     """Token sequences as rollouts [N, length]. Longer ones are cut. Each has its own group."""
     tokens = np.zeros((len(texts), length), np.int32)
@@ -178,9 +190,36 @@ def gradient_lengths(scorer: Scorer, texts: list[list[int]], length: int) -> np.
         leaves = jax.tree.leaves(jax.grad(loss)(target.params))
         return jax.numpy.sqrt(sum(jax.numpy.sum(leaf**2) for leaf in leaves))
 
+    return np.array([float(norm(row)) for row in _rows(scorer, texts, length)])
+
+
+def along_metric(scorer: Scorer, texts: list[list[int]], length: int) -> np.ndarray:
+    """How far one step of gradient descent on a text alone moves the metric, at first order.
+
+    Returns:
+        float64 [N], minus the product of the text's loss gradient with the metric's gradient, over
+        the latter's l2 norm, at the target's initial parameters. It is SGD's reward of the text at
+        the start of training, up to a factor that all texts share.
+    """
+    target = scorer.target
+    direction = jax.jit(jax.grad(target.metric))(target.params, target.params)
+    size = jax.numpy.sqrt(sum(jax.numpy.sum(leaf**2) for leaf in jax.tree.leaves(direction)))
+
+    @jax.jit
+    def slope(example: dict[str, jax.Array]) -> jax.Array:
+        def loss(params: Any) -> jax.Array:
+            one = jax.tree.map(lambda x: x[None], example)
+            return target.per_example_loss(params, one)[0]
+
+        return -jax.jvp(loss, (target.params,), (direction,))[1] / size
+
+    return np.array([float(slope(row)) for row in _rows(scorer, texts, length)])
+
+
+def _rows(scorer: Scorer, texts: list[list[int]], length: int) -> list[dict[str, np.ndarray]]:
+    """Each text as an example by itself: arrays [L]."""
     examples = scorer.examples(as_batch(texts, length))
-    rows = [{name: array[i] for name, array in examples.items()} for i in range(len(texts))]
-    return np.array([float(norm(row)) for row in rows])
+    return [{name: array[i] for name, array in examples.items()} for i in range(len(texts))]
 
 
 def mean_gradient(scorer: Scorer, texts: list[list[int]], length: int) -> np.ndarray:

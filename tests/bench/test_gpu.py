@@ -14,8 +14,7 @@ import pytest
 
 from bench import ROOT
 from bench.gpu import checks, counts, programs, session, worker
-from bench.gpu.case import Case
-from bench.gpu.shapes import configured
+from bench.gpu.runs import case_of, configured
 from bench.gpu.table import table
 from bench.gpu.task import Task
 
@@ -76,7 +75,7 @@ def test_without_the_cuda_plugin_it_says_what_to_install():
 def test_every_program_of_a_step_is_compiled_for_a_device():
     """Here for a CPU: the list of programs and their names do not depend on the device."""
     run = configured(small("programs"), "lambada-es/adam")
-    rows = list(programs.compiled(Case(run, small=True), jax.devices()[0]))
+    rows = list(programs.compiled(case_of(run, small=True), jax.devices()[0]))
     names = [row["program"] for row in rows]
     assert names[:2] == ["update", "generate"]
     assert {"evaluate", "linearize", "apply", "pull", "along"} == set(names[2:])
@@ -93,7 +92,7 @@ def test_parts_are_not_begun_when_the_time_is_over():
 
 def test_bytes_that_cannot_be_avoided_are_those_of_weights_and_cache():
     run = configured(small("rollout"), "lambada-es/adam")
-    case = Case(run, small=True)
+    case = case_of(run, small=True)
     weights = 4 * counts.elements(case.weights)
     # Two mini-batches of AdamW: 2 + 1 passes over the weights, 4 trees read and 3 written.
     batches = run.prompts_per_step // 2

@@ -29,6 +29,7 @@ from dpg.findings.bases import language_pair, pattern_pair
 from dpg.findings.lab import (
     PLAIN,
     Lab,
+    along_metric,
     as_batch,
     changed,
     flat,
@@ -36,6 +37,7 @@ from dpg.findings.lab import (
     kept_tokens,
     mean_gradient,
     metagradients,
+    repeated,
 )
 from dpg.generators.jax.engine import run_generator
 from dpg.run_folder import RunFolder
@@ -153,6 +155,17 @@ def test_the_length_of_a_texts_gradient_is_that_of_its_loss(lab, texts):
 
 
 @integration
+def test_the_component_along_the_metric_is_what_a_small_step_of_descent_gains(lab, texts):
+    _, sgd = language_pair(lab.study)
+    scorer, length = lab.scorer(sgd), sgd.generator.response_tokens
+    target = scorer.target
+    metric = flat(jax.grad(target.metric)(target.params, target.params))
+    own = mean_gradient(scorer, texts[:1], length)
+    (found,) = along_metric(scorer, texts[:1], length)
+    assert found == pytest.approx(-own @ metric / np.linalg.norm(metric), rel=1e-3)
+
+
+@integration
 def test_sgds_rewards_repeat_and_adams_do_so_in_the_limit_of_a_large_eps_root(lab, texts):
     adam, sgd = language_pair(lab.study)
     large = changed(adam, {"learner": {"eps_root": 1e6, "learning_rate": 1.0}})
@@ -207,19 +220,43 @@ def test_the_page_shows_every_finding_and_is_copied_to_the_documentation(made, t
     copy = page.publish(made, tmp_path)
     for link in re.findall(r"\]\(([^)]+)\)", copy.read_text()):
         assert (tmp_path / link).exists()
-    assert page.text(tmp_path / "findings", "findings/") == copy.read_text()
+    # A second scale has a section of its own in each finding, after the one with more findings.
+    other = tmp_path / "other"
+    other.mkdir()
+    for suffix in ("png", "csv"):
+        (other / f"collapse.{suffix}").write_bytes((made / f"collapse.{suffix}").read_bytes())
+    entries = artifacts.read_json(made / "collapse.json")
+    artifacts.write_json(other / "collapse.json", entries | {"scale": "larger"})
+    both = page.publish(other, tmp_path).read_text()
+    assert both.count("\n## ") == len(FINDINGS)
+    assert both.index("findings/test/collapse.png") < both.index("findings/larger/collapse.png")
+    assert "**Result, scale larger.**" in both
+    assert "dpg findings make collapse --config config/larger.yaml" in both
 
 
 def test_a_folder_without_findings_is_named(tmp_path):
     with pytest.raises(DpgError, match="has no finding; `snakemake findings`"):
-        page.text(tmp_path)
+        page.text({"": tmp_path})
     with pytest.raises(DpgError, match="no finding is called 'collapes'"):
         module_of("collapes")
 
 
+@integration
+def test_a_whole_text_is_as_long_as_itself_and_both_means_agree_on_it(made):
+    """The mean over all positions is that over own tokens where no position is padding."""
+    table = pd.read_csv(made / "gradient_length.csv")
+    whole = table[table["text"] == "whole"].pivot(index="row", columns="loss", values="length")
+    full = whole["all positions"] / whole["own tokens"]
+    np.testing.assert_allclose(full, 1, rtol=1e-5)
+    short = (
+        table[(table["text"] == "short") & (table["size"] == 2)].groupby("loss")["length"].mean()
+    )
+    assert short["own tokens"] > 2 * whole["own tokens"].mean()
+
+
 def test_a_repetition_has_the_first_tokens_again_and_again():
-    assert collapse.repeated([1, 2, 3, 4, 5], 2, 7) == [1, 2, 1, 2, 1, 2, 1]
-    assert collapse.repeated([1], 4, 3) == [1, 1, 1]
+    assert repeated([1, 2, 3, 4, 5], 2, 7) == [1, 2, 1, 2, 1, 2, 1]
+    assert repeated([1], 4, 3) == [1, 1, 1]
 
 
 def test_which_findings_a_study_suffices_for():
@@ -283,7 +320,10 @@ def test_an_arm_that_left_the_finite_numbers_is_said_and_drawn_around():
 
 @pytest.mark.skipif(not KEPT.is_dir(), reason="no findings are kept in the documentation")
 def test_the_page_in_the_documentation_is_what_its_tables_say():
-    for one in record.read(KEPT):
-        table = pd.read_csv(KEPT / f"{one.name}.csv")
-        assert one.entries["sentence"] == module_of(one.name).sentence(table)
-    assert (ROOT / "docs" / "findings.md").read_text() == page.text(KEPT, "findings/")
+    folders = page.published(KEPT.parent)
+    assert next(iter(folders)) == "findings/tiny/"
+    for folder in folders.values():
+        for one in record.read(folder):
+            table = pd.read_csv(folder / f"{one.name}.csv")
+            assert one.entries["sentence"] == module_of(one.name).sentence(table)
+    assert (ROOT / "docs" / "findings.md").read_text() == page.text(folders)

@@ -162,6 +162,7 @@ def test_sweeps_and_findings_are_targets_of_their_own(tmp_path):
         "finding_eps_root": 1,
         "finding_last_word": 1,
         "finding_example_mean": 1,
+        "finding_gradient_length": 1,
         "finding_collapse": 1,
         "findings": 1,
     }

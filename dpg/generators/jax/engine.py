@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from dpg.config import RunConfig
 from dpg.generators.engine import OnStep, RunInputs, ignore
-from dpg.generators.jax.algorithm import train_generator
+from dpg.generators.jax.algorithm import sample_step, train_generator
+from dpg.generators.jax.policy import JaxGenerator
 from dpg.generators.outputs import say_of_earlier_version
 from dpg.generators.prompts import check_prompting, prompts_of
 from dpg.generators.scorer import build_scorer, load_model
 from dpg.generators.started_from import started_from
+from dpg.rewards.protocol import RolloutBatch
 from dpg.run_folder import RunFolder
 from dpg.state import locked
 from dpg.targets import memory
@@ -36,6 +39,17 @@ def run_generator(
     with locked(folder.state.path):  # before the models are loaded: a second process leaves at once
         say_of_earlier_version(folder)
         _train(run, inputs, folder, deadline, on_step)
+
+
+def untuned_rollouts(run: RunConfig, inputs: RunInputs, steps: int) -> Iterator[RolloutBatch]:
+    """The generator's answers to the prompts of the run's first steps, without any update."""
+    model, params, tokenizer = load_model(inputs.generator)
+    prompts = prompts_of(run, inputs.articles, tokenizer, "train")
+    # No update is made, so no search for its portion is needed.
+    settings = run.generator.model_copy(update={"update_microbatch": None})
+    generator = JaxGenerator(model, params, settings, tokenizer.eos_ids, prompts.mask.sum(1))
+    for step in range(steps):
+        yield sample_step(run, step, generator, tokenizer, prompts)[2]
 
 
 def _train(

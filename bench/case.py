@@ -1,9 +1,10 @@
-"""A run with random weights: its generator, target and reward, each made when it is needed."""
+"""A run with random weights: its generator, target and reward, and the parts of its step."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,17 +12,17 @@ import numpy as np
 import pandas as pd
 
 from bench import products, stand_ins
-from bench.gpu.shapes import shape_of
 from bench.products import Product
+from bench.timing import Work
 from dpg import rewards, targets
 from dpg.config import RunConfig
+from dpg.generators import sampling
+from dpg.generators.advantages import group_advantages
 from dpg.generators.jax.lengths import lengths_of
 from dpg.generators.jax.policy import JaxGenerator
+from dpg.models import LanguageModel
 from dpg.models.decode import Rollouts
 from dpg.rewards.protocol import Reward, RolloutBatch
-
-REWARD_PASSAGE = 128
-"""Tokens of a benchmark passage if the metric does not limit them."""
 
 
 class Case:
@@ -29,18 +30,19 @@ class Case:
 
     Args:
         run: the resolved configuration.
-        small: whether to use small shapes.
-
-    Attributes:
         model: the generator's model.
         learner: the target's model.
-        tokenizer: of both.
+        passage_tokens: tokens of a benchmark passage if the metric does not limit them.
+
+    Attributes:
+        tokenizer: a stand-in for that of both models.
     """
 
-    def __init__(self, run: RunConfig, small: bool):
-        self.run, self.small = run, small
-        self.model = shape_of(run.generator.model, small)
-        self.learner = shape_of(run.learner.model, small)
+    def __init__(
+        self, run: RunConfig, model: LanguageModel, learner: LanguageModel, passage_tokens: int = 64
+    ):
+        self.run, self.model, self.learner = run, model, learner
+        self.passage_tokens = passage_tokens
         vocabulary = min(self.model.config.vocab_size, self.learner.config.vocab_size)
         self.tokenizer = stand_ins.tokenizer(vocabulary)
 
@@ -58,8 +60,7 @@ class Case:
     @functools.cached_property
     def passages(self) -> pd.DataFrame | None:
         """The benchmark's passages, if the metric reads them; else None."""
-        length = 24 if self.small else REWARD_PASSAGE
-        return stand_ins.passages(self.run, self.tokenizer.vocab_size, length)
+        return stand_ins.passages(self.run, self.tokenizer.vocab_size, self.passage_tokens)
 
     @functools.cached_property
     def target(self) -> targets.Target:
@@ -88,7 +89,10 @@ class Case:
         return JaxGenerator(self.model, params, settings, self.tokenizer.eos_ids, lengths)
 
     def prompts(self) -> tuple[np.ndarray, np.ndarray]:
-        """A step's prompts, a quarter to three quarters of P long, padded on the left.
+        """A step's prompts, padded on the left.
+
+        Where prompts are padded to more than one length, they are a quarter to three quarters of P
+        long, as real articles are; otherwise all have P tokens.
 
         Returns:
             int32 [U, P], and the mask bool [U, P].
@@ -96,6 +100,8 @@ class Case:
         U, P = self.run.prompts_per_step, self.run.generator.prompt_tokens
         rng = np.random.default_rng(0)
         ids = rng.integers(2, self.tokenizer.vocab_size, (U, P)).astype(np.int32)
+        if self.run.generator.prompt_multiple is None:
+            return ids, np.ones_like(ids, bool)
         lengths = rng.integers(P // 4, 3 * P // 4 + 1, U)
         lengths[0] = 3 * P // 4
         return ids, np.arange(P) >= P - lengths[:, None]
@@ -124,7 +130,40 @@ class Case:
         tokens, mask = np.asarray(rollouts.tokens), np.asarray(rollouts.mask)
         return RolloutBatch(tokens, mask, np.arange(len(tokens)) // G, 0)
 
-    def reward(self) -> Reward:
+    def scorer(self) -> Reward:
         """The run's reward."""
         examples: Any = self.examples
         return rewards.build(self.run, self.target, examples, self.passages, None)
+
+
+def rollout(case: Case) -> Work:
+    """A function that samples a step's rollouts."""
+    settings, (prompts, mask) = case.run.generator, case.prompts()
+    generator, key = case.generator(), sampling.key(case.run.seed, "rollouts", 0)
+    return lambda: generator.rollout(prompts, mask, key, settings.temperature, settings.group_size)
+
+
+def reward(case: Case) -> Work:
+    """A function that scores a step's rollouts."""
+    scorer, batch = case.scorer(), case.batch()
+    return lambda: scorer(batch).values
+
+
+def update(case: Case) -> Work:
+    """A function that does a step's update with random advantages."""
+    prompts, mask = case.prompts()
+    generator, rollouts = case.generator(), case.rollouts()
+    drawn = np.random.default_rng(3).normal(size=case.run.rollouts_per_step)
+    advantages = group_advantages(drawn, case.batch().groups)
+
+    def function() -> Any:
+        generator.update(prompts, mask, rollouts, advantages)
+        return generator.params
+
+    return function
+
+
+PARTS: dict[str, Callable[[Case], Work]] = {
+    "rollout": rollout, "reward": reward, "update": update
+}  # fmt: skip
+"""The parts of a GRPO step."""
