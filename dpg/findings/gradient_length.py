@@ -130,8 +130,13 @@ def _of_loss(table: pd.DataFrame, name: str) -> str:
         kind: table[(table["text"] == t) & (table["size"] == k)] for kind, (t, k) in at.items()
     }
     lengths = ", ".join(f"{own['length'].mean():.1f} {kind}" for kind, own in found.items())
-    along = ", ".join(f"{own['along'].quantile(0.9):+.2f} {kind}" for kind, own in found.items())
+    along = ", ".join(f"{_with_band(own['along'])} {kind}" for kind, own in found.items())
     return (
-        f"With the mean over {name}, the length of the gradient is {lengths}; a tenth of the texts "
-        f"have a component along the metric's gradient above: {along}."
+        f"With the mean over {name}, the length of the gradient is {lengths}; its component along "
+        f"the metric's gradient is {along}."
     )
+
+
+def _with_band(values: pd.Series) -> str:
+    low, high = values.quantile(0.1), values.quantile(0.9)
+    return f"{values.mean():+.2f} ({low:+.2f} to {high:+.2f})"
