@@ -7,11 +7,12 @@ Start each from the repository's root:
     python -m bench.derivatives         the cost of the derivatives by other things than weights
     python -m bench.grpo_step           time of each part of one GRPO step
     python -m bench.gpu                 checks and times on one GPU
+    python -m bench.precision           rewards at other precisions of matrix products
     python -m bench.engines             the same run with each engine
 
 `--help` explains what each one measures. `adam`, `case`, `machine`, `problem`, `processes`,
-`products`, `reports`, `shapes`, `stand_ins` and `timing` are shared by them and import none of
-them.
+`products`, `reports`, `rounding`, `shapes`, `stand_ins` and `timing` are shared by them and import
+none of them.
 """
 
 from pathlib import Path

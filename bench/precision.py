@@ -2,7 +2,7 @@
 
     python -m bench.precision                                     config/gpu.yaml, lambada-es/adam
     python -m bench.precision --generator results/gpu/runs/lambada-es/adam/seed0/generator
-    python -m bench.precision --config config/smoke.yaml --steps 1        on a CPU
+    python -m bench.precision --config config/laptop.yaml --batch 256 --steps 1     on a CPU
 
 The generator answers prompts as in the first training steps of the run. Its answers are scored by
 the run's metagradient at each precision. A row has the seconds of a step's reward, and how much its
@@ -15,6 +15,7 @@ The texts and models of the scale must exist (`dpg text`, `dpg model`; see docs/
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ import jax
 import numpy as np
 
 from bench import machine, reports
+from bench.rounding import inputs_rounded_to
 from dpg.cli import process
 from dpg.cli.options import inputs_of
 from dpg.config import RunConfig, load
@@ -38,6 +40,9 @@ from dpg.rewards.protocol import RolloutBatch
 PRECISIONS = ("highest", "TF32_TF32_F32_X3", "BF16_BF16_F32_X6", "default")
 """Names that JAX knows, the reference first. The second and third add up products of the rounded
 inputs and of their remainders, and are near float32; not every device has them."""
+
+ROUNDED = {"10 bits": 10, "7 bits": 7}
+"""Precisions on a CPU: float32 whose inputs are rounded to these bits of mantissa."""
 
 COLUMNS = (
     "precision", "s per reward", "error of the advantages", "correlation",
@@ -53,8 +58,13 @@ def arguments_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, default=Path("config/gpu.yaml"), help="the scale")
     parser.add_argument("--run", default="lambada-es/adam", metavar="EXPERIMENT/VARIANT")
     parser.add_argument("--generator", type=Path, help="the generator's folder; default: untuned")
-    parser.add_argument("--steps", type=int, default=2, help="training steps to score")
-    parser.add_argument("--precisions", nargs="+", default=PRECISIONS)
+    parser.add_argument("--steps", type=int, default=2, help="GRPO steps to score")
+    parser.add_argument("--batch", type=int, help="examples per training step; default: the run's")
+    parser.add_argument(
+        "--precisions", nargs="+", metavar="NAME",
+        help=f"JAX's names, or {' and '.join(map(repr, ROUNDED))} on a CPU; the first is the "
+        "reference",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for precision.{json,md}")
     return parser
 
@@ -63,6 +73,9 @@ def main() -> None:
     arguments = arguments_parser().parse_args()
     process.start_jax()  # as a run does: the precision then depends on the learner alone
     run, inputs = run_and_inputs(arguments.config, arguments.run, arguments.generator)
+    if arguments.batch:
+        learner = run.learner.model_copy(update={"batch_size": arguments.batch})
+        run = run.model_copy(update={"learner": learner})
     batches = list(untuned_rollouts(run, inputs, arguments.steps))
     about = {
         **machine.facts(), "config": str(arguments.config), "run": run.path,
@@ -70,7 +83,8 @@ def main() -> None:
         "rollouts per step": run.rollouts_per_step,
     }  # fmt: skip
     rows: list[dict[str, Any]] = []
-    for row in measured(run, inputs, batches, arguments.precisions):
+    rounded = ("highest", *ROUNDED) if jax.default_backend() == "cpu" else PRECISIONS
+    for row in measured(run, inputs, batches, arguments.precisions or rounded):
         print(json.dumps(row), flush=True)
         rows.append(row)
         if arguments.out:
@@ -89,7 +103,7 @@ def run_and_inputs(
 
 
 def measured(
-    run: RunConfig, inputs: RunInputs, batches: Sequence[RolloutBatch], precisions: Sequence[str]
+    run: RunConfig, inputs: RunInputs, batches: list[RolloutBatch], precisions: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """A row per precision; the first precision is the reference of all."""
     reference = None
@@ -110,20 +124,26 @@ def measured(
 
 
 def scored(
-    run: RunConfig, inputs: RunInputs, batches: Sequence[RolloutBatch], precision: str
+    run: RunConfig, inputs: RunInputs, batches: list[RolloutBatch], precision: str
 ) -> tuple[np.ndarray, float, float]:
-    """The advantages of all batches [steps * N], and seconds of a later and of the first reward."""
-    learner = run.learner.model_copy(update={"matmul_precision": precision})
+    """The advantages of all batches [steps * N], and seconds of a later and of the first reward.
+
+    The first reward's time includes compilation; if there is one batch, there is no later time.
+    """
+    bits = ROUNDED.get(precision)
+    learner = run.learner.model_copy(update={"matmul_precision": "highest" if bits else precision})
     tokenizer = Tokenizer.load(inputs.generator)
     reward = build_scorer(run.model_copy(update={"learner": learner}), tokenizer, inputs).reward
     found, times = [], []
-    for batch in [*batches, batches[-1]]:
-        start = time.perf_counter()
-        values = reward(batch).values
-        times.append(time.perf_counter() - start)
-        found.append(group_advantages(values, batch.groups, run.generator.advantage_eps))
+    with inputs_rounded_to(bits) if bits else contextlib.nullcontext():
+        for batch in batches:
+            start = time.perf_counter()
+            values = reward(batch).values
+            times.append(time.perf_counter() - start)
+            found.append(group_advantages(values, batch.groups, run.generator.advantage_eps))
     jax.clear_caches()
-    return np.concatenate(found[:-1]).astype(np.float64), min(times[1:]), times[0]
+    own = np.concatenate(found).astype(np.float64)
+    return own, min(times[1:] or times), times[0]
 
 
 def agreement(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:

@@ -1,22 +1,18 @@
 """What the precision of the target's products does to its metagradients.
 
-On a GPU "default" is TensorFloat-32: the inputs of every product, those of its derivatives too, are
-rounded to 10 bits of mantissa and added up in float32; "high" is next to float32 in full, which is
-"highest". A CPU multiplies float32 in full whatever it is asked, so the rounding is done by hand
-here, at the place where JAX hands a product to the compiler. Rounding to the 7 bits of bfloat16 is
-the control: it must be seen to be worse.
+On a GPU "default" is TensorFloat-32, with 10 bits of mantissa; "high" is next to float32 in full,
+which is "highest". A CPU multiplies float32 in full, so `bench.rounding` rounds the inputs.
+Rounding to the 7 bits of bfloat16 is the control: it must be seen to be worse.
 """
 
 import contextlib
-import functools
 
 import jax
 import numpy as np
 import optax
 import pytest
-from jax._src.lax import lax as internal
-from jax.interpreters import mlir
 
+from bench.rounding import inputs_rounded_to
 from dpg.config import SmolLM2Model
 from dpg.learner import metagradient
 from dpg.metrics import language_metric
@@ -30,36 +26,6 @@ BITS = {"highest": None, "tf32": 10, "bf16": 7}
 def adamw(eps_root):
     """The optimizer of Tables 7-10 and 13, but for its eps_root (1e-9 there)."""
     return optax.adamw(1e-4, b2=0.95, eps_root=eps_root, weight_decay=1e-4)
-
-
-@contextlib.contextmanager
-def inputs_rounded_to(bits):
-    """Round every product's inputs on the CPU to so many bits of mantissa; None leaves them."""
-    if bits is None:
-        yield
-        return
-    done = []
-    lower = functools.partial(internal._dot_general_lower, platform="cpu")
-    rounding = mlir.lower_fun(
-        lambda x: jax.lax.reduce_precision(x, 8, bits), multiple_results=False
-    )
-
-    def lower_rounded(context, *operands, **options):
-        done.append(1)
-        rounded = [
-            rounding(context.replace(primitive=None, avals_in=[aval], avals_out=[aval]), operand)[0]
-            for aval, operand in zip(context.avals_in, operands, strict=True)
-        ]
-        return lower(context, *rounded, **options)
-
-    mlir.register_lowering(internal.dot_general_p, lower_rounded, platform="cpu")
-    jax.clear_caches()
-    try:
-        yield
-    finally:
-        mlir.register_lowering(internal.dot_general_p, lower, platform="cpu")
-        jax.clear_caches()
-    assert done, "no product was rounded: JAX lowers them by another rule now"
 
 
 def loss_of(model, precision):
@@ -80,7 +46,8 @@ def of_each_precision(model, params, draws, optimizer, names=tuple(BITS)):
     loss = loss_of(model, "highest")
     found = {}
     for name in names:
-        with inputs_rounded_to(BITS[name]):
+        bits = BITS[name]
+        with inputs_rounded_to(bits) if bits else contextlib.nullcontext():
             found[name] = np.stack(
                 [
                     metagradient(
