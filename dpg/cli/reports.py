@@ -125,11 +125,16 @@ def keep(
         bool,
         typer.Option("--stopped", help="Keep stopped runs too, with their rollouts."),
     ] = False,
+    rollouts: Annotated[
+        bool,
+        typer.Option("--rollouts", help="Keep what each finished run wrote, too."),
+    ] = False,
 ) -> None:
     """Keep a finished study small: figures, tables, claims, pages, configuration and cards.
 
     With --stopped, a run that was stopped before its end is kept as far as it got. Every figure,
-    table and page says so. The run itself is not changed, and can be continued.
+    table and page says so. The run itself is not changed, and can be continued. With --rollouts,
+    `runs/<run>/rollouts.csv` has the text of every validation, with the judge's language.
 
     The dataset card and the model card are written from what the study recorded. Fill in the
     licence of your own sources before you publish the study.
@@ -139,7 +144,7 @@ def keep(
     from dpg.report import reference
 
     study, layout = study_of(config)
-    for path in reference.keep(study, layout, out, stopped=stopped):
+    for path in reference.keep(study, layout, out, stopped=stopped, rollouts=rollouts):
         typer.echo(path)
 
 

@@ -22,9 +22,10 @@ from dpg.config import DownstreamSettings, RunConfig, ScaleFile, Study
 from dpg.config.recorded import in_present_settings
 from dpg.errors import DpgError
 from dpg.report import cards, pages
-from dpg.report.stopped import draw, snapshots
+from dpg.report.stopped import draw, snapshots, write_readable
 from dpg.study.layout import Layout
 from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times, runs_of
+from dpg.study.runs import Run
 from dpg.study.sweeps import swept
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
@@ -40,7 +41,9 @@ PAPERS = "the paper's"
 _SCALE_PARTS = ("text", "prompt_style", "models", "pretraining", "judge")
 
 
-def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> list[Path]:
+def keep(
+    study: Study, layout: Layout, out: Path, *, stopped: bool = False, rollouts: bool = False
+) -> list[Path]:
     """Copy a study's figures (PNG, CSV), tables (Markdown, CSV), claims and pages to a folder.
 
     Two cards are written beside them (`dpg.report.cards`). Files that do not exist are left out, so
@@ -51,6 +54,7 @@ def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> l
         out: the folder; files of an earlier reference are replaced.
         stopped: also keep runs that were stopped before their end, with their rollouts, and draw
             the figures that they allow (`dpg.report.stopped`).
+        rollouts: also write `runs/<run>/rollouts.csv` of every finished run.
 
     Returns:
         The files written.
@@ -72,6 +76,8 @@ def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> l
         with artifacts.atomic_path(out / source.name) as partial:
             shutil.copyfile(source, partial)
         written.append(out / source.name)
+    if rollouts:
+        written += _rollouts([run for run in runs if run.stopped is None], out)
     written += _sweeps_so_far(study, layout, out) + kept.write(study, layout, runs, out)
     record = {
         "provenance": pages.provenance(study, runs),
@@ -84,6 +90,16 @@ def keep(study: Study, layout: Layout, out: Path, *, stopped: bool = False) -> l
     }
     artifacts.write_json(out / STUDY, record)
     return [*written, out / STUDY, *cards.write(out)]
+
+
+def _rollouts(runs: Sequence[Run], out: Path) -> list[Path]:
+    """Write what finished runs generated at each validation, with the judge's language if known."""
+    written = []
+    for run in runs:
+        judged = run.folder.judged
+        table = artifacts.read_table(judged) if judged.exists() else run.rollouts()
+        written.append(write_readable(table, out / "runs" / run.name))
+    return written
 
 
 def _require_own_figures(study: Study, layout: Layout, names: set[str]) -> None:

@@ -64,14 +64,22 @@ def snapshot(run: RunConfig, folder: RunFolder, out: RunFolder, judge: Judge | N
     if judge is not None:
         rollouts = judge_table(rollouts, judge)
         artifacts.write_table(out.judged, rollouts)
-    readable = rollouts[[name for name in _READABLE if name in rollouts]]
-    with artifacts.atomic_path(out.path / "rollouts.csv") as partial:
-        readable.to_csv(partial, index=False, lineterminator="\n")
+    write_readable(rollouts, out.path)
     with artifacts.atomic_path(out.metrics) as partial, artifacts.JsonLines(partial) as log:
         for line in lines:
             log.append(line)
     artifacts.write_json(out.record, _record(run, config, state, lines))
     return Run.open(out.path)
+
+
+def write_readable(rollouts: pd.DataFrame, folder: Path) -> Path:
+    """Write `rollouts.csv` for people: a run's rollouts without prompts and tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with artifacts.atomic_path(folder / "rollouts.csv") as partial:
+        rollouts[[name for name in _READABLE if name in rollouts]].to_csv(
+            partial, index=False, lineterminator="\n"
+        )
+    return folder / "rollouts.csv"
 
 
 def _whole_lines(state: RunState) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dpg import config
@@ -35,6 +36,18 @@ def test_what_is_there_is_kept_and_nothing_large(kept):
     record = json.loads((kept / "study.json").read_text())
     assert record["run_times"]["figure_5"] == "0 min"
     assert record["run_times"]["figure_3"] == "0 min (11 of 11 runs not yet done)"
+
+
+def test_what_finished_runs_wrote_is_kept_if_asked(finished, tmp_path):
+    out = tmp_path / "with_rollouts"
+    reference.keep(finished.study, finished.layout, out, rollouts=True)
+    record = json.loads((out / "study.json").read_text())
+    assert record["rollouts"]
+    for name, count in record["rollouts"].items():
+        table = pd.read_csv(out / "runs" / name / "rollouts.csv")
+        assert len(table) == count
+        assert {"step", "response"} <= set(table)
+        assert not {"prompt", "tokens"} & set(table)
 
 
 def test_a_figure_of_other_seeds_is_not_kept(finished, tmp_path):
