@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from bench import RESULTS, derivatives, engines, grpo_step, metrics_together
+from bench import RESULTS, derivatives, engines, grpo_step, metrics_together, precision
 from bench.gpu import programs
 from bench.metagradient.table import line, table
 from bench.reports import page
@@ -27,6 +27,14 @@ def test_programs():
     assert page(programs.table(content["rows"]), content["about"]) == kept("h200/programs.md")
     # A product of our own in full float32 takes XLA minutes; cuBLAS has them all.
     assert not any(row["triton"] for row in content["rows"])
+
+
+def test_precision():
+    content = json.loads(kept("laptop/precision.json"))
+    assert precision.table(content) == kept("laptop/precision.md")
+    exact, *rounded = content["rows"]
+    assert exact["error"] == 0
+    assert 0 < rounded[0]["error"] < rounded[1]["error"]  # fewer bits, more error
 
 
 def test_metrics_together():
