@@ -29,7 +29,13 @@ def tokenizer(vocabulary: int) -> Any:
         return [int(word) for word in text.split()] if " " in text else list(text.encode())
 
     return SimpleNamespace(
-        vocab_size=vocabulary, bos_id=0, eos_ids=(1,), pad_id=0, add_bos=True, encode=encode
+        vocab_size=vocabulary,
+        bos_id=0,
+        eos_id=1,
+        eos_ids=(1,),
+        pad_id=0,
+        add_bos=True,
+        encode=encode,
     )
 
 
