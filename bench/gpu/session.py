@@ -13,8 +13,9 @@ from typing import Any
 import jax
 
 from bench import processes
+from bench.case import PARTS
 from bench.gpu.counts import passes
-from bench.gpu.task import PARTS, Task
+from bench.gpu.task import Task
 from dpg.cli.process import kept_flags
 
 Row = dict[str, Any]

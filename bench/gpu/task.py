@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-PARTS = ("rollout", "reward", "update")
-"""The parts of a GRPO step."""
-
 
 @dataclass(frozen=True)
 class Task:
     """One measurement.
 
     Attributes:
-        part: "device", "checks", one of `PARTS` or "metagradient".
+        part: "device", "checks", one of `bench.case.PARTS` or "metagradient".
         config: the scale file.
         run: `experiment/variant`.
         small: small shapes, for a CPU.

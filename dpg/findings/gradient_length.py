@@ -59,11 +59,11 @@ def frame(lab: Lab) -> pd.DataFrame:
     for size in (size for size in SIZES if size < length):
         kinds["short", size] = [text[:size] for text in texts]
         kinds["repeated", size] = [repeated(text, size, length) for text in texts]
+    every = [text for own in kinds.values() for text in own]
+    space = adam.generator.response_tokens
     parts = []
     for name, loss in LOSSES.items():
         scorer = lab.scorer(changed(adam, {"learner": {"loss": loss}}))
-        every = [text for own in kinds.values() for text in own]
-        space = adam.generator.response_tokens
         part = pd.DataFrame(
             {"length": gradient_lengths(scorer, every, space),
              "along": along_metric(scorer, every, space)},

@@ -27,6 +27,7 @@ from dpg.progress import StepBar
 from dpg.rewards.protocol import RolloutBatch
 from dpg.run_folder import RunFolder
 from dpg.study.runs import Run, by_step
+from dpg.targets import Target
 
 PLAIN = "as in the study"
 """The arm of the study's own run."""
@@ -183,12 +184,7 @@ def gradient_lengths(scorer: Scorer, texts: list[list[int]], length: int) -> np.
 
     @jax.jit
     def norm(example: dict[str, jax.Array]) -> jax.Array:
-        def loss(params: Any) -> jax.Array:
-            one = jax.tree.map(lambda x: x[None], example)
-            return target.per_example_loss(params, one)[0]
-
-        leaves = jax.tree.leaves(jax.grad(loss)(target.params))
-        return jax.numpy.sqrt(sum(jax.numpy.sum(leaf**2) for leaf in leaves))
+        return _size(jax.grad(_loss_of(target, example))(target.params))
 
     return np.array([float(norm(row)) for row in _rows(scorer, texts, length)])
 
@@ -203,17 +199,25 @@ def along_metric(scorer: Scorer, texts: list[list[int]], length: int) -> np.ndar
     """
     target = scorer.target
     direction = jax.jit(jax.grad(target.metric))(target.params, target.params)
-    size = jax.numpy.sqrt(sum(jax.numpy.sum(leaf**2) for leaf in jax.tree.leaves(direction)))
+    size = _size(direction)
 
     @jax.jit
     def slope(example: dict[str, jax.Array]) -> jax.Array:
-        def loss(params: Any) -> jax.Array:
-            one = jax.tree.map(lambda x: x[None], example)
-            return target.per_example_loss(params, one)[0]
-
+        loss = _loss_of(target, example)
         return -jax.jvp(loss, (target.params,), (direction,))[1] / size
 
     return np.array([float(slope(row)) for row in _rows(scorer, texts, length)])
+
+
+def _loss_of(target: Target, example: dict[str, jax.Array]) -> Callable[[Any], jax.Array]:
+    """The loss of one example, arrays [L], as a function of the parameters."""
+    one = jax.tree.map(lambda x: x[None], example)
+    return lambda params: target.per_example_loss(params, one)[0]
+
+
+def _size(tree: Any) -> jax.Array:
+    """The l2 norm over all leaves of a tree of arrays."""
+    return jax.numpy.sqrt(sum(jax.numpy.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
 
 
 def _rows(scorer: Scorer, texts: list[list[int]], length: int) -> list[dict[str, np.ndarray]]:
