@@ -78,18 +78,24 @@ class Backward:
         self.run.check_metagradient(self.rows, several=self.wanted.several is not None)
 
     def store(self, t: int) -> None:
-        """Keep the current state, the one before step t."""
-        self.kept.put("state", t, (self.params, self.state))
+        """Keep the current state, the one before step t; the first is made again instead."""
+        if t > 0:
+            self.kept.put("state", t, (self.params, self.state))
         self.shared = True
 
     def load(self, t: int) -> None:
         """Make the kept state before step t the current one."""
-        self.params, self.state = self.kept.get("state", t)
-        self.shared = self.kept.shares
+        if t == 0:
+            self.params, self.state = self.run.params, self.run.state
+            self.shared = True
+        else:
+            self.params, self.state = self.kept.get("state", t)
+            self.shared = self.kept.shares
 
     def drop(self, t: int) -> None:
         """Forget the kept state before step t."""
-        self.kept.drop("state", t)
+        if t > 0:
+            self.kept.drop("state", t)
 
     def advance(self, t: int) -> None:
         """Train step t."""
@@ -182,8 +188,10 @@ class Backward:
     def _evaluate(self, g: Tree, state: Tree) -> None:
         """Do the last update, evaluate the metric and start the adjoints from its gradient."""
         run, metric, several = self.run, self.wanted.metric, self.wanted.several
-        self.trained, state = run.programs.apply(g, state, self.params)
+        self.trained, after = run.programs.apply(g, state, self.params)
         run.check_losses(self.losses, run.T - 1)
+        run.check_hyperparameters(after, wanted=self.wanted.hyperparameters)
+        del after  # as large as the adjoints that follow
         evaluate = programs.compile_metric(metric.static, initial=self.wanted.params)
         self.value, adjoint = evaluate(metric.arrays, self.trained, run.params)
         self.adjoint, self.by_initial = adjoint if self.wanted.params else (adjoint, None)
@@ -193,7 +201,6 @@ class Backward:
                 "metric",
                 None,
             )
-        run.check_hyperparameters(state, wanted=self.wanted.hyperparameters)
         lead = () if several is None else (several,)
         floats = programs.split(state)[0]
         self.adjoint_state = [jnp.zeros((*lead, *x.shape), x.dtype) for x in floats]

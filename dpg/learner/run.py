@@ -33,7 +33,6 @@ class Run(NamedTuple):
     """One call's checked input and the programs compiled for it."""
 
     params: Tree
-    state: Tree
     data: Data
     loss: programs.Function
     programs: programs.Programs
@@ -77,7 +76,12 @@ class Run(NamedTuple):
         one_tape = data.T == 1 and (microbatch is None or microbatch >= data.B)
         places = Places.find(state)
         values = places.values(hyperparameters, state, data.T) if hyperparameters else {}
-        return cls(params, state, data, loss, compiled, data.T, optimizer, one_tape, places, values)
+        return cls(params, data, loss, compiled, data.T, optimizer, one_tape, places, values)
+
+    @property
+    def state(self) -> Tree:
+        """The optimizer's state before the first step, made anew: Adam's is two models large."""
+        return _beside(self.optimizer.init(self.params), self.params)
 
     def at(self, t: int) -> tuple[Tree, Any]:
         """The batch of step t and the weights of its losses, [B] or [B, L]."""
@@ -111,7 +115,8 @@ class Run(NamedTuple):
     @property
     def state_bytes(self) -> int:
         """Bytes of the parameters and of the optimizer's state."""
-        return self.gradient_bytes + programs.tree_bytes(self.state)
+        state = jax.eval_shape(self.optimizer.init, self.params)
+        return self.gradient_bytes + programs.tree_bytes(state)
 
     @property
     def tape_bytes(self) -> int | None:

@@ -322,6 +322,22 @@ def test_the_callers_parameters_survive_every_budget():
         jax.tree.map(np.testing.assert_array_equal, before, task.params)
 
 
+def test_the_optimizers_first_state_is_not_held():
+    """It is made again where it is needed; Adam's would take two models for the whole call."""
+    task, optimizer = small_transformer(V=2000, T=2), optimizer_of("adamw")
+    size = sum(x.nbytes for x in jax.tree.leaves(task.params))
+    state = 3 * size + 100  # parameters, both moments, a counter
+    live = []
+
+    def note(_):
+        live.append(sum(x.nbytes for x in jax.live_arrays()))
+
+    before = sum(x.nbytes for x in jax.live_arrays())
+    metagradient(*task[:2], task.params, task.batches, optimizer, memory=state, progress=note)
+    # The trained parameters, the adjoints of a state, and a gradient on its way.
+    assert max(live) - before < 5 * size
+
+
 @pytest.mark.integration
 def test_random_shapes_budgets_and_microbatches():
     rng = np.random.default_rng(0)
