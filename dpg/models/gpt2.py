@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpg.models.layers import Array, layer_norm
+from dpg.models.layers import Array, layer_norm, product
 
 MODEL_TYPE = "gpt2"
 
@@ -103,16 +103,17 @@ def block(
     """
     B, L, _ = x.shape
     epsilon = config.norm_epsilon
+    times = product(config.layers)
     h = layer_norm(x, layer["attention_norm_scale"], layer["attention_norm_bias"], epsilon)
-    qkv = h @ layer["query_key_value"] + layer["query_key_value_bias"]
+    qkv = times(h, layer["query_key_value"]) + layer["query_key_value_bias"]
     q, k, v = (
         part.reshape(B, L, config.heads, config.head_size) for part in jnp.split(qkv, 3, axis=-1)
     )
     h, out = attend(q, k, v)
-    x = x + h @ layer["attention_out"] + layer["attention_out_bias"]
+    x = x + times(h, layer["attention_out"]) + layer["attention_out_bias"]
     h = layer_norm(x, layer["mlp_norm_scale"], layer["mlp_norm_bias"], epsilon)
-    h = jax.nn.gelu(h @ layer["mlp_in"] + layer["mlp_in_bias"], approximate=True)
-    return x + h @ layer["mlp_out"] + layer["mlp_out_bias"], out
+    h = jax.nn.gelu(times(h, layer["mlp_in"]) + layer["mlp_in_bias"], approximate=True)
+    return x + times(h, layer["mlp_out"]) + layer["mlp_out_bias"], out
 
 
 def final_norm(config: Gpt2Config, params: dict, x: Array) -> Array:

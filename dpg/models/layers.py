@@ -24,6 +24,21 @@ Array = jax.Array
 UNROLLED_LAYERS = 4
 
 
+def product(layers: int) -> Callable[[Array, Array], Array]:
+    """How a model of this many layers multiplies activations [..., D] by a matrix [D, F].
+
+    Deep models flatten the leading axes. The matrix's gradient then sums over one axis; for two,
+    XLA on CPU writes a transposed copy of the activations in a slow loop. For SmolLM2 a twelfth of
+    the time of an update and of a metagradient went there. Models of few layers keep their axes, so
+    that the kept runs of the miniature can be repeated to the last bit.
+    """
+    return _flat_product if layers > UNROLLED_LAYERS else jnp.matmul
+
+
+def _flat_product(x: Array, matrix: Array) -> Array:
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+
+
 def wide(x: Array) -> Array:
     """`x` in at least float32: half precision is converted, float64 is kept."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

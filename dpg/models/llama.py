@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpg.models.layers import Array, rms_norm, rotate
+from dpg.models.layers import Array, product, rms_norm, rotate
 
 MODEL_TYPE = "llama"
 
@@ -126,13 +126,14 @@ def block(
     and cached decoding share everything but the attention.
     """
     B, L, _ = x.shape
+    times = product(config.layers)
     h = rms_norm(x, layer["attention_norm"], config.norm_epsilon)
-    q, k, v = ((h @ layer[name]).reshape(B, L, -1, config.head_size) for name in _PROJECTIONS)
+    q, k, v = (times(h, layer[name]).reshape(B, L, -1, config.head_size) for name in _PROJECTIONS)
     h, out = attend(rotate(q, rotary), rotate(k, rotary), v)
-    x = x + h @ layer["attention_out"]
+    x = x + times(h, layer["attention_out"])
     h = rms_norm(x, layer["mlp_norm"], config.norm_epsilon)
-    h = jax.nn.silu(h @ layer["gate"]) * (h @ layer["up"])
-    return x + h @ layer["down"], out
+    h = jax.nn.silu(times(h, layer["gate"])) * times(h, layer["up"])
+    return x + times(h, layer["down"]), out
 
 
 _PROJECTIONS = ("query", "key", "value")
