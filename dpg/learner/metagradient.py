@@ -137,7 +137,8 @@ def metagradient(
         memory: bytes for what is kept between the steps: states, gradients and, if the budget
             allows, tapes of matrix products, which make a step's derivative cheaper. The cheapest
             schedule within the budget is chosen (`dpg.learner.plans`). None keeps all states and
-            gradients and no tape; math.inf keeps the tapes too. The result does not depend on it.
+            gradients and no tape; math.inf keeps the tapes too. The first state counts like the
+            others, though it takes no memory: it is made again. The result does not depend on it.
         host_memory: keep stored states in the host's memory instead of the device's.
         schedule: your own, such as `dpg.learner.plans.kary(T, k)`, in place of the chosen one.
         progress: called with a `Progress` after each step and after each step's derivative.
