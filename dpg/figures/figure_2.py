@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from dpg.figures.legend import line_styles
+from dpg.figures.legend import line_styles, stopped_lines
 from dpg.figures.style import (
     COLUMN,
     GREY,
@@ -42,6 +42,7 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     Returns:
         One row per validation: experiment, variant, seed, step (GRPO steps done), rollouts (written
         so far: step x T x B), value (fraction of pixels right, or norm after minus norm before).
+        If a run was stopped before its end, a column `stopped` says after which step.
 
     Raises:
         DpgError: there is no run of sixseven or norm, or a run has no such numbers.
@@ -56,7 +57,7 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         table.insert(0, "experiment", run.experiment)
         table.insert(1, "variant", run.variant.name)
         table.insert(2, "seed", run.seed)
-        tables.append(table)
+        tables.append(run.marked(table))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -80,7 +81,8 @@ def draw(frame: pd.DataFrame) -> Figure:
         else:
             axes.axhline(0, color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), zorder=1)
         curves(axes, rows_here, x="rollouts", y="value", by="label", styles=styles)
-        axes.set(title=title, xlabel="Rollouts trained on", ylabel=label)
+        below = "\n".join(["Rollouts trained on", *stopped_lines(rows_here)])
+        axes.set(title=title, xlabel=below, ylabel=label)
         axes.set_xlim(0, 1.01 * (rows_here["rollouts"].max() or 1))
         axes.xaxis.set_major_formatter(thousands)
         axes.margins(y=0.06)

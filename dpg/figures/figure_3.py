@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from dpg.figures.legend import stopped_lines
 from dpg.figures.style import VERMILLION, new_figure, styled
 from dpg.study.runs import Variant, select
 
@@ -22,7 +23,8 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
 
     Returns:
         One row per pixel: variant, seed, step (GRPO steps done), row, column, sign (-1, 0, 1: the
-        sign of P_c - P_i), pattern (-1, 1).
+        sign of P_c - P_i), pattern (-1, 1). If a run was stopped before its end, a column `stopped`
+        says after which step.
 
     Raises:
         DpgError: there is no run of sixseven among the directories, or a run has no images.
@@ -32,11 +34,12 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     for run in runs:
         pattern, images = run.pattern()
         step = max(images)
-        tables.append(
-            pixels(images[step], pattern).assign(variant=run.variant.name, seed=run.seed, step=step)
-        )
-    columns = ["variant", "seed", "step", "row", "column", "sign", "pattern"]
-    return pd.concat(tables, ignore_index=True)[columns]
+        table = pixels(images[step], pattern)
+        table.insert(0, "variant", run.variant.name)
+        table.insert(1, "seed", run.seed)
+        table.insert(2, "step", step)
+        tables.append(run.marked(table))
+    return pd.concat(tables, ignore_index=True)
 
 
 def pixels(image: np.ndarray, pattern: np.ndarray) -> pd.DataFrame:
@@ -68,8 +71,8 @@ def paper_order(variant: Variant) -> tuple[int, int, bool, str]:
 CELL, GAP, BREAK = 0.47, 0.055, 0.14
 """Inches: an image's width, the space between images, and between groups of images."""
 
-FOOT = 0.20
-"""Inches: space below each image for its number of right pixels."""
+FOOT, LINE = 0.20, 0.11
+"""Inches: space below each image for its number of right pixels, and for a line of small print."""
 
 
 @styled
@@ -88,7 +91,9 @@ def draw(frame: pd.DataFrame) -> Figure:
     lefts, right = _lefts(heads)
     page = max(right, 2.0)
     lefts = [left + (page - right) / 2 for left in lefts]
-    figure = new_figure(page, top + len(seeds) * (tall + FOOT))
+    stopped = stopped_lines(frame)
+    images = len(seeds) * (tall + FOOT)
+    figure = new_figure(page, top + images + LINE * len(stopped))
     figure.set_layout_engine("none")  # every place is set below, in inches
 
     def place(left: float, row: int) -> Axes:
@@ -117,6 +122,8 @@ def draw(frame: pd.DataFrame) -> Figure:
     for row, seed in enumerate(seeds if len(seeds) > 1 else []):
         middle = -(row * (tall + FOOT) + tall / 2)
         write(lefts[1] - BREAK / 2, middle, f"seed {seed}", fontsize=6, rotation=90, va="center")
+    for number, words in enumerate(stopped):
+        write(page / 2, -images - LINE * number, words, fontsize=6, va="top")
     for head in dict.fromkeys(heads):
         here = [left for left, name in zip(lefts[1:], heads, strict=True) if name == head]
         write((here[0] + here[-1] + CELL) / 2, 0.19, head)

@@ -16,7 +16,7 @@ import pandas as pd
 from dpg.errors import DpgError
 from dpg.evaluation.diversity import bigram_entropy
 from dpg.evaluation.judge import LANGUAGES, answered
-from dpg.figures.legend import line_styles
+from dpg.figures.legend import line_styles, stopped_lines
 from dpg.figures.style import COLUMN, PAGE, curves, legend_below, new_figure, styled
 from dpg.study.runs import Run, Variant, by_step, select
 
@@ -75,7 +75,7 @@ def measures(run: Run, judged: pd.DataFrame) -> pd.DataFrame:
             }
         )
     frame = pd.DataFrame(rows)
-    return frame if run.stopped is None else frame.assign(stopped=str(run.stopped))
+    return run.marked(frame)
 
 
 def of_step(table: pd.DataFrame, code: str, file: Path) -> dict[str, float]:
@@ -103,14 +103,6 @@ def of_step(table: pd.DataFrame, code: str, file: Path) -> dict[str, float]:
     }
 
 
-def _stopped(frame: pd.DataFrame) -> list[str]:
-    """One line per run that was stopped before its end."""
-    if "stopped" not in frame:
-        return []
-    runs = frame.dropna(subset="stopped").drop_duplicates(["label", "seed"])
-    return [f"{label} {words}" for label, words in zip(runs["label"], runs["stopped"], strict=True)]
-
-
 @styled
 def draw(frame: pd.DataFrame) -> Figure:
     """Draw one column per language: the fraction, the entropy and 2^H; one legend below."""
@@ -134,7 +126,7 @@ def draw(frame: pd.DataFrame) -> Figure:
             curves(axes, here, x="step", y=measure, by="label", styles=styles)
         top, bottom = panels[0, column], panels[-1, column]
         top.set_title(LANGUAGES.get(code, code))
-        bottom.set_xlabel("\n".join(["GRPO steps", *_stopped(here)]))
+        bottom.set_xlabel("\n".join(["GRPO steps", *stopped_lines(here)]))
         bottom.set_xlim(0, 1.01 * (here["step"].max() or 1))
         bottom.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     for axes, label in zip(panels[:, 0], _ROWS.values(), strict=True):

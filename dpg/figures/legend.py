@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpg.figures import style
 from dpg.study.runs import Variant
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLORS = {
     "adam": style.BLUE,
@@ -31,6 +34,20 @@ MARKERS = {
 _EXTRA_MARKERS = {"nogroups": "*", "redo": "X"}
 _EXTRA = {"nogroups": style.PURPLE, "redo": style.SKY}  # the two extra runs of Adam
 _DASHES = ["-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2))]
+
+
+def stopped_lines(frame: pd.DataFrame) -> list[str]:
+    """One line for each run that was stopped before its end, for below a figure.
+
+    Args:
+        frame: variant, seed and, if any run was stopped, stopped (how far it got; missing where a
+            run is whole).
+    """
+    if "stopped" not in frame:
+        return []
+    runs = frame.dropna(subset="stopped").drop_duplicates(["variant", "seed"])
+    pairs = zip(runs["variant"], runs["stopped"], strict=True)
+    return [f"{Variant.parse(name).label} {words}" for name, words in pairs]
 
 
 def color_of(variant: Variant) -> str:

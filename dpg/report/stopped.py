@@ -21,13 +21,16 @@ from dpg.config.recorded import in_present_settings
 from dpg.digests import of_settings
 from dpg.errors import DpgError
 from dpg.evaluation.judge import Judge, build, judge_table
+from dpg.generators.validation import gather
 from dpg.run_folder import RunFolder, RunState
 from dpg.state import SETTINGS
 from dpg.study.layout import Layout
-from dpg.study.outputs import GENERATIONS, JUDGED
+from dpg.study.outputs import EXPERIMENTS, GENERATIONS
 from dpg.study.runs import Run
+from dpg.targets.metric import pattern_of
 
 _READABLE = ("step", "row", "article", "judged", "response")
+_CURVES = ("figure_2", "figure_3", "figure_4")
 _UNKNOWN = "not recorded: killed, or still under way"
 
 
@@ -37,7 +40,7 @@ def is_begun(folder: RunFolder) -> bool:
 
 
 def snapshot(run: RunConfig, folder: RunFolder, out: RunFolder, judge: Judge | None) -> Run:
-    """Write an unfinished run's results so far as a run folder: log, rollouts and record.
+    """Write an unfinished run's results so far as a run folder: log, rollouts, images and record.
 
     With a judge, a second file has the language of each rollout. `rollouts.csv` is for people: it
     has neither prompts nor tokens. The folder has no generator.
@@ -57,10 +60,9 @@ def snapshot(run: RunConfig, folder: RunFolder, out: RunFolder, judge: Judge | N
     state = folder.state
     lines = _whole_lines(state)
     config = _recorded(state, run)
-    tables = [artifacts.read_table(path) for path in state.validations().values()]
-    rollouts = pd.concat(tables, ignore_index=True)
     out.path.mkdir(parents=True, exist_ok=True)
-    artifacts.write_table(out.rollouts, rollouts)
+    gather(state, out, pattern_of(run.metric))
+    rollouts = artifacts.read_table(out.rollouts)
     if judge is not None:
         rollouts = judge_table(rollouts, judge)
         artifacts.write_table(out.judged, rollouts)
@@ -158,7 +160,7 @@ def snapshots(study: Study, layout: Layout, out: Path) -> list[Run]:
 def draw(runs: Sequence[Run], out: Path) -> list[Path]:
     """Draw the figures and tables that can be made from these stopped and finished runs.
 
-    Figures of decoded images are left out, since a run's images are collected at its end.
+    Figure 1 is left out: it is about a code that can be scanned, and whole runs.
 
     Returns:
         The files written: PNG and CSV of a figure, Markdown and CSV of a table.
@@ -166,7 +168,7 @@ def draw(runs: Sequence[Run], out: Path) -> list[Path]:
     folders = [run.folder.path for run in runs]
     experiments = {run.experiment for run in runs}
     methods = {(run.experiment, run.variant.method) for run in runs}
-    names = [JUDGED] if any(name.startswith("lambada-") for name in experiments) else []
+    names = [name for name in _CURVES if not experiments.isdisjoint(EXPERIMENTS[name])]
     names += [name for name, shown in GENERATIONS.items() if shown in methods]
     written = []
     with tempfile.TemporaryDirectory() as drawn:

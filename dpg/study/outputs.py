@@ -51,13 +51,15 @@ COHERENT = ("sixseven", "norm")
 STYLED = "lambada-es"
 """The experiment whose rollouts the claims compare with the articles and with stories."""
 
-_EXPERIMENTS = {
+EXPERIMENTS = {
     "figure_1": ("qr",),
     "figure_2": ("sixseven", "norm"),
     "figure_3": ("sixseven",),
     "figure_4": ("lambada-de", "lambada-es", "lambada-fr", "lambada-it"),
     "figure_5": ("uuid",),
 }
+"""Figure -> the experiments that it shows."""
+
 # The patterns that a QR scanner reads.
 _CODES = ("qr", "rick_roll")
 # The figures that show decoded images.
@@ -256,11 +258,11 @@ def runs_of(name: str, runs: Iterable[RunConfig]) -> list[RunConfig]:
     if name == DOWNSTREAM:
         return sources.language_runs(runs)
     if name == CURVES:
-        of_the_paper = {"qr", *(one for group in _EXPERIMENTS.values() for one in group)}
+        of_the_paper = {"qr", *(one for group in EXPERIMENTS.values() for one in group)}
         return [run for run in runs if run.experiment not in of_the_paper]
     if name in GENERATIONS:
         return [run for run in runs if (run.experiment, _method(run)) == GENERATIONS[name]]
-    return [run for run in runs if run.experiment in _EXPERIMENTS.get(name, ())]
+    return [run for run in runs if run.experiment in EXPERIMENTS.get(name, ())]
 
 
 def _method(run: RunConfig) -> str:

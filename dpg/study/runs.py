@@ -112,6 +112,10 @@ class Run:
     config: dict[str, Any]
     stopped: Stopped | None = None
 
+    def marked(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table of the run's, with a column `stopped` if the run was stopped before its end."""
+        return table if self.stopped is None else table.assign(stopped=str(self.stopped))
+
     @classmethod
     def open(cls, path: str | Path) -> Run:
         """Read a run's record.

@@ -9,6 +9,7 @@ import pytest
 from dpg import artifacts, config
 from dpg.provenance import RunRecord, run_record
 from dpg.study.layout import Layout
+from dpg.targets.metric import pattern_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = {
@@ -49,10 +50,13 @@ def stopped_run(folder, run, *, began=True):
     """What a run leaves in its state when it is stopped in its ninth step."""
     state = folder.state
     artifacts.write_json(state.path / "settings.json", {"run": run.model_dump(mode="json")})
+    pattern = pattern_of(run.metric)
+    more = {} if pattern is None else {"pixels_right": 1.0}
     with artifacts.JsonLines.resume(state.metrics, None) as log:
         for step in range(9):
             if step % 4 == 0:
-                log.append({"step": step, "phase": "validation", "metric": -3.0 + step / 10})
+                line = {"step": step, "phase": "validation", "metric": -3.0 + step / 10}
+                log.append(line | more)
             if step < 8:
                 log.append({"step": step, "phase": "train", "metric": -3.0})
     for step in (0, 4):  # of the third validation, the rollouts were not written any more
@@ -62,6 +66,8 @@ def stopped_run(folder, run, *, began=True):
             for row in range(4)
         ]  # fmt: skip
         artifacts.write_table(state.validation(step), pd.DataFrame(rows))
+        if pattern is not None:
+            artifacts.write_json(state.image(step), pattern.tolist())
     if began:
         record = run_record({}, 0, step="generate", device={"kind": "A card", "count": 1})
         artifacts.write_json(state.began, record)

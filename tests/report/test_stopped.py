@@ -61,6 +61,23 @@ def test_a_stopped_run_is_kept_with_its_rollouts_and_marked_everywhere(study, la
     assert not layout.run("lambada-es", "adam", 0).is_finished
 
 
+def test_the_pictures_of_a_stopped_run_are_drawn_and_marked(study, layout, stop, tmp_path):
+    run = study.run("sixseven", "adam-T8", 0)
+    stop(layout.run_of(run), run)
+    out = tmp_path / "kept"
+    reference.keep(study, layout, out, stopped=True)
+    said = f"stopped after 8 of {run.generator.grpo_steps} steps"
+    for name in ("figure_2", "figure_3"):
+        assert (out / f"{name}.png").exists()
+        assert set(pd.read_csv(out / f"{name}.csv")["stopped"]) == {said}
+    assert pd.read_csv(out / "figure_2.csv")["value"].tolist() == [1.0, 1.0]
+    pixels = pd.read_csv(out / "figure_3.csv")
+    assert (pixels["sign"] == pixels["pattern"]).all()
+    assert set(pixels["step"]) == {4}
+    _, missing = page.render(material.of_reference(out))
+    assert missing == []
+
+
 def test_without_the_option_a_stopped_run_is_no_result(study, layout, tmp_path):
     with pytest.raises(DpgError, match="has no finished generator run"):
         reference.keep(study, layout, tmp_path / "kept")
