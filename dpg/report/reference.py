@@ -22,7 +22,7 @@ from dpg.config import DownstreamSettings, RunConfig, ScaleFile, Study
 from dpg.config.recorded import in_present_settings
 from dpg.errors import DpgError
 from dpg.report import cards, pages
-from dpg.report.stopped import draw, snapshots, write_readable
+from dpg.report.stopped import beside, draw, snapshots, write_readable
 from dpg.study.layout import Layout
 from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times, runs_of
 from dpg.study.runs import Run
@@ -53,7 +53,7 @@ def keep(
         study, layout: the study and where its results are.
         out: the folder; files of an earlier reference are replaced.
         stopped: also keep runs that were stopped before their end, with their rollouts, and draw
-            the figures that they allow (`dpg.report.stopped`).
+            the figures that they allow (`dpg.report.stopped`). So are runs beside the study.
         rollouts: also write `runs/<run>/rollouts.csv` of every finished run.
 
     Returns:
@@ -69,7 +69,7 @@ def keep(
     out.mkdir(parents=True, exist_ok=True)
     written = pages.build(study, layout, out, runs)
     if begun:
-        written += draw(runs, out)
+        written += draw(runs, out) + beside(study, layout, out, runs)
     drawn = [layout.figures / f"{name}.{kind}" for name, kind in _drawn()]
     ledger = [layout.claims / f"claims.{kind}" for kind in ("json", "md", "html")]
     for source in (path for path in drawn + ledger if path.exists()):

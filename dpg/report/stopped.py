@@ -25,7 +25,7 @@ from dpg.generators.validation import gather
 from dpg.run_folder import RunFolder, RunState
 from dpg.state import SETTINGS
 from dpg.study.layout import Layout
-from dpg.study.outputs import EXPERIMENTS, GENERATIONS
+from dpg.study.outputs import EXPERIMENTS, GENERATIONS, JUDGED
 from dpg.study.runs import Run
 from dpg.targets.metric import pattern_of
 
@@ -146,15 +146,50 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def snapshots(study: Study, layout: Layout, out: Path) -> list[Run]:
-    """A `snapshot` of each begun run of a study, in `<out>/runs/<experiment>/<variant>/seed<k>`."""
-    begun = [run for run in study.runs if is_begun(layout.run_of(run))]
+def snapshots(
+    study: Study, layout: Layout, out: Path, runs: Sequence[RunConfig] | None = None
+) -> list[Run]:
+    """A `snapshot` of each begun run, in `<out>/runs/<experiment>/<variant>/seed<k>`.
+
+    Args:
+        study, layout: the study and where its results are.
+        out: the folder of the reference.
+        runs: which runs to look at; None takes the study's own.
+    """
+    begun = [run for run in runs or study.runs if is_begun(layout.run_of(run))]
     languages = build(study.scale.judge, cache=layout.judge_cache) if begun else None
     kept = []
     for run in begun:
         asked = languages if run.experiment.startswith("lambada-") else None
         kept.append(snapshot(run, layout.run_of(run), RunFolder(out / "runs" / run.path), asked))
     return kept
+
+
+def beside(study: Study, layout: Layout, out: Path, runs: Sequence[Run]) -> list[Path]:
+    """Keep the runs beside a study, finished or begun, and draw what they did to the language.
+
+    They are in no figure of the paper. `extras.png` shows them with the study's own runs of the
+    same experiments.
+
+    Args:
+        study, layout: the study and where its results are.
+        out: the folder of the reference.
+        runs: the study's own runs that are kept.
+
+    Returns:
+        The files written; none if no judged run is beside the study.
+    """
+    begun = snapshots(study, layout, out, study.extras) if study.extras else []
+    done = [layout.run_of(run) for run in study.extras if layout.run_of(run).is_finished]
+    whole = [Run.open(folder.path) for folder in done]
+    written = [write_readable(run.rollouts(), out / "runs" / run.name) for run in whole]
+    extras = [run for run in (*whole, *begun) if run.folder.judged.exists()]
+    if not extras:
+        return written
+    experiments = {run.experiment for run in extras}
+    shown = [run for run in runs if run.experiment in experiments] + extras
+    folders = [run.folder.path for run in shown if run.folder.judged.exists()]
+    return written + _drawn(JUDGED, folders, out, name="extras")
 
 
 def draw(runs: Sequence[Run], out: Path) -> list[Path]:
@@ -170,12 +205,17 @@ def draw(runs: Sequence[Run], out: Path) -> list[Path]:
     methods = {(run.experiment, run.variant.method) for run in runs}
     names = [name for name in _CURVES if not experiments.isdisjoint(EXPERIMENTS[name])]
     names += [name for name, shown in GENERATIONS.items() if shown in methods]
+    return [path for name in names for path in _drawn(name, folders, out)]
+
+
+def _drawn(figure: str, folders: Sequence[Path], out: Path, name: str | None = None) -> list[Path]:
+    """Draw a figure or table of these runs into `out`, under another name if one is given."""
     written = []
     with tempfile.TemporaryDirectory() as drawn:
-        for name in names:
-            for path in figures.build(name, folders, drawn):
-                if path.suffix in (".png", ".csv", ".md"):
-                    with artifacts.atomic_path(out / path.name) as partial:
-                        shutil.copyfile(path, partial)
-                    written.append(out / path.name)
+        for path in figures.build(figure, folders, drawn):
+            if path.suffix in (".png", ".csv", ".md"):
+                target = out / f"{name or path.stem}{path.suffix}"
+                with artifacts.atomic_path(target) as partial:
+                    shutil.copyfile(path, partial)
+                written.append(target)
     return written

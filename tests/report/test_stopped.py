@@ -78,6 +78,21 @@ def test_the_pictures_of_a_stopped_run_are_drawn_and_marked(study, layout, stop,
     assert missing == []
 
 
+def test_runs_beside_the_study_are_kept_and_drawn_apart(stop, tmp_path):
+    study = config.load(ROOT / "config" / "laptop.yaml")
+    layout = Layout("laptop", tmp_path / "results")
+    extra = next(run for run in study.extras if run.variant == "sgd-all-positions")
+    for run in (study.run("lambada-es", "adam", 0), extra):
+        stop(layout.run_of(run), run)
+    out = tmp_path / "kept"
+    assert out / "extras.png" in reference.keep(study, layout, out, stopped=True)
+    assert set(pd.read_csv(out / "extras.csv")["variant"]) == {"adam", "sgd-all-positions"}
+    assert set(pd.read_csv(out / "figure_4.csv")["variant"]) == {"adam"}
+    assert list(reference.read_record(out)["runs"]) == ["lambada-es/adam/seed0"]
+    rollouts = out / "runs" / "lambada-es" / "sgd-all-positions" / "seed0" / "rollouts.csv"
+    assert len(pd.read_csv(rollouts)) == 8
+
+
 def test_without_the_option_a_stopped_run_is_no_result(study, layout, tmp_path):
     with pytest.raises(DpgError, match="has no finished generator run"):
         reference.keep(study, layout, tmp_path / "kept")
