@@ -133,9 +133,9 @@ def keep(
     """Keep a finished study small: figures, tables, claims, pages, configuration and cards.
 
     With --stopped, a run that was stopped before its end is kept as far as it got. Every figure,
-    table and page says so. The run itself is not changed, and can be continued. With --rollouts,
-    `runs/<run>/rollouts.csv` has the text of every validation, with the judge's language. With
-    --stopped, the runs beside the study are kept too, and drawn apart (extras.png).
+    table and page says so. The run itself is not changed, and can be continued. The runs beside the
+    study are then kept too, and drawn apart (extras.png). With --rollouts,
+    `runs/<run>/rollouts.csv` has the text of every validation, with the judge's language.
 
     The dataset card and the model card are written from what the study recorded. Fill in the
     licence of your own sources before you publish the study.

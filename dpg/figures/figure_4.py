@@ -74,8 +74,7 @@ def measures(run: Run, judged: pd.DataFrame) -> pd.DataFrame:
                 **of_step(table, code, run.folder.judged),
             }
         )
-    frame = pd.DataFrame(rows)
-    return run.marked(frame)
+    return run.marked(pd.DataFrame(rows))
 
 
 def of_step(table: pd.DataFrame, code: str, file: Path) -> dict[str, float]:

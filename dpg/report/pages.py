@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dpg import artifacts, webpage
-from dpg.config import Study
+from dpg.config import RunConfig, Study
 from dpg.errors import DpgError
 from dpg.figures.generations import visible
 from dpg.quantities import duration
@@ -62,9 +62,9 @@ of its last job where the workflow measured them.</p>
 """
 
 
-def there(study: Study, layout: Layout) -> list[Run]:
-    """Open the study's finished generator runs, in the study's order; there may be none."""
-    folders = (layout.run_of(run) for run in study.runs)
+def there(runs: Iterable[RunConfig], layout: Layout) -> list[Run]:
+    """Open those of a study's generator runs that are finished, in their order; maybe none."""
+    folders = map(layout.run_of, runs)
     return [Run.open(folder.path) for folder in folders if folder.is_finished]
 
 
@@ -74,7 +74,7 @@ def finished(study: Study, layout: Layout) -> list[Run]:
     Raises:
         DpgError: no run is finished.
     """
-    runs = there(study, layout)
+    runs = there(study.runs, layout)
     if not runs:
         name = study.scale.scale
         packaged = study.path == Path("config") / f"{name}.yaml" and name in ("tiny", "smoke")

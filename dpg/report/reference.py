@@ -22,10 +22,9 @@ from dpg.config import DownstreamSettings, RunConfig, ScaleFile, Study
 from dpg.config.recorded import in_present_settings
 from dpg.errors import DpgError
 from dpg.report import cards, pages
-from dpg.report.stopped import beside, draw, snapshots, write_readable
+from dpg.report.stopped import beside, draw, snapshots, write_rollouts
 from dpg.study.layout import Layout
 from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times, runs_of
-from dpg.study.runs import Run
 from dpg.study.sweeps import swept
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
@@ -63,8 +62,9 @@ def keep(
         DpgError: no run is finished; with `stopped`, none has been validated either; a figure in
             the layout shows a run that is not one of those.
     """
-    begun = snapshots(study, layout, out) if stopped else []
-    runs = [*(pages.finished(study, layout) if not begun else pages.there(study, layout)), *begun]
+    begun = snapshots(study, layout, out, study.runs) if stopped else []
+    done = pages.there(study.runs, layout) if begun else pages.finished(study, layout)
+    runs = [*done, *begun]
     _require_own_figures(study, layout, {run.name for run in runs})
     out.mkdir(parents=True, exist_ok=True)
     written = pages.build(study, layout, out, runs)
@@ -77,7 +77,7 @@ def keep(
             shutil.copyfile(source, partial)
         written.append(out / source.name)
     if rollouts:
-        written += _rollouts([run for run in runs if run.stopped is None], out)
+        written += write_rollouts([run for run in runs if run.stopped is None], out)
     written += _sweeps_so_far(study, layout, out) + kept.write(study, layout, runs, out)
     record = {
         "provenance": pages.provenance(study, runs),
@@ -90,16 +90,6 @@ def keep(
     }
     artifacts.write_json(out / STUDY, record)
     return [*written, out / STUDY, *cards.write(out)]
-
-
-def _rollouts(runs: Sequence[Run], out: Path) -> list[Path]:
-    """Write what finished runs generated at each validation, with the judge's language if known."""
-    written = []
-    for run in runs:
-        judged = run.folder.judged
-        table = artifacts.read_table(judged) if judged.exists() else run.rollouts()
-        written.append(write_readable(table, out / "runs" / run.name))
-    return written
 
 
 def _require_own_figures(study: Study, layout: Layout, names: set[str]) -> None:

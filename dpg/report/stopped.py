@@ -22,6 +22,7 @@ from dpg.digests import of_settings
 from dpg.errors import DpgError
 from dpg.evaluation.judge import Judge, build, judge_table
 from dpg.generators.validation import gather
+from dpg.report import pages
 from dpg.run_folder import RunFolder, RunState
 from dpg.state import SETTINGS
 from dpg.study.layout import Layout
@@ -30,7 +31,7 @@ from dpg.study.runs import Run
 from dpg.targets.metric import pattern_of
 
 _READABLE = ("step", "row", "article", "judged", "response")
-_CURVES = ("figure_2", "figure_3", "figure_4")
+_FIGURES = ("figure_2", "figure_3", JUDGED)
 _UNKNOWN = "not recorded: killed, or still under way"
 
 
@@ -82,6 +83,16 @@ def write_readable(rollouts: pd.DataFrame, folder: Path) -> Path:
             partial, index=False, lineterminator="\n"
         )
     return folder / "rollouts.csv"
+
+
+def write_rollouts(runs: Sequence[Run], out: Path) -> list[Path]:
+    """Write what finished runs generated at each validation, with the judge's language if known."""
+    written = []
+    for run in runs:
+        judged = run.folder.judged
+        table = artifacts.read_table(judged) if judged.exists() else run.rollouts()
+        written.append(write_readable(table, out / "runs" / run.name))
+    return written
 
 
 def _whole_lines(state: RunState) -> list[dict[str, Any]]:
@@ -146,17 +157,15 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def snapshots(
-    study: Study, layout: Layout, out: Path, runs: Sequence[RunConfig] | None = None
-) -> list[Run]:
-    """A `snapshot` of each begun run, in `<out>/runs/<experiment>/<variant>/seed<k>`.
+def snapshots(study: Study, layout: Layout, out: Path, runs: Sequence[RunConfig]) -> list[Run]:
+    """A `snapshot` of each begun one of these runs, in `<out>/runs/<experiment>/<variant>/seed<k>`.
 
     Args:
         study, layout: the study and where its results are.
         out: the folder of the reference.
-        runs: which runs to look at; None takes the study's own.
+        runs: the study's own, or those beside it.
     """
-    begun = [run for run in runs or study.runs if is_begun(layout.run_of(run))]
+    begun = [run for run in runs if is_begun(layout.run_of(run))]
     languages = build(study.scale.judge, cache=layout.judge_cache) if begun else None
     kept = []
     for run in begun:
@@ -179,10 +188,9 @@ def beside(study: Study, layout: Layout, out: Path, runs: Sequence[Run]) -> list
     Returns:
         The files written; none if no judged run is beside the study.
     """
-    begun = snapshots(study, layout, out, study.extras) if study.extras else []
-    done = [layout.run_of(run) for run in study.extras if layout.run_of(run).is_finished]
-    whole = [Run.open(folder.path) for folder in done]
-    written = [write_readable(run.rollouts(), out / "runs" / run.name) for run in whole]
+    begun = snapshots(study, layout, out, study.extras)
+    whole = pages.there(study.extras, layout)
+    written = write_rollouts(whole, out)
     extras = [run for run in (*whole, *begun) if run.folder.judged.exists()]
     if not extras:
         return written
@@ -203,7 +211,7 @@ def draw(runs: Sequence[Run], out: Path) -> list[Path]:
     folders = [run.folder.path for run in runs]
     experiments = {run.experiment for run in runs}
     methods = {(run.experiment, run.variant.method) for run in runs}
-    names = [name for name in _CURVES if not experiments.isdisjoint(EXPERIMENTS[name])]
+    names = [name for name in _FIGURES if not experiments.isdisjoint(EXPERIMENTS[name])]
     names += [name for name, shown in GENERATIONS.items() if shown in methods]
     return [path for name in names for path in _drawn(name, folders, out)]
 
