@@ -49,7 +49,8 @@ class OnDisk:
 
     def __init__(self, folder: Path, run: Run):
         self.folder = folder
-        self.likes = {"state": (run.params, run.state), "gradient": run.params}
+        likes = {"state": (run.params, run.state), "gradient": run.params}
+        self.likes = jax.tree.map(_like, likes)
         self.held: set[tuple[What, int]] = set()
         self.sizes: dict[str, int] = {}  # of all files in the folder, dropped ones included
 
@@ -282,6 +283,13 @@ def load(path: Path) -> dict[str, np.ndarray]:
     return {
         name: x.view(jnp.dtype(kinds[name])) if name in kinds else x for name, x in arrays.items()
     }
+
+
+def _like(x: Array) -> Array:
+    """What `placed` needs of an array, without its values; a random key stays as it is."""
+    if not isinstance(x, jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding, weak_type=x.weak_type)
 
 
 def placed(x: np.ndarray, like: jax.Array) -> jax.Array:

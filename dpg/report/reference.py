@@ -69,7 +69,9 @@ def keep(
     out.mkdir(parents=True, exist_ok=True)
     written = pages.build(study, layout, out, runs)
     if begun:
-        written += draw(runs, out) + beside(study, layout, out, runs)
+        written += draw(runs, out)
+    if stopped:
+        written += beside(study, layout, out, runs)
     drawn = [layout.figures / f"{name}.{kind}" for name, kind in _drawn()]
     ledger = [layout.claims / f"claims.{kind}" for kind in ("json", "md", "html")]
     for source in (path for path in drawn + ledger if path.exists()):

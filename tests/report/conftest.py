@@ -81,6 +81,12 @@ def stop():
 
 
 @pytest.fixture(scope="session")
+def finish():
+    """The function `write_run`."""
+    return write_run
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """`study`, its `layout`, and finished runs of two experiments; tests must not change them."""
     study = config.load(ROOT / "config" / "tiny.yaml")

@@ -93,6 +93,18 @@ def test_runs_beside_the_study_are_kept_and_drawn_apart(stop, tmp_path):
     assert len(pd.read_csv(rollouts)) == 8
 
 
+def test_runs_beside_a_finished_study_are_kept_too(finish, stop, tmp_path):
+    study = config.load(ROOT / "config" / "laptop.yaml")
+    layout = Layout("laptop", tmp_path / "results")
+    run = study.run("lambada-es", "adam", 0)
+    finish(layout.run_of(run), run)
+    extra = next(run for run in study.extras if run.variant == "sgd-all-positions")
+    stop(layout.run_of(extra), extra)
+    out = tmp_path / "kept"
+    assert out / "extras.png" in reference.keep(study, layout, out, stopped=True)
+    assert set(pd.read_csv(out / "extras.csv")["variant"]) == {"sgd-all-positions"}
+
+
 def test_without_the_option_a_stopped_run_is_no_result(study, layout, tmp_path):
     with pytest.raises(DpgError, match="has no finished generator run"):
         reference.keep(study, layout, tmp_path / "kept")
