@@ -67,7 +67,7 @@ def rollouts(
     from dpg.evaluation import corpora
     from dpg.study import sources
 
-    writer = sources.writer(study.runs, experiment, variant)
+    writer = sources.writer(study, experiment, variant)
     record = corpora.write_corpus(
         writer.run,
         settings.corpus,

@@ -64,7 +64,7 @@ def tasks(config: Config, passages: Table = None, out: OptionalOut = None) -> No
 
     study, layout, _ = downstream_of(config)
     table = read_table(passages or layout.passages)
-    wanted = table[table.language.isin(sources.languages(study.runs))]
+    wanted = table[table.language.isin(sources.languages(study))]
     names = perplexity.write_tasks(wanted, out or layout.tasks, downstream.SPLITS)
     stamp(out or layout.tasks, "perplexity_tasks")
     typer.echo(", ".join(names))
@@ -86,7 +86,7 @@ def measure(
     one_of("--target", target, settings.targets)
     downstream.measure(
         layout.model(target),
-        {group: layout.trained(target, group) for group in sources.groups(study.runs)},
+        {group: layout.trained(target, group) for group in sources.groups(study)},
         Harness(tasks or layout.tasks, settings.perplexity),
         scale=study.scale.scale,
         replay=getattr(settings.replay, "dataset", settings.replay.source),

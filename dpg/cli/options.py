@@ -58,7 +58,7 @@ def downstream_of(config: Path) -> tuple[Study, Layout, DownstreamSettings]:
     study, layout = study_of(config)
     if study.downstream is None:
         raise DpgError(f"{config} has no section `downstream`: its study has no Table 1")
-    if not sources.language_runs(study.runs):
+    if not sources.language_runs(study):
         raise DpgError(f"{config}: Table 1 needs a run of lambada-*: `experiments` has none")
     return study, layout, study.downstream
 

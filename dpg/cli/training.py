@@ -39,8 +39,8 @@ def cpt(
 
     study, layout, settings = downstream_of(config)
     one_of("--target", target, settings.targets)
-    one_of("--group", group, sources.groups(study.runs))
-    run = sources.language_runs(study.runs)[0]
+    one_of("--group", group, sources.groups(study))
+    run = sources.language_runs(study)[0]
     downstream.continue_pretraining(
         settings.cpt,
         target=layout.model(target),
@@ -48,7 +48,7 @@ def cpt(
         replay=layout.text_corpus("replay"),
         corpora={
             source: layout.text_corpus(*names)
-            for source, names in sources.corpora(study.runs, group).items()
+            for source, names in sources.corpora(study, group).items()
         },
         seed=settings.seed,
         out=out or layout.trained(target, group),
@@ -75,7 +75,7 @@ def sft(
 
     study, layout, settings = downstream_of(config)
     one_of("--target", target, settings.targets)
-    one_of("--language", language, sources.languages(study.runs))
+    one_of("--language", language, sources.languages(study))
     downstream.fine_tune(
         settings.sft,
         target=layout.model(target),

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from dpg.config.base import Betas, Name, Probability, Seed, Settings
+from dpg.config.base import Betas, Name, Probability, RunName, Seed, Settings
 
 
 class WheelReplay(Settings):
@@ -120,6 +120,11 @@ class DownstreamSettings(Settings):
 
     targets: Annotated[list[Name], Field(min_length=1)] = Field(
         description="names in `models` of the models to train"
+    )
+    generators: Annotated[list[RunName], Field(min_length=1)] | None = Field(
+        default=None,
+        description="generators whose text is trained on, such as lambada-es/adam;"
+        " null = every one that was trained for a language",
     )
     seed: Seed = Field(description="seed of sampling and of the order of the text")
     corpus: CorpusSettings = Field(description="text that each generator writes")

@@ -262,15 +262,15 @@ def _hours_of_targets(runs: Iterable[RunConfig], sizes: dict[str, int], gpus: in
 
 def _hours_of_downstream(study: Study, sizes: dict[str, int]) -> Range:
     settings = study.downstream
-    runs = sources.language_runs(study.runs)
+    runs = sources.language_runs(study)
     if settings is None or not runs:
         return Range(0.0, 0.0)
     writing = runs[0].generator
     tokens = writing.prompt_tokens / writing.response_tokens + 1
     corpora = (len(runs) + 1) * settings.corpus.tokens * tokens
     total = 2.0 * sizes[writing.model] * corpora
-    languages = sources.languages(study.runs)
-    trained = sum(len(sources.corpora(study.runs, g)) for g in sources.groups(study.runs))
+    languages = sources.languages(study)
+    trained = sum(len(sources.corpora(study, g)) for g in sources.groups(study))
     passages = LAMBADA_PASSAGES * 9 // 20 * PASSAGE_TOKENS
     tuned = passages * sum(settings.sft.epochs) * len(settings.sft.learning_rates) * len(languages)
     for target in settings.targets:
@@ -293,13 +293,13 @@ def _disk(study: Study, sizes: dict[str, int]) -> float:
 def _disk_of_downstream(
     study: Study, settings: DownstreamSettings | None, sizes: dict[str, int]
 ) -> float:
-    runs = sources.language_runs(study.runs)
+    runs = sources.language_runs(study)
     if settings is None or not runs:
         return 0.0
     corpora = (len(runs) + 2) * settings.corpus.tokens * _CHARACTERS_PER_TOKEN
-    groups = sources.groups(study.runs)
-    models = sum(len(sources.corpora(study.runs, group)) for group in groups)
-    models += len(sources.languages(study.runs))  # the best of each fine-tuning grid
+    groups = sources.groups(study)
+    models = sum(len(sources.corpora(study, group)) for group in groups)
+    models += len(sources.languages(study))  # the best of each fine-tuning grid
     return corpora + 4.0 * models * sum(sizes[target] for target in settings.targets)
 
 
@@ -322,7 +322,7 @@ def _judge_dollars(study: Study, texts: int) -> float | None:
     settings = study.scale.judge
     if settings.kind == "offline":
         return 0.0
-    judged = outputs.runs_of(outputs.JUDGED, study.runs)
+    judged = outputs.runs_of(outputs.JUDGED, study)
     tokens = max((run.generator.response_tokens for run in judged), default=0)
     text = "x" * round(tokens * _CHARACTERS_PER_TOKEN)
     dollars = expected_cost(text, settings.model, settings.prices)

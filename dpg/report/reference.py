@@ -105,7 +105,7 @@ def _require_own_figures(study: Study, layout: Layout, names: set[str]) -> None:
         if not path.exists():
             continue
         table = pd.read_csv(path, usecols=["variant", "seed"]).drop_duplicates()
-        kept = [run for run in runs_of(figure, study.runs) if run.path in names]
+        kept = [run for run in runs_of(figure, study) if run.path in names]
         own = {(run.variant, run.seed) for run in kept}
         other = [
             pair for pair in zip(table["variant"], table["seed"], strict=True) if pair not in own

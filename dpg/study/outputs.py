@@ -148,7 +148,7 @@ def _outputs(study: Study, layout: Layout) -> Iterator[Output]:
         files, inputs = (layout.run_of(run).fresh_samples,), (layout.run_of(run).record,)
         name = f"fresh_samples/{run.path}"
         yield Output(name, "fresh samples", "fresh_samples", files, inputs, run=run)
-    for run in runs_of(JUDGED, study.runs):
+    for run in runs_of(JUDGED, study):
         files, inputs = (layout.run_of(run).judged,), (layout.run_of(run).rollouts,)
         yield Output(f"judged/{run.path}", "judged", "judge", files, inputs, run=run)
     if study.downstream is not None:
@@ -186,7 +186,7 @@ def _drawn(name: str, study: Study, layout: Layout) -> Output:
         assert study.downstream is not None  # `drawable` leaves it out otherwise
         given = tuple(layout.perplexity(target) for target in study.downstream.targets)
         return Output(name, group, "figures", files, given, given)
-    runs = runs_of(name, study.runs)
+    runs = runs_of(name, study)
     inputs = [path for run in runs for path in _read_of(name, run, layout.run_of(run))]
     arguments = tuple(layout.run_of(run).path for run in runs)
     return Output(name, group, "figures", files, tuple(inputs), arguments)
@@ -252,11 +252,11 @@ def coded(runs: Iterable[RunConfig]) -> list[RunConfig]:
     ]
 
 
-def runs_of(name: str, runs: Iterable[RunConfig]) -> list[RunConfig]:
+def runs_of(name: str, study: Study) -> list[RunConfig]:
     """The runs of the study that a figure or table shows, in the study's order."""
-    runs = list(runs)
+    runs = study.runs
     if name == DOWNSTREAM:
-        return sources.language_runs(runs)
+        return sources.language_runs(study)
     if name == CURVES:
         of_the_paper = {"qr", *(one for group in EXPERIMENTS.values() for one in group)}
         return [run for run in runs if run.experiment not in of_the_paper]
@@ -272,7 +272,7 @@ def _method(run: RunConfig) -> str:
 def drawable(study: Study) -> list[str]:
     """The figures and tables for which the study has the runs."""
     names = (*FIGURES, CURVES, *TABLES)
-    found = [name for name in names if name in _DIAGRAMS or runs_of(name, study.runs)]
+    found = [name for name in names if name in _DIAGRAMS or runs_of(name, study)]
     return [name for name in found if name != DOWNSTREAM or study.downstream is not None]
 
 
@@ -297,6 +297,6 @@ def run_time(records: Iterable[Path]) -> str:
 def run_times(study: Study, layout: Layout) -> dict[str, str]:
     """Figure or table -> total wall time of its runs that are done."""
     return {
-        name: run_time(layout.run_of(run).record for run in runs_of(name, study.runs))
+        name: run_time(layout.run_of(run).record for run in runs_of(name, study))
         for name in drawable(study)
     }

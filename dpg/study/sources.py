@@ -8,11 +8,11 @@ module before it starts anything, so importing it loads no jax.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpg.config import LanguageMetric, RunConfig
+from dpg.config import LanguageMetric, RunConfig, Study
+from dpg.config.explain import nearest
 from dpg.errors import DpgError
 from dpg.study.layout import Layout
 
@@ -25,15 +25,36 @@ COMMON = "common"
 """The group of the sources that are the same for every language."""
 
 
-def language_runs(runs: Sequence[RunConfig]) -> list[RunConfig]:
-    """The generator runs of Table 1: those with a language metric, of the study's first seed."""
-    chosen = [run for run in runs if isinstance(run.metric, LanguageMetric)]
-    return [run for run in chosen if run.seed == chosen[0].seed and run.variant in METHODS]
+def language_runs(study: Study) -> list[RunConfig]:
+    """The generator runs of Table 1: those with a language metric, of the study's first seed.
+
+    Raises:
+        DpgError: `downstream.generators` names a run that is not one of them.
+    """
+    chosen = [run for run in study.runs if isinstance(run.metric, LanguageMetric)]
+    there = [run for run in chosen if run.seed == chosen[0].seed and run.variant in METHODS]
+    if study.downstream is None or study.downstream.generators is None:
+        return there
+    wanted = set(study.downstream.generators)
+    if unknown := sorted(wanted - set(map(_name, there))):
+        raise DpgError(
+            f"{study.path}: downstream.generators has '{unknown[0]}', which is no generator of a "
+            f"language{nearest(unknown[0], _names(there))}; there are: {', '.join(_names(there))}"
+        )
+    return [run for run in there if _name(run) in wanted]
 
 
-def languages(runs: Sequence[RunConfig]) -> list[str]:
+def _name(run: RunConfig) -> str:
+    return f"{run.experiment}/{run.variant}"
+
+
+def _names(runs: list[RunConfig]) -> list[str]:
+    return [_name(run) for run in runs]
+
+
+def languages(study: Study) -> list[str]:
     """The languages of these runs, sorted by code: Table 1's columns."""
-    return sorted({language_of(run) for run in language_runs(runs)})
+    return sorted({language_of(run) for run in language_runs(study)})
 
 
 def language_of(run: RunConfig) -> str:
@@ -42,22 +63,22 @@ def language_of(run: RunConfig) -> str:
     return run.metric.language
 
 
-def groups(runs: Sequence[RunConfig]) -> list[str]:
+def groups(study: Study) -> list[str]:
     """`COMMON` and the languages; the models of a group are trained in one process."""
-    return [COMMON, *languages(runs)]
+    return [COMMON, *languages(study)]
 
 
-def generators(runs: Sequence[RunConfig], language: str) -> list[RunConfig]:
+def generators(study: Study, language: str) -> list[RunConfig]:
     """The runs of the generators that were trained for a language, in the table's order."""
-    here = [run for run in language_runs(runs) if language_of(run) == language]
+    here = [run for run in language_runs(study) if language_of(run) == language]
     return sorted(here, key=lambda run: METHODS.index(run.variant))
 
 
-def corpora(runs: Sequence[RunConfig], group: str) -> dict[str, tuple[str, ...]]:
+def corpora(study: Study, group: str) -> dict[str, tuple[str, ...]]:
     """Source -> name of its corpus (see `Layout.text_corpus`), for the sources of a group."""
     if group == COMMON:
         return {REPLAY: (REPLAY,), UNTUNED: (UNTUNED,)}
-    return {run.variant: (run.experiment, run.variant) for run in generators(runs, group)}
+    return {run.variant: (run.experiment, run.variant) for run in generators(study, group)}
 
 
 @dataclass(frozen=True)
@@ -79,7 +100,7 @@ class Writer:
         return layout.run_of(self.run).generator
 
 
-def writer(runs: Sequence[RunConfig], experiment: str | None, variant: str | None) -> Writer:
+def writer(study: Study, experiment: str | None, variant: str | None) -> Writer:
     """The writer of a corpus: a run's trained generator, or the untuned one if no run is named.
 
     Raises:
@@ -87,11 +108,11 @@ def writer(runs: Sequence[RunConfig], experiment: str | None, variant: str | Non
     """
     if (experiment is None) != (variant is None):
         raise DpgError("give both --experiment and --variant, or neither for the untuned generator")
-    chosen = language_runs(runs)
+    chosen = language_runs(study)
     if experiment is None or variant is None:
         return Writer(chosen[0], (UNTUNED,))
     for run in chosen:
         if (run.experiment, run.variant) == (experiment, variant):
             return Writer(run, (experiment, variant))
-    names = ", ".join(f"{run.experiment}/{run.variant}" for run in chosen)
+    names = ", ".join(_names(chosen))
     raise DpgError(f"{experiment}/{variant} is no generator of Table 1; there are: {names}")

@@ -16,6 +16,8 @@ pytest.importorskip("torch")
 pytest.importorskip("lm_eval")
 
 
+ROOT = Path(__file__).resolve().parents[2]
+
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("datasets_cache")]
 
 
@@ -85,21 +87,39 @@ def measure(models, out, model_dir, harness):
 
 @pytest.fixture(scope="module")
 def paper():
-    folder = Path(__file__).resolve().parents[2] / "config"
+    folder = ROOT / "config"
     return config.load(folder / "paper.yaml", folder / "experiments.yaml")
 
 
 def test_the_papers_study_has_every_cell_of_table_1(paper):
-    assert sources.languages(paper.runs) == ["de", "es", "fr", "it"]
-    assert sources.groups(paper.runs) == ["common", "de", "es", "fr", "it"]
+    assert sources.languages(paper) == ["de", "es", "fr", "it"]
+    assert sources.groups(paper) == ["common", "de", "es", "fr", "it"]
     for code in ("de", "es", "fr", "it"):
-        named = sources.corpora(paper.runs, code)
+        named = sources.corpora(paper, code)
         assert named == {m: (f"lambada-{code}", m) for m in sources.METHODS}
-    assert sources.corpora(paper.runs, "common") == {
+    assert sources.corpora(paper, "common") == {
         "replay": ("replay",),
         "untuned": ("untuned",),
     }
     assert paper.downstream.targets == ["llama-instruct", "llama-base"]
+
+
+def test_table_1_can_be_of_some_generators():
+    study = config.load(ROOT / "config" / "laptop.yaml")
+    assert sources.groups(study) == ["common", "es"]
+    assert sources.corpora(study, "es") == {"adam": ("lambada-es", "adam")}
+    more = {"generators": ["lambada-it/adam", "lambada-es/sgd"]}
+    study.downstream = study.downstream.model_copy(update=more)
+    assert sources.groups(study) == ["common", "es", "it"]
+    assert sources.corpora(study, "es") == {"sgd": ("lambada-es", "sgd")}
+
+
+@pytest.mark.parametrize("name", ["lambada-es/adm", "sixseven/adam-T4"])
+def test_a_generator_that_table_1_cannot_have_is_named(name):
+    study = config.load(ROOT / "config" / "laptop.yaml")
+    study.downstream = study.downstream.model_copy(update={"generators": [name]})
+    with pytest.raises(DpgError, match=f"generators has '{name}', .*there are: .*lambada-es/adam"):
+        sources.languages(study)
 
 
 def test_the_papers_values_are_those_of_tables_11_and_12(paper):
@@ -117,6 +137,7 @@ def test_the_papers_values_are_those_of_tables_11_and_12(paper):
     assert {sources[key] for key in values} == {"Table 11"}
     assert {sources[f"sft.{key}"] for key in ("learning_rates", "epochs")} == {"Table 12"}
     assert {key for key, _ in config.leaves(paper.downstream)} - set(sources) == {
+        "generators",
         "replay.revision",
         "corpus.batch",
         "corpus.vllm",

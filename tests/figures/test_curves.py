@@ -32,7 +32,7 @@ def test_a_study_has_the_figure_where_no_other_shows_its_experiment(tmp_path, mo
     root = Path(__file__).resolve().parents[2]
     own = config.load(root / "docs" / "examples" / "lipogram" / "lipogram.yaml")
     assert CURVES in drawable(own)
-    assert [run.variant for run in runs_of(CURVES, own.runs)] == ["adam", "direct"]
+    assert [run.variant for run in runs_of(CURVES, own)] == ["adam", "direct"]
     tiny = config.load(root / "config" / "tiny.yaml", root / "config" / "experiments.yaml")
     assert CURVES not in drawable(tiny)
 

@@ -86,7 +86,7 @@ wildcard_constraints:
     variant=one_of({variant for _, variant, _ in runs}),
     seed=r"\d+",
     target=one_of(study.downstream.targets if study.downstream else []),
-    group=one_of(sources.groups(study.runs)),
+    group=one_of(sources.groups(study)),
 
 
 def settings(step, *parts):
@@ -198,24 +198,24 @@ def one_gpu():
 
 def untuned_generator():
     """The model that the generators of Table 1 start from."""
-    return layout.model(sources.language_runs(study.runs)[0].generator.model)
+    return layout.model(sources.language_runs(study)[0].generator.model)
 
 
 def language_generator(wildcards):
     """A trained generator of Table 1, of the study's first seed."""
     names = (wildcards.experiment, wildcards.variant)
-    return layout.run(*names, sources.language_runs(study.runs)[0].seed).generator
+    return layout.run(*names, sources.language_runs(study)[0].seed).generator
 
 
 def group_corpora(wildcards):
     """The corpora on which the models of a group are trained."""
-    named = sources.corpora(study.runs, wildcards.group).values()
+    named = sources.corpora(study, wildcards.group).values()
     return [layout.text_corpus(*names) / "corpus.json" for names in named]
 
 
 def trained_groups(wildcards):
     """The records of every training from a target model."""
-    groups = sources.groups(study.runs)
+    groups = sources.groups(study)
     folders = {group: layout.trained(wildcards.target, group) for group in groups}
     paths = [folder / "cpt.json" for folder in folders.values()]
     return paths + [folders[group] / "sft.json" for group in groups if group != sources.COMMON]

@@ -58,6 +58,6 @@ rule perplexity_tasks:
         f"{LOGS}/perplexity_tasks.log",
     params:
         *revision("perplexity_tasks"),
-        languages=sources.languages(study.runs),
+        languages=sources.languages(study),
     shell:
         "dpg perplexity tasks --passages {input} --out {output} > {log} 2>&1"
