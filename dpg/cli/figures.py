@@ -12,7 +12,9 @@ from dpg.cli.options import FigureFolder
 
 
 def figure(
-    name: Annotated[str, typer.Argument(help="figure_1 ... figure_7, table_1 ... table_6, curves")],
+    name: Annotated[
+        str, typer.Argument(help="figure_1 ... figure_7, table_1 ... table_6, curves, extras")
+    ],
     runs: Annotated[
         list[Path] | None, typer.Argument(help="Run folders; table_1: perplexities.")
     ] = None,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpg.errors import DpgError
-from dpg.study.outputs import CURVES, DOWNSTREAM, FIGURES, TABLES
+from dpg.study.outputs import CURVES, DOWNSTREAM, EXTRAS, FIGURES, TABLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
     """Draw one figure or table of the paper.
 
     Args:
-        name: "figure_1" to "figure_7", "table_1" to "table_6", "curves" or "sweep".
+        name: "figure_1" to "figure_7", "table_1" to "table_6", "curves", "extras" or "sweep".
         run_dirs: run directories of any experiments; a figure ignores those that it does not show.
             Figures 6 and 7 are diagrams and need none. Table 1 takes files of perplexities instead,
             one per target model, and "sweep" takes the files of the sweeps.
@@ -36,7 +36,7 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
             finished.
     """
     stem = Path(out_dir) / name
-    if name in (*FIGURES, CURVES, "sweep"):
+    if name in (*FIGURES, CURVES, EXTRAS, "sweep"):
         return _figure(name, run_dirs, stem)
     if name == DOWNSTREAM:
         from dpg.figures import table_1
@@ -47,7 +47,8 @@ def build(name: str, run_dirs: Sequence[str | Path], out_dir: str | Path) -> lis
 
         return generations.build(name, run_dirs, stem)
     raise DpgError(
-        f"no figure is called {name!r}; there are {', '.join((*FIGURES, *TABLES, CURVES, 'sweep'))}"
+        f"no figure is called {name!r}; there are "
+        f"{', '.join((*FIGURES, *TABLES, CURVES, EXTRAS, 'sweep'))}"
     )
 
 

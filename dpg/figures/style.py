@@ -218,11 +218,17 @@ def thousands(value: float, _: object = None) -> str:
 
 
 def legend_below(
-    figure: Figure, frame: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]], *, ncols: int
+    figure: Figure,
+    frame: pd.DataFrame,
+    styles: Mapping[str, Mapping[str, Any]],
+    *,
+    ncols: int,
+    note: str = "",
 ) -> None:
     """Put one legend for all panels under them, in the order of `styles`, column by column.
 
     If a line has several seeds (column seed; one line per label), the legend explains the bands.
+    The note is a line above the legend.
     """
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
@@ -233,11 +239,12 @@ def legend_below(
     counts = frame.groupby(lines)["seed"].nunique()
     least, most = counts.min(), counts.max()
     counted = f"{most}" if least == most else f"{least} to {most}"
+    bands = f"mean and range of {counted} seeds" if most > 1 else ""
     figure.legend(
         [handles[label] for label in labels],
         labels,
         loc="outside lower center",
         ncols=min(ncols, len(labels)),
-        title=f"mean and range of {counted} seeds" if most > 1 else None,
+        title="; ".join(part for part in (bands, note) if part) or None,
         title_fontsize=7,
     )

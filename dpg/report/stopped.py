@@ -26,7 +26,7 @@ from dpg.report import pages
 from dpg.run_folder import RunFolder, RunState
 from dpg.state import SETTINGS
 from dpg.study.layout import Layout
-from dpg.study.outputs import EXPERIMENTS, GENERATIONS, JUDGED
+from dpg.study.outputs import EXPERIMENTS, EXTRAS, GENERATIONS, JUDGED
 from dpg.study.runs import Run
 from dpg.targets.metric import pattern_of
 
@@ -197,7 +197,7 @@ def beside(study: Study, layout: Layout, out: Path, runs: Sequence[Run]) -> list
     experiments = {run.experiment for run in extras}
     shown = [run for run in runs if run.experiment in experiments] + extras
     folders = [run.folder.path for run in shown if run.folder.judged.exists()]
-    return written + _drawn(JUDGED, folders, out, name="extras")
+    return written + _drawn(EXTRAS, folders, out)
 
 
 def draw(runs: Sequence[Run], out: Path) -> list[Path]:
@@ -216,14 +216,13 @@ def draw(runs: Sequence[Run], out: Path) -> list[Path]:
     return [path for name in names for path in _drawn(name, folders, out)]
 
 
-def _drawn(figure: str, folders: Sequence[Path], out: Path, name: str | None = None) -> list[Path]:
-    """Draw a figure or table of these runs into `out`, under another name if one is given."""
+def _drawn(name: str, folders: Sequence[Path], out: Path) -> list[Path]:
+    """Draw a figure or table of these runs into `out`."""
     written = []
     with tempfile.TemporaryDirectory() as drawn:
-        for path in figures.build(figure, folders, drawn):
+        for path in figures.build(name, folders, drawn):
             if path.suffix in (".png", ".csv", ".md"):
-                target = out / f"{name or path.stem}{path.suffix}"
-                with artifacts.atomic_path(target) as partial:
+                with artifacts.atomic_path(out / path.name) as partial:
                     shutil.copyfile(path, partial)
-                written.append(target)
+                written.append(out / path.name)
     return written

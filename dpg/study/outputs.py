@@ -28,6 +28,9 @@ TABLES = tuple(f"table_{number}" for number in range(1, 7))
 SCANNED = "figure_1"
 """The figure of the QR code; it also shows the results of fresh samples of text."""
 
+EXTRAS = "extras"
+"""The figure of the runs beside a study; it is drawn only into a kept study."""
+
 JUDGED = "figure_4"
 """The figure that shows the rollouts' languages."""
 

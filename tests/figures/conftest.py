@@ -61,6 +61,7 @@ class Runs:
             content = {"pattern": pattern.tolist(), "images": images}
             (path / "pattern.json").write_text(json.dumps(content))
         config = {"learner": {"steps": T, "batch_size": B, "model": "gpt2"}}
+        config["generator"] = {"response_tokens": 30}
         record = {"scale": "tiny", "experiment": experiment, "variant": variant, "seed": seed}
         record |= {"config": config, "wall_seconds": 83.0}
         (path / "run.json").write_text(json.dumps(record))

@@ -1,0 +1,118 @@
+"""Runs beside a study, with the study's own: language, variety and length of what they write.
+
+They are in no figure of the paper. Such a run changes one setting of a study's run, such as the
+mean of an example's loss, so its name begins with that run's: `sgd-all-positions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from dpg.evaluation.judge import LANGUAGES
+from dpg.figures import figure_4
+from dpg.figures.legend import COLORS, MARKERS
+from dpg.figures.style import GREY, PAGE, curves, legend_below, new_figure, styled
+from dpg.study.runs import METHODS, Run, by_step, select
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PANELS = {
+    "percent": "In the target language (%)",
+    "entropy": "Bigram entropy (bits)",
+    "tokens": "Tokens per response",
+    "ended": "End by themselves (%)",
+}
+"""Measure -> its panel's title, from left to right."""
+
+_DASHES = ["-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2))]
+
+
+def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
+    """Collect the measures at every validation.
+
+    Returns:
+        One row per validation: the columns of `figure_4.frame`, tokens (mean number per response)
+        and shorter (fraction of responses that end before the longest length).
+
+    Raises:
+        DpgError: as `figure_4.frame`.
+    """
+    runs = select(
+        run_dirs, lambda run: run.experiment.startswith("lambada-"), need="a run of lambada-*"
+    )
+    return pd.concat([_measures(run) for run in runs], ignore_index=True)
+
+
+def _measures(run: Run) -> pd.DataFrame:
+    judged = run.judged()
+    longest = run.config["generator"]["response_tokens"]
+    lengths = [table["tokens"].map(len) for _, table in by_step(judged)]
+    return figure_4.measures(run, judged).assign(
+        tokens=[float(length.mean()) for length in lengths],
+        shorter=[float((length < longest).mean()) for length in lengths],
+    )
+
+
+def label(variant: str) -> str:
+    """The text in the legend: "SGD, all positions" for `sgd-all-positions`."""
+    method, _, change = variant.partition("-")
+    if method not in METHODS:
+        return variant
+    return ", ".join(part for part in (METHODS[method], change.replace("-", " ")) if part)
+
+
+@styled
+def draw(frame: pd.DataFrame) -> Figure:
+    """Draw one row of panels per language: colour shows the method, dashes show the change."""
+    languages = sorted(set(frame["language"]))
+    frame = frame.assign(
+        label=frame["variant"].map(label),
+        percent=100 * frame["fraction"],
+        ended=100 * frame["shorter"],
+    )
+    styles = _styles(list(frame["variant"].unique()))
+    figure = new_figure(PAGE, 0.7 + 1.7 * len(languages))
+    panels = figure.subplots(len(languages), len(_PANELS), squeeze=False, sharex="row")
+    for row, code in zip(panels, languages, strict=True):
+        here = frame[frame["language"] == code]
+        for axes, (measure, title) in zip(row, _PANELS.items(), strict=True):
+            curves(axes, here, x="step", y=measure, by="label", styles=styles)
+            axes.set_title(title)
+            if measure in ("percent", "ended"):
+                axes.set_ylim(-3, 103)
+        row[2].set_ylim(bottom=0)
+        row[0].set_ylabel(LANGUAGES.get(code, code))
+    for axes in panels[-1]:
+        axes.set_xlabel("GRPO steps")
+    stopped = "stopped" in frame and frame["stopped"].notna().any()
+    note = "a line ends where its run ended or was stopped" if stopped else ""
+    legend_below(figure, frame, styles, ncols=4, note=note)
+    return figure
+
+
+def _styles(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
+    known = list(METHODS)
+    parts = {name: name.partition("-")[::2] for name in variants}
+    changes = sorted({change for method, change in parts.values() if method in METHODS})
+
+    def place(name: str) -> tuple[int, str]:
+        method, change = parts[name]
+        return (known.index(method) if method in known else len(known), change)
+
+    styles: dict[str, dict[str, Any]] = {}
+    for name in sorted(variants, key=place):
+        method, change = parts[name]
+        dashes = changes.index(change) if change in changes else 0
+        styles[label(name)] = {
+            "color": COLORS.get(method, GREY),
+            "marker": MARKERS.get(method, "d"),
+            "markersize": 3.2,
+            "markeredgewidth": 0,
+            "linestyle": _DASHES[dashes % len(_DASHES)],
+        }
+    return styles
