@@ -22,7 +22,7 @@ from dpg.config import DownstreamSettings, RunConfig, ScaleFile, Study
 from dpg.config.recorded import in_present_settings
 from dpg.errors import DpgError
 from dpg.report import cards, pages
-from dpg.report.stopped import beside, draw, snapshots, write_rollouts
+from dpg.report.stopped import beside, draw, drop_snapshots, snapshots, write_rollouts
 from dpg.study.layout import Layout
 from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times, runs_of
 from dpg.study.sweeps import swept
@@ -67,6 +67,7 @@ def keep(
     runs = [*done, *begun]
     _require_own_figures(study, layout, {run.name for run in runs})
     out.mkdir(parents=True, exist_ok=True)
+    drop_snapshots([*done, *pages.there(study.extras, layout)], out)
     written = pages.build(study, layout, out, runs)
     if begun:
         written += draw(runs, out)

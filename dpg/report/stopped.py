@@ -174,6 +174,12 @@ def snapshots(study: Study, layout: Layout, out: Path, runs: Sequence[RunConfig]
     return kept
 
 
+def drop_snapshots(finished: Sequence[Run], out: Path) -> None:
+    """Remove what a reference has of these runs from the time before they were finished."""
+    for run in finished:
+        shutil.rmtree(out / "runs" / run.name, ignore_errors=True)
+
+
 def beside(study: Study, layout: Layout, out: Path, runs: Sequence[Run]) -> list[Path]:
     """Keep the runs beside a study, finished or begun, and draw what they did to the language.
 

@@ -105,6 +105,17 @@ def test_runs_beside_a_finished_study_are_kept_too(finish, stop, tmp_path):
     assert set(pd.read_csv(out / "extras.csv")["variant"]) == {"sgd-all-positions"}
 
 
+def test_a_run_that_was_finished_since_replaces_its_snapshot(study, layout, finish, tmp_path):
+    out = tmp_path / "kept"
+    reference.keep(study, layout, out, stopped=True)
+    run = study.run("lambada-es", "adam", 0)
+    finish(layout.run_of(run), run)
+    reference.keep(study, layout, out, stopped=True, rollouts=True)
+    kept = out / "runs" / "lambada-es" / "adam" / "seed0"
+    assert [path.name for path in kept.iterdir()] == ["rollouts.csv"]
+    assert "stopped" not in reference.read_record(out)["provenance"]
+
+
 def test_without_the_option_a_stopped_run_is_no_result(study, layout, tmp_path):
     with pytest.raises(DpgError, match="has no finished generator run"):
         reference.keep(study, layout, tmp_path / "kept")
