@@ -174,3 +174,43 @@ class TestTheKeptRuns:
             found = [int(cell) for cell in line.split("|")[2:-1] if cell.strip().isdigit()]
             rows = curve[curve["variant"] == variant].sort_values("step")
             assert found == [round(128 * share) for share in rows["fraction"]]
+
+
+class TestTheLaptopsRuns:
+    """`results/reference/laptop`: the tables of its page have the numbers of its curves."""
+
+    folder = ROOT / "results" / "reference" / "laptop"
+
+    def rows(self, head):
+        """The page's table whose first cell is `head`: first cell -> the others."""
+        lines = (self.folder / "README.md").read_text(encoding="utf-8").splitlines()
+        start = next(i for i, line in enumerate(lines) if line.startswith(f"| {head} |"))
+        end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[start:end]]
+        return {row[0]: row[1:] for row in cells}
+
+    @pytest.mark.parametrize(("variant", "name"), [("adam", "Adam"), ("sgd", "SGD")])
+    def test_the_study(self, variant, name):
+        curve = pd.read_csv(self.folder / "figure_4.csv")
+        curve = curve[curve["variant"] == variant].sort_values("step")
+        rows = self.rows(f"{name}, GRPO step")
+        assert rows[f"{name}, GRPO step"] == [str(step) for step in curve["step"]]
+        assert rows["Spanish, of 64"] == [str(round(64 * share)) for share in curve["fraction"]]
+        assert rows["bigram entropy, bits"] == [f"{bits:.2f}" for bits in curve["entropy"]]
+
+    def test_the_runs_beside_it(self):
+        curve = pd.read_csv(self.folder / "extras.csv")
+        there = curve[curve["step"] == 20].set_index("variant")
+        names = {"Adam": "adam", "SGD": "sgd"}
+        rows = self.rows("after 20 steps")
+        for column, title in enumerate(rows["after 20 steps"]):
+            method, mean = title.split(", ")
+            name = names[method] + ("-all-positions" if mean == "all positions" else "")
+            found = there.loc[name]
+            shown = {
+                "Spanish, of 64": f"{64 * found['fraction']:.0f}",
+                "tokens per response, of 48": f"{found['tokens']:.1f}",
+                "responses that end by themselves, of 64": f"{64 * found['shorter']:.0f}",
+                "bigram entropy, bits": f"{found['entropy']:.2f}",
+            }
+            assert {key: rows[key][column] for key in shown} == shown
