@@ -96,9 +96,10 @@ def standing(scorer: Scorer, others: list[list[int]], texts: list[list[int]], le
 @styled
 def draw(table: pd.DataFrame) -> Figure:
     """Draw the rewards by kind of text."""
-    figure = new_figure(0.65 * PAGE, 2.7)
+    figure = new_figure(0.65 * PAGE, 2.9)
     axes = figure.subplots()
     _draw_rewards(axes, table)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -124,7 +125,6 @@ def _draw_rewards(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlabel("Mean reward, standard deviations of the batch")
-    axes.legend(loc="lower left")
 
 
 def _label(text: str, size: int) -> str:
