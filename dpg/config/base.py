@@ -37,7 +37,6 @@ def _distinct(values: list[int]) -> list[int]:
 
 LanguageCode = Literal["de", "es", "fr", "it"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")]
 DottedPath = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]

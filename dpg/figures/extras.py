@@ -14,7 +14,7 @@ import pandas as pd
 
 from dpg.evaluation.judge import LANGUAGES
 from dpg.figures import figure_4
-from dpg.figures.legend import COLORS, MARKERS
+from dpg.figures.legend import COLORS, DASHES, MARKERS, line_style
 from dpg.figures.style import GREY, PAGE, curves, legend_below, new_figure, styled
 from dpg.study.runs import METHODS, Run, by_step, select
 
@@ -28,8 +28,6 @@ _PANELS = {
     "ended": "End by themselves (%)",
 }
 """Measure -> its panel's title, from left to right."""
-
-_DASHES = ["-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2))]
 
 
 def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
@@ -96,23 +94,16 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def _styles(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
-    known = list(METHODS)
-    parts = {name: name.partition("-")[::2] for name in variants}
-    changes = sorted({change for method, change in parts.values() if method in METHODS})
+    """Label -> style, in the legend's order: by method, and then the plain run before its changes.
 
-    def place(name: str) -> tuple[int, str]:
-        method, change = parts[name]
-        return (known.index(method) if method in known else len(known), change)
-
-    styles: dict[str, dict[str, Any]] = {}
-    for name in sorted(variants, key=place):
-        method, change = parts[name]
-        dashes = changes.index(change) if change in changes else 0
-        styles[label(name)] = {
-            "color": COLORS.get(method, GREY),
-            "marker": MARKERS.get(method, "d"),
-            "markersize": 3.2,
-            "markeredgewidth": 0,
-            "linestyle": _DASHES[dashes % len(_DASHES)],
-        }
+    A run whose name begins with no method is last, grey and solid.
+    """
+    known = [*METHODS, *sorted({name.partition("-")[0] for name in variants} - set(METHODS))]
+    split = {name: name.partition("-")[::2] for name in variants}
+    changes = sorted({change for method, change in split.values() if method in METHODS})
+    styles = {}
+    for name in sorted(variants, key=lambda name: (known.index(split[name][0]), split[name][1])):
+        method, change = split[name]
+        dashes = DASHES[changes.index(change) % len(DASHES)] if change in changes else "-"
+        styles[label(name)] = line_style(COLORS.get(method, GREY), MARKERS.get(method, "d"), dashes)
     return styles

@@ -33,7 +33,8 @@ MARKERS = {
 
 _EXTRA_MARKERS = {"nogroups": "*", "redo": "X"}
 _EXTRA = {"nogroups": style.PURPLE, "redo": style.SKY}  # the two extra runs of Adam
-_DASHES = ["-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2))]
+DASHES = ["-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2))]
+"""How a line is dashed: solid first."""
 
 
 def stopped_lines(frame: pd.DataFrame) -> list[str]:
@@ -60,16 +61,25 @@ def marker_of(variant: Variant) -> str:
     return _EXTRA_MARKERS.get(variant.extra) or MARKERS.get(variant.method, "d")
 
 
+def line_style(color: str, marker: str, dashes: Any) -> dict[str, Any]:
+    """What `Axes.plot` takes for a line with small markers."""
+    return {
+        "color": color,
+        "marker": marker,
+        "markersize": 3.2,
+        "markeredgewidth": 0,
+        "linestyle": dashes,
+    }
+
+
 def line_styles(variants: Sequence[Variant]) -> dict[str, dict[str, Any]]:
     """Return label -> colour, marker and dashes, in the legend's order; the longest T is solid."""
     horizons = sorted({variant.steps or 0 for variant in variants}, reverse=True)
     return {
-        variant.label: {
-            "color": color_of(variant),
-            "marker": marker_of(variant),
-            "markersize": 3.2,
-            "markeredgewidth": 0,
-            "linestyle": _DASHES[min(horizons.index(variant.steps or 0), len(_DASHES) - 1)],
-        }
+        variant.label: line_style(
+            color_of(variant),
+            marker_of(variant),
+            DASHES[min(horizons.index(variant.steps or 0), len(DASHES) - 1)],
+        )
         for variant in sorted(set(variants), key=lambda variant: variant.order)
     }

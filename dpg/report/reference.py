@@ -67,7 +67,7 @@ def keep(
     runs = [*done, *begun]
     _require_own_figures(study, layout, {run.name for run in runs})
     out.mkdir(parents=True, exist_ok=True)
-    drop_snapshots([*done, *pages.there(study.extras, layout)], out)
+    drop_snapshots(study, layout, out)
     written = pages.build(study, layout, out, runs)
     if begun:
         written += draw(runs, out)
@@ -80,7 +80,7 @@ def keep(
             shutil.copyfile(source, partial)
         written.append(out / source.name)
     if rollouts:
-        written += write_rollouts([run for run in runs if run.stopped is None], out)
+        written += write_rollouts(done, out)
     written += _sweeps_so_far(study, layout, out) + kept.write(study, layout, runs, out)
     record = {
         "provenance": pages.provenance(study, runs),

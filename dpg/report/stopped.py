@@ -174,10 +174,11 @@ def snapshots(study: Study, layout: Layout, out: Path, runs: Sequence[RunConfig]
     return kept
 
 
-def drop_snapshots(finished: Sequence[Run], out: Path) -> None:
-    """Remove what a reference has of these runs from the time before they were finished."""
-    for run in finished:
-        shutil.rmtree(out / "runs" / run.name, ignore_errors=True)
+def drop_snapshots(study: Study, layout: Layout, out: Path) -> None:
+    """Remove what a reference has of finished runs from the time before they were finished."""
+    for run in study.every_run:
+        if layout.run_of(run).is_finished:
+            shutil.rmtree(out / "runs" / run.path, ignore_errors=True)
 
 
 def beside(study: Study, layout: Layout, out: Path, runs: Sequence[Run]) -> list[Path]:
