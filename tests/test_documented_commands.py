@@ -216,7 +216,7 @@ def check_of(words: list[str], *, whole: bool) -> None:
     if not file or not (ROOT / str(file)).exists():
         return
     study = study_of(ROOT / str(file))
-    paths = {f"{run.experiment}/{run.variant}" for run in study.every_run}
+    paths = {run.seedless for run in study.every_run}
     experiment, variant = found.get("experiment"), found.get("variant")
     if experiment and variant:
         assert f"{experiment}/{variant}" in paths

@@ -104,9 +104,7 @@ def _chosen(part: str, left: Study, right: Study, sides: list[dict[str, Any]]) -
     names = list(dict.fromkeys([*sides[0], *sides[1]]))
     chosen = {name for name in names if name == part or name.startswith(f"{part}/")}
     for study in (left, right):
-        chosen = chosen or {
-            study.named(run) for run in study.runs if f"{run.experiment}/{run.variant}" == part
-        }
+        chosen = chosen or {study.named(run) for run in study.runs if run.seedless == part}
     if not chosen:
         known = list(dict.fromkeys(name.partition("/")[0] for name in names))
         raise ConfigError(

@@ -291,7 +291,12 @@ class RunConfig(Settings):
     @property
     def path(self) -> str:
         """``<experiment>/<variant>/seed<k>``, below ``results/<scale>/runs``."""
-        return f"{self.experiment}/{self.variant}/seed{self.seed}"
+        return f"{self.seedless}/seed{self.seed}"
+
+    @property
+    def seedless(self) -> str:
+        """``<experiment>/<variant>``: the name that the run shares with those of other seeds."""
+        return f"{self.experiment}/{self.variant}"
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:

@@ -227,7 +227,7 @@ def _run(run: RunConfig, scale: str, limit: int) -> dict[str, Any]:
 
 def _measurements(scale: str, run: RunConfig) -> list[dict[str, Any]]:
     """The benchmarks, those first that say most; `{out}` is the folder of the results there."""
-    name, out = f"{run.experiment}/{run.variant}", ["--out", "{out}"]
+    name, out = run.seedless, ["--out", "{out}"]
     shape = ["--models", "gpt2", "--batch", "64", "--length", "128", "--steps", "4", "16"]
     peers = ["--methods", "dpg", "torch", "--precisions", "default", "highest", "--repeats", "3"]
     commands = {

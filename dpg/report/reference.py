@@ -251,7 +251,7 @@ def _split(name: str) -> tuple[str, int]:
 def _present(study: Study, name: str) -> RunConfig | None:
     """The study's run with a name; if it does not have the seed, the variant's first run."""
     variant, seed = _split(name)
-    runs = {run.seed: run for run in study.runs if f"{run.experiment}/{run.variant}" == variant}
+    runs = {run.seed: run for run in study.runs if run.seedless == variant}
     if not runs:
         return None
     return runs.get(seed, next(iter(runs.values()))).model_copy(update={"seed": seed})
@@ -267,7 +267,7 @@ def _missing_seeds(study: Study, kept: Iterable[str]) -> list[str]:
         lines.append(f"seeds: {_listed(seeds)} then, {_listed(study.all_seeds)} now")
     variants = {variant for variant, _ in names}
     for run in study.runs:
-        variant = f"{run.experiment}/{run.variant}"
+        variant = run.seedless
         is_kept = (variant, run.seed) in names
         if variant in variants and run.seed not in missing and not is_kept:
             lines.append(f"{run.path}: the study has this seed, and the reference lacks it")

@@ -35,21 +35,13 @@ def language_runs(study: Study) -> list[RunConfig]:
     there = [run for run in chosen if run.seed == chosen[0].seed and run.variant in METHODS]
     if study.downstream is None or study.downstream.generators is None:
         return there
-    wanted = set(study.downstream.generators)
-    if unknown := sorted(wanted - set(map(_name, there))):
+    wanted, names = study.downstream.generators, [run.seedless for run in there]
+    if unknown := sorted(set(wanted) - set(names)):
         raise DpgError(
             f"{study.path}: downstream.generators has '{unknown[0]}', which is no generator of a "
-            f"language{nearest(unknown[0], _names(there))}; there are: {', '.join(_names(there))}"
+            f"language{nearest(unknown[0], names)}; there are: {', '.join(names)}"
         )
-    return [run for run in there if _name(run) in wanted]
-
-
-def _name(run: RunConfig) -> str:
-    return f"{run.experiment}/{run.variant}"
-
-
-def _names(runs: list[RunConfig]) -> list[str]:
-    return [_name(run) for run in runs]
+    return [run for run in there if run.seedless in wanted]
 
 
 def languages(study: Study) -> list[str]:
@@ -114,5 +106,5 @@ def writer(study: Study, experiment: str | None, variant: str | None) -> Writer:
     for run in chosen:
         if (run.experiment, run.variant) == (experiment, variant):
             return Writer(run, (experiment, variant))
-    names = ", ".join(_names(chosen))
+    names = ", ".join(run.seedless for run in chosen)
     raise DpgError(f"{experiment}/{variant} is no generator of Table 1; there are: {names}")
