@@ -7,6 +7,9 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from dpg.config.base import Betas, Name, Probability, RunName, Seed, Settings
 
+METHODS = ("adam", "sgd", "naive", "embedding", "levenshtein", "fasttext")
+"""The variants of a language's generator that Table 1 has, in its order."""
+
 
 class WheelReplay(Settings):
     """English text for replay from the PyPI wheel: summaries that no prompt uses."""

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from dpg.config import yaml
 from dpg.config.base import ConfigError, Tree
-from dpg.config.downstream import DownstreamSettings
+from dpg.config.downstream import METHODS, DownstreamSettings
 from dpg.config.experiments import ExperimentsFile
 from dpg.config.explain import checked, nearest
 from dpg.config.merge import Files, Resolver, Sources, resolve_downstream
-from dpg.config.run import RunConfig
+from dpg.config.run import LanguageMetric, RunConfig
 from dpg.config.scale import Engine, ReadingName, ScaleFile
 
 EXPERIMENTS_FILE = Path("config/experiments.yaml")
@@ -73,6 +73,12 @@ class Study:
     def every_run(self) -> list[RunConfig]:
         """The generator runs of the study, then those beside it."""
         return [*self.runs, *self.extras]
+
+    @property
+    def language_runs(self) -> list[RunConfig]:
+        """The generator runs with a language metric that Table 1 can have, of all seeds."""
+        runs = [run for run in self.runs if isinstance(run.metric, LanguageMetric)]
+        return [run for run in runs if run.variant in METHODS]
 
     @property
     def all_seeds(self) -> list[int]:
@@ -148,7 +154,7 @@ def load(
     if not runs:
         raise ConfigError(f"{files.path}: `experiments` selects no run; name a variant in it")
     settings, origins = resolve_downstream(files)
-    return Study(
+    study = Study(
         files.path,
         files.scale,
         runs,
@@ -158,6 +164,19 @@ def load(
         keys | extra_keys,
         extras,
     )
+    _check_generators(study)
+    return study
+
+
+def _check_generators(study: Study) -> None:
+    """Raises ConfigError if `downstream.generators` names a run that Table 1 cannot have."""
+    wanted = study.downstream and study.downstream.generators
+    names = list(dict.fromkeys(run.seedless for run in study.language_runs))
+    if unknown := sorted(set(wanted or ()) - set(names)):
+        raise ConfigError(
+            f"{study.path}: downstream.generators has '{unknown[0]}', which is no generator of a "
+            f"language{nearest(unknown[0], names)}; there are: {', '.join(names)}"
+        )
 
 
 def _read(path: Path, experiments: Path | None) -> Files:

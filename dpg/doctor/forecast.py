@@ -270,12 +270,17 @@ def _hours_of_downstream(study: Study, sizes: dict[str, int]) -> Range:
     corpora = (len(runs) + 1) * settings.corpus.tokens * tokens
     total = 2.0 * sizes[writing.model] * corpora
     languages = sources.languages(study)
-    trained = sum(len(sources.corpora(study, g)) for g in sources.groups(study))
+    trained = _continued(study)
     passages = LAMBADA_PASSAGES * 9 // 20 * PASSAGE_TOKENS
     tuned = passages * sum(settings.sft.epochs) * len(settings.sft.learning_rates) * len(languages)
     for target in settings.targets:
         total += 6.0 * sizes[target] * (trained * settings.cpt.tokens + tuned)
     return _hours(total, rates.of_generator("vllm"))
+
+
+def _continued(study: Study) -> int:
+    """How many texts each target of Table 1 is trained on, fine-tuning apart."""
+    return sum(len(sources.corpora(study, group)) for group in sources.groups(study))
 
 
 # --- disk --------------------------------------------------------------------------------------
@@ -297,9 +302,7 @@ def _disk_of_downstream(
     if settings is None or not runs:
         return 0.0
     corpora = (len(runs) + 2) * settings.corpus.tokens * _CHARACTERS_PER_TOKEN
-    groups = sources.groups(study)
-    models = sum(len(sources.corpora(study, group)) for group in groups)
-    models += len(sources.languages(study))  # the best of each fine-tuning grid
+    models = _continued(study) + len(sources.languages(study))  # the best of each fine-tuning grid
     return corpora + 4.0 * models * sum(sizes[target] for target in settings.targets)
 
 

@@ -16,7 +16,7 @@ from dpg.evaluation.judge import LANGUAGES
 from dpg.figures import figure_4
 from dpg.figures.legend import COLORS, DASHES, MARKERS, line_style
 from dpg.figures.style import GREY, PAGE, curves, legend_below, new_figure, styled
-from dpg.study.runs import METHODS, Run, by_step, select
+from dpg.study.runs import METHODS, Run, by_step
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,9 +40,7 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     Raises:
         DpgError: as `figure_4.frame`.
     """
-    runs = select(
-        run_dirs, lambda run: run.experiment.startswith("lambada-"), need="a run of lambada-*"
-    )
+    runs = figure_4.language_runs(run_dirs)
     return pd.concat([_measures(run) for run in runs], ignore_index=True)
 
 

@@ -46,12 +46,21 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         DpgError: there is no run of lambada-* among the directories, a run was not judged, the
             judge does not know a target language, or it gave no answer for a whole validation.
     """
-    runs = select(
+    runs = language_runs(run_dirs)
+    return pd.concat([measures(run, run.judged()) for run in runs], ignore_index=True)
+
+
+def language_runs(run_dirs: Sequence[str | Path]) -> list[Run]:
+    """The runs of lambada-* among the directories.
+
+    Raises:
+        DpgError: there is none.
+    """
+    return select(
         run_dirs,
         lambda run: run.experiment.startswith("lambada-"),
         need="a run of lambada-de, -es, -fr or -it",
     )
-    return pd.concat([measures(run, run.judged()) for run in runs], ignore_index=True)
 
 
 def measures(run: Run, judged: pd.DataFrame) -> pd.DataFrame:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpg.config import LanguageMetric, RunConfig, Study
-from dpg.config.explain import nearest
+from dpg.config.downstream import METHODS
 from dpg.errors import DpgError
 from dpg.study.layout import Layout
 
 BEFORE, REPLAY, UNTUNED, SFT = "before", "replay", "untuned", "sft"
-METHODS = ("adam", "sgd", "naive", "embedding", "levenshtein", "fasttext")
 SOURCES = (BEFORE, REPLAY, UNTUNED, *METHODS, SFT)
 """The rows of Table 1, in its order."""
 
@@ -26,22 +25,12 @@ COMMON = "common"
 
 
 def language_runs(study: Study) -> list[RunConfig]:
-    """The generator runs of Table 1: those with a language metric, of the study's first seed.
-
-    Raises:
-        DpgError: `downstream.generators` names a run that is not one of them.
-    """
-    chosen = [run for run in study.runs if isinstance(run.metric, LanguageMetric)]
-    there = [run for run in chosen if run.seed == chosen[0].seed and run.variant in METHODS]
+    """The generator runs of Table 1: those with a language metric, of the study's first seed."""
+    runs = study.language_runs
+    runs = [run for run in runs if run.seed == runs[0].seed]
     if study.downstream is None or study.downstream.generators is None:
-        return there
-    wanted, names = study.downstream.generators, [run.seedless for run in there]
-    if unknown := sorted(set(wanted) - set(names)):
-        raise DpgError(
-            f"{study.path}: downstream.generators has '{unknown[0]}', which is no generator of a "
-            f"language{nearest(unknown[0], names)}; there are: {', '.join(names)}"
-        )
-    return [run for run in there if run.seedless in wanted]
+        return runs
+    return [run for run in runs if run.seedless in study.downstream.generators]
 
 
 def languages(study: Study) -> list[str]:

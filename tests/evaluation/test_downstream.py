@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from dpg import config
+from dpg.config.downstream import METHODS
 from dpg.errors import DpgError
 from dpg.evaluation import corpora, downstream, perplexity, training
 from dpg.study import sources
@@ -96,7 +97,7 @@ def test_the_papers_study_has_every_cell_of_table_1(paper):
     assert sources.groups(paper) == ["common", "de", "es", "fr", "it"]
     for code in ("de", "es", "fr", "it"):
         named = sources.corpora(paper, code)
-        assert named == {m: (f"lambada-{code}", m) for m in sources.METHODS}
+        assert named == {m: (f"lambada-{code}", m) for m in METHODS}
     assert sources.corpora(paper, "common") == {
         "replay": ("replay",),
         "untuned": ("untuned",),
@@ -115,11 +116,14 @@ def test_table_1_can_be_of_some_generators():
 
 
 @pytest.mark.parametrize("name", ["lambada-es/adm", "sixseven/adam-T4"])
-def test_a_generator_that_table_1_cannot_have_is_named(name):
-    study = config.load(ROOT / "config" / "laptop.yaml")
-    study.downstream = study.downstream.model_copy(update={"generators": [name]})
+def test_a_generator_that_table_1_cannot_have_is_named_where_the_scale_is_read(name, tmp_path):
+    text = (ROOT / "config" / "laptop.yaml").read_text()
+    line = "generators: [lambada-es/adam]"
+    assert line in text
+    scale = tmp_path / "other.yaml"
+    scale.write_text(text.replace(line, f"generators: [{name}]"))
     with pytest.raises(DpgError, match=f"generators has '{name}', .*there are: .*lambada-es/adam"):
-        sources.languages(study)
+        config.load(scale, ROOT / "config" / "experiments.yaml")
 
 
 def test_the_papers_values_are_those_of_tables_11_and_12(paper):
