@@ -18,7 +18,6 @@ from dpg import rewards, targets
 from dpg.config import RunConfig
 from dpg.generators import sampling
 from dpg.generators.advantages import group_advantages
-from dpg.generators.jax.lengths import lengths_of
 from dpg.generators.jax.policy import JaxGenerator
 from dpg.models import LanguageModel
 from dpg.models.decode import Rollouts
@@ -77,8 +76,7 @@ class Case:
         """The matrix products that a part cannot avoid."""
         if part == "reward":
             return products.of_reward(self.run, self.target)
-        tokens = self.sampled_tokens if part == "rollout" else self.mean_tokens
-        settings = self.run.generator.model_copy(update={"prompt_tokens": tokens})
+        settings = self.run.generator.model_copy(update={"prompt_tokens": self.mean_tokens})
         run = self.run.model_copy(update={"generator": settings})
         return products.of_generator(run, self.model)[part]
 
@@ -105,11 +103,6 @@ class Case:
         lengths = rng.integers(P // 4, 3 * P // 4 + 1, U)
         lengths[0] = 3 * P // 4
         return ids, np.arange(P) >= P - lengths[:, None]
-
-    @property
-    def sampled_tokens(self) -> int:
-        """Tokens that sampling pads these prompts to."""
-        return lengths_of(self.run.generator, self.prompts()[1].sum(1))[-1]
 
     @property
     def mean_tokens(self) -> int:

@@ -147,7 +147,7 @@ def measure_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """
     study = config.load(arguments.config)
     wanted = arguments.run or ["sixseven/adam-T8", "lambada-es/adam"]
-    runs = {f"{run.experiment}/{run.variant}": run for run in study.runs}
+    runs = {run.seedless: run for run in study.every_run}
     unknown = [name for name in wanted if name not in runs]
     if unknown:
         raise DpgError(f"{study.path} has no run {unknown[0]}; it has {', '.join(runs)}")

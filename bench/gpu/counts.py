@@ -29,7 +29,7 @@ def rollout_bytes(case: Case) -> int:
     c, settings = case.model.config, case.run.generator
     size = 2 if settings.rollout_dtype == "bfloat16" else 4
     token = 2 * c.layers * c.kv_heads * c.head_size * size  # a key and a value in every layer
-    N, P, R = case.run.rollouts_per_step, case.sampled_tokens, settings.response_tokens
+    N, P, R = case.run.rollouts_per_step, case.mean_tokens, settings.response_tokens
     own = N * R * (R + 1) // 2 * token  # read once by every later token, written once
     shared = N // settings.group_size * P * R * token
     return R * size * elements(case.weights) + own + shared

@@ -6,7 +6,10 @@ cache, [U, K, P + R, d]. (U prompts, G responses per prompt, K key-value heads, 
 head, P tokens of a prompt, R tokens of a response.)
 
 Up to `UNROLLED_LAYERS` layers are unrolled. More layers are scanned, with their caches stacked on a
-leading axis: the program of a layer is then compiled once, not once per layer.
+leading axis: the program of a layer is then compiled once, not once per layer. Their keys lie with
+positions last, [..., d, P] and [..., d, R]. On CPU the product with them then needs no transposed
+copy, which took four times as long as the product itself. (Unrolled layers keep theirs, so that the
+kept runs of the miniature can be repeated to the last bit.)
 """
 
 from __future__ import annotations
@@ -16,9 +19,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from dpg.models.layers import UNROLLED_LAYERS, Array, wide
+from dpg.models.layers import UNROLLED_LAYERS, Array, attention_of_groups, by_prompt
 from dpg.models.prefix import Prefix
 
 _Pair = tuple[Array, Array]  # keys and values
@@ -45,15 +47,16 @@ class Cache(NamedTuple):
     @classmethod
     def after(cls, before: Prefix, layers: Any, R: int, G: int) -> Cache:
         """The cache for `G` responses of up to `R` tokens per prompt."""
-        pairs = before.keys, before.values
         count, U, K, P, d = before.keys.shape
         if count > UNROLLED_LAYERS:
+            pairs = before.keys.swapaxes(-1, -2), before.values
             if G > 1:
                 own = jnp.zeros((count, U, K * G, R, d), before.keys.dtype)
-                return cls(layers, pairs, (own, own), 0)
-            room = ((0, 0), (0, 0), (0, 0), (0, R), (0, 0))
-            return cls(layers, None, tuple(jnp.pad(x, room) for x in pairs), P)
-        each, prompt = _unstack(layers), _unstack(pairs)
+                return cls(layers, pairs, (own.swapaxes(-1, -2), own), 0)
+            none, room = (0, 0), (0, R)
+            keys, values = (none, none, none, none, room), (none, none, none, room, none)
+            return cls(layers, None, (jnp.pad(pairs[0], keys), jnp.pad(pairs[1], values)), P)
+        each, prompt = _unstack(layers), _unstack((before.keys, before.values))
         if G > 1:
             own = jnp.zeros((U, K * G, R, d), before.keys.dtype)
             return cls(each, prompt, tuple((own, own) for _ in each), 0)
@@ -73,7 +76,7 @@ class Cache(NamedTuple):
             rotary: cosines and sines of their positions, or None.
             own: the responses' keys and values so far.
             token: the number of the token in its response.
-            allowed: bool [U, P + R], the positions that may be attended to.
+            allowed: bool [U, 1, P + R], the positions that may be attended to.
 
         Returns:
             x after the last layer, and `own` with this token's keys and values.
@@ -95,10 +98,11 @@ class Cache(NamedTuple):
             ) -> tuple[Array, _Pair]:
                 U = len(pair[0])
                 k, v = (
-                    jax.lax.dynamic_update_slice_in_dim(cached, _by_prompt(new, U), slot, 2)
+                    jax.lax.dynamic_update_slice_in_dim(cached, by_prompt(new, U), slot, 2)
                     for cached, new in zip(pair, (k, v), strict=True)
                 )
-                return _attend_to_cache(q, k, v, allowed, shared), (k, v)
+                before = shared and (shared[0].swapaxes(-1, -2), shared[1])
+                return attention_of_groups(q, k.swapaxes(-1, -2), v, before, allowed), (k, v)
 
             x, now = block(layer, x, rotary, attend)
             written.append(now)
@@ -115,13 +119,14 @@ class Cache(NamedTuple):
             number, layer, shared = of_layer
 
             def attend(q: Array, k: Array, v: Array) -> tuple[Array, list[Array]]:
-                at = (number, 0, 0, slot, 0)
+                new = by_prompt(k, U).swapaxes(-1, -2), by_prompt(v, U)
+                at: tuple[Any, Any] = (number, 0, 0, 0, slot), (number, 0, 0, slot, 0)
                 now = [
-                    jax.lax.dynamic_update_slice(cached, _by_prompt(new, U)[None], at)
-                    for cached, new in zip(stacked, (k, v), strict=True)
+                    jax.lax.dynamic_update_slice(cached, x[None], place)
+                    for cached, x, place in zip(stacked, new, at, strict=True)
                 ]
                 k, v = (jax.lax.dynamic_index_in_dim(x, number, keepdims=False) for x in now)
-                return _attend_to_cache(q, k, v, allowed, shared), now
+                return attention_of_groups(q, k, v, shared, allowed), now
 
             x, now = block(layer, x, rotary, attend)
             return (x, *now), None
@@ -129,50 +134,6 @@ class Cache(NamedTuple):
         numbers = jnp.arange(own[0].shape[0], dtype=jnp.int32)
         (x, *written), _ = jax.lax.scan(one, (x, *own), (numbers, self.layers, self.shared))
         return x, tuple(written)
-
-
-def _by_prompt(x: Array, U: int) -> Array:
-    """One token's keys or values, from [U * G, 1, K, d] to the caches' layout [U, K * G, 1, d]."""
-    *_, K, d = x.shape
-    return x.reshape(U, -1, K, d).swapaxes(1, 2).reshape(U, -1, 1, d)
-
-
-def _attend_to_cache(
-    q: Array, k: Array, v: Array, allowed: Array, shared: tuple[Array, Array] | None
-) -> Array:
-    """Softmax attention of one token per row to what precedes it.
-
-    The products are written so that XLA on CPU compiles them to matrix products. With the
-    contraction of `dpg.models.layers.attention`, the product with the values becomes a plain loop,
-    which took a third of a rollout's time.
-
-    Args:
-        q: [B, 1, H, d]; B = U * G.
-        k, v: [U, K * G, S, d], the rows' own.
-        allowed: bool [U, P + S], or [U, S] if nothing is shared.
-        shared: keys and values [U, K, P, d] that precede those of all G rows, or None.
-
-    Returns:
-        [B, 1, H * d].
-    """
-    B, _, H, d = q.shape
-    U, KG, S, _ = k.shape
-    G = B // U
-    K = KG // G
-    q = q.reshape(U, G, K, H // K, d).swapaxes(1, 2) * d**-0.5
-    together, q = q.reshape(U, K, -1, d), q.reshape(U, KG, -1, d)
-    scores = jnp.einsum("uxhd,uxsd->uxhs", q, k)
-    if shared is not None:
-        first = jnp.einsum("ukhd,ukpd->ukhp", together, shared[0])
-        scores = jnp.concatenate([first.reshape(*q.shape[:-1], -1), scores], axis=-1)
-    scores = wide(scores)
-    scores = jnp.where(allowed[:, None, None], scores, np.finfo(scores.dtype).min / 2)
-    probabilities = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("uxhs,uxsd->uxhd", probabilities[..., -S:], v)
-    if shared is not None:
-        first = probabilities[..., :-S].reshape(*together.shape[:-1], -1)
-        out += jnp.einsum("ukhp,ukpd->ukhd", first, shared[1]).reshape(out.shape)
-    return out.reshape(U, K, G, -1).swapaxes(1, 2).reshape(B, 1, H * d)
 
 
 def _unstack(tree: Any) -> list:

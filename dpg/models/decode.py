@@ -51,6 +51,7 @@ def generate(
     min_tokens: int = 0,
     group_size: int = 1,
     batch_size: int | None = None,
+    lengths: Sequence[int] = (),
     place: Place = lambda arrays: arrays,
 ) -> Rollouts:
     """Sample `group_size` responses per prompt; the responses of a prompt are adjacent rows.
@@ -77,6 +78,9 @@ def generate(
         group_size: G, the responses per prompt.
         batch_size: rows at a time, to bound the memory of the cache; None for all at once. It is
             rounded down to whole prompts, but to at least one.
+        lengths: what prompts may be padded to while they are read, ascending. With several, prompts
+            are sorted by their length and read in pieces (`dpg.models.prefix.read`). The results
+            differ by rounding.
         place: moves a tree of arrays, with one row per prompt or response, to the devices that
             compute the rows.
 
@@ -90,11 +94,14 @@ def generate(
     ends = _ends(eos_id)
     U, G = len(tokens), group_size
     size = prompts_at_once(U, G, batch_size)
+    several = _several(lengths, tokens.shape[1])
+    order = np.argsort(mask.sum(1), kind="stable") if several else np.arange(U)
+    order = order.astype(np.int32)
     parts = []
     for start in range(0, U, size):
         # The last batch is filled with copies of its first prompts, so that it has the shape of the
         # others and shares their program. `real` is False for the copies, so they end at once.
-        index = np.resize(np.arange(start, min(start + size, U), dtype=np.int32), size)
+        index = np.resize(order[start : start + size], size)
         real = np.repeat(np.arange(start, start + size) < U, G)
         rows = (index[:, None] * G + np.arange(G, dtype=np.int32)).ravel()
         asked, asked_mask, rows, live = place((tokens[index], mask[index], rows, real))
@@ -102,6 +109,7 @@ def generate(
             model,
             response_tokens,
             temperature == 0,
+            several,
             params,
             asked,
             asked_mask,
@@ -113,7 +121,11 @@ def generate(
             np.int32(min_tokens),
         )
         parts.append(part if real.all() else jax.tree.map(operator.itemgetter(real), part))
-    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+    found = parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+    if not several:
+        return found
+    back = (np.argsort(order)[:, None] * G + np.arange(G)).ravel()
+    return jax.tree.map(operator.itemgetter(back), found)
 
 
 def prompts_at_once(prompts: int, group_size: int, batch_size: int | None) -> int:
@@ -131,6 +143,7 @@ def compiled(
     group_size: int,
     greedy: bool = False,
     eos_id: Ends = None,
+    lengths: Sequence[int] = (),
 ) -> jax.stages.Compiled:
     """The compiled program of `generate` for this number of prompts at a time.
 
@@ -142,15 +155,23 @@ def compiled(
         prompts, prompt_tokens, response_tokens, group_size: U, P, R and G.
         greedy: whether the temperature is 0.
         eos_id: as for `generate`; only the number of ids matters.
+        lengths: as for `generate`.
     """
     U, P, N = prompts, prompt_tokens, prompts * group_size
     shape = jax.ShapeDtypeStruct
     number = shape((), jnp.int32)
     return _generate.lower(
-        model, response_tokens, greedy, params, shape((U, P), jnp.int32), shape((U, P), bool),
-        jax.eval_shape(jax.random.key, 0), shape((N,), jnp.int32), shape((N,), bool),
+        model, response_tokens, greedy, _several(lengths, P), params, shape((U, P), jnp.int32),
+        shape((U, P), bool), jax.eval_shape(jax.random.key, 0), shape((N,), jnp.int32),
+        shape((N,), bool),
         shape((), jnp.float32), shape(_ends(eos_id).shape, jnp.int32), number,
     ).compile()  # fmt: skip
+
+
+def _several(lengths: Sequence[int], longest: int) -> tuple[int, ...]:
+    """The lengths below the longest, and the longest; empty if there are none below."""
+    below = tuple(length for length in lengths if length < longest)
+    return (*below, longest) if below else ()
 
 
 def _ends(eos_id: Ends) -> np.ndarray:
@@ -198,11 +219,12 @@ def _check(
         )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _generate(
     model: LanguageModel,
     R: int,
     greedy: bool,
+    lengths: tuple[int, ...],
     params: dict,
     prompts: Array,
     prompt_mask: Array,
@@ -233,9 +255,9 @@ def _generate(
             logprob += log_share(known, logits, temperature)
         return token, logprob
 
-    before = prefix.read(model, params, prompts, prompt_mask)
+    before = prefix.read(model, params, prompts, prompt_mask, lengths)
     cache = Cache.after(before, params["layers"], R, G)
-    lengths = jnp.repeat(before.lengths, G)
+    asked = jnp.repeat(before.lengths, G)
     token, logprob = choose(jnp.repeat(before.hidden, G, axis=0), jnp.int32(0))
     rollouts = Rollouts(
         jnp.full((R, B), _filler(eos), jnp.int32).at[0].set(token),
@@ -250,9 +272,9 @@ def _generate(
     def write(carry: Any) -> Any:
         step, token, running, rollouts, own = carry
         # The position of the token written last, whose keys and values are not yet in the cache.
-        positions = (lengths + step - 1)[:, None]
+        positions = (asked + step - 1)[:, None]
         written = jnp.broadcast_to(jnp.arange(R) < step, (U, R))
-        allowed = jnp.concatenate([prompt_mask, written], axis=-1)
+        allowed = jnp.concatenate([prompt_mask, written], axis=-1)[:, None]
         rotary = family.rotary(config, positions)
         x = family.embed(config, params, token[:, None], positions)
         block = partial(family.block, config)

@@ -96,6 +96,55 @@ def attention(q: Array, k: Array, v: Array, allowed: Array) -> Array:
     return jnp.einsum("bkgls,bksd->blkgd", probabilities, v).reshape(B, L, H * d)
 
 
+def attention_of_groups(
+    q: Array, keys: Array, values: Array, shared: tuple[Array, Array] | None, allowed: Array
+) -> Array:
+    """Softmax attention of G rows per prompt to the prompt's keys and to the rows' own.
+
+    A prompt's keys and values are read once for all G rows and their query heads. Every product is
+    one that XLA on CPU compiles to a matrix product, without a transposed copy of an operand. (U
+    prompts, P tokens of a prompt, S own key positions.)
+
+    Args:
+        q: [U * G, L, H, d], the rows of a prompt adjacent.
+        keys: [U, K * G, d, S], positions last. A row's K heads are G apart (see `by_prompt`).
+        values: [U, K * G, S, d].
+        shared: the prompts' keys [U, K, d, P] and values [U, K, P, d]; None if there are only own
+            ones.
+        allowed: bool [U, L, P + S], or [U, 1, P + S] for the same positions in every query.
+
+    Returns:
+        [U * G, L, H * d].
+    """
+    N, L, H, d = q.shape
+    U, KG = keys.shape[:2]
+    G = N // U
+    K = KG // G
+    q = q.reshape(U, G, L, K, H // K, d).transpose(0, 3, 1, 4, 2, 5) * d**-0.5
+    together, q = q.reshape(U, K, -1, d), q.reshape(U, KG, -1, d)
+    scores = jnp.einsum("uxmd,uxds->uxms", q, keys)
+    if shared is not None:
+        first = jnp.einsum("ukmd,ukdp->ukmp", together, shared[0])
+        scores = jnp.concatenate([first.reshape(*q.shape[:-1], -1), scores], axis=-1)
+    scores = wide(scores).reshape(U, KG, H // K, L, -1)
+    scores = jnp.where(allowed[:, None, None], scores, np.finfo(scores.dtype).min / 2)
+    probabilities = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+    probabilities = probabilities.reshape(*q.shape[:-1], -1)
+    S = values.shape[2]
+    out = jnp.einsum("uxms,uxsd->uxmd", probabilities[..., -S:], values)
+    if shared is not None:
+        first = probabilities[..., :-S].reshape(*together.shape[:-1], -1)
+        out += jnp.einsum("ukmp,ukpd->ukmd", first, shared[1]).reshape(out.shape)
+    out = out.reshape(U, K, G, H // K, L, d).transpose(0, 2, 4, 1, 3, 5)
+    return out.reshape(N, L, H * d)
+
+
+def by_prompt(x: Array, U: int) -> Array:
+    """Keys or values [U * G, L, K, d] with a prompt's G rows together: [U, K * G, L, d]."""
+    _, L, K, d = x.shape
+    return x.reshape(U, -1, L, K, d).transpose(0, 3, 1, 2, 4).reshape(U, -1, L, d)
+
+
 def heads_first(k: Array, v: Array) -> tuple[Array, Array]:
     """Keys and values from [B, S, K, d] to the layout of `attention`, [B, K, S, d]."""
     return k.swapaxes(1, 2), v.swapaxes(1, 2)

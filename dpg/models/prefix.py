@@ -9,13 +9,19 @@ Shapes: U prompts of P tokens, G responses per prompt, N = U * G rows of R token
 prompt are adjacent.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from dpg.models.layers import (
+    UNROLLED_LAYERS,
     Array,
     attention,
+    attention_of_groups,
+    by_prompt,
     causal,
     heads_first,
     positions_of,
@@ -42,8 +48,48 @@ class Prefix(NamedTuple):
     lengths: Array
 
 
-def read(model: LanguageModel, params: dict, prompts: Array, mask: Array) -> Prefix:
-    """Read prompts int32 [U, P], padded on the LEFT; mask bool [U, P], true on their own tokens."""
+def read(
+    model: LanguageModel,
+    params: dict,
+    prompts: Array,
+    mask: Array,
+    lengths: tuple[int, ...] = (),
+) -> Prefix:
+    """Read prompts int32 [U, P], padded on the LEFT; mask bool [U, P], true on their own tokens.
+
+    With several `lengths`, ascending and at most P, prompts are read in pieces, each padded to the
+    shortest length that holds it. Prompts that are sorted by their length then cost little padding.
+    """
+    U, P = prompts.shape
+    pieces = _pieces(U)
+    if len(lengths) < 2 or pieces == 1:
+        return _read(model, params, prompts, mask)
+
+    def padded(length: int, prompts: Array, mask: Array) -> Prefix:
+        found = _read(model, params, prompts[:, P - length :], mask[:, P - length :])
+        room = [(0, 0)] * 3 + [(P - length, 0), (0, 0)]
+        return found._replace(
+            keys=jnp.pad(found.keys, room), values=jnp.pad(found.values, room), mask=mask
+        )
+
+    def piece(given: tuple[Array, Array]) -> Prefix:
+        which = jnp.searchsorted(jnp.array(lengths), given[1].sum(1).max())
+        return jax.lax.switch(which, [partial(padded, n) for n in lengths], *given)
+
+    found = jax.lax.map(piece, tuple(x.reshape(pieces, -1, P) for x in (prompts, mask)))
+    keys, values = (
+        x.swapaxes(0, 1).reshape(x.shape[1], U, *x.shape[3:]) for x in (found.keys, found.values)
+    )
+    hidden = found.hidden.reshape(U, -1)
+    return Prefix(hidden, keys, values, mask, found.lengths.reshape(U))
+
+
+def _pieces(prompts: int) -> int:
+    """The number of equal pieces that prompts are read in: at most 8, of at least 4 prompts."""
+    return max(n for n in range(1, 9) if prompts % n == 0 and (n == 1 or prompts // n >= 4))
+
+
+def _read(model: LanguageModel, params: dict, prompts: Array, mask: Array) -> Prefix:
     config, family = model.config, model.family
     positions, allowed = positions_of(mask), causal(prompts.shape[1]) & mask[:, None]
     rotary = family.rotary(config, positions)
@@ -68,29 +114,20 @@ def response_hidden(model: LanguageModel, params: dict, prefix: Prefix, tokens: 
     """
     config, family = model.config, model.family
     N, R = tokens.shape
-    U, P = prefix.mask.shape
-    G = N // U
+    G = N // len(prefix.mask)
     first = jnp.repeat(prefix.hidden, G, axis=0)[:, None]
     if R == 1:
         return first
     tokens = tokens[:, :-1]  # the last token predicts nothing
     positions = jnp.repeat(prefix.lengths, G)[:, None] + jnp.arange(R - 1, dtype=jnp.int32)
     rotary = family.rotary(config, positions)
-    own = jnp.repeat(prefix.mask, G, axis=0)[:, None]
-    allowed = jnp.concatenate(
-        [jnp.broadcast_to(own, (N, R - 1, P)), jnp.broadcast_to(causal(R - 1), (N, R - 1, R - 1))],
-        axis=-1,
-    )
+    attend_to = _beside(prefix.mask, R - 1, G, deep=config.layers > UNROLLED_LAYERS)
 
     def block(x: Array, of_layer: tuple[dict, Array, Array]) -> tuple[Array, None]:
         layer, *before = of_layer
 
         def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
-            k, v = (
-                jnp.concatenate([jnp.repeat(b, G, axis=0), now], axis=2)
-                for b, now in zip(before, heads_first(k, v), strict=True)
-            )
-            return attention(q, k, v, allowed), None
+            return attend_to(q, k, v, *before), None
 
         return family.block(config, layer, x, rotary, attend)
 
@@ -98,3 +135,42 @@ def response_hidden(model: LanguageModel, params: dict, prefix: Prefix, tokens: 
     layers = (params["layers"], prefix.keys, prefix.values)
     x, _ = through_layers(block, x, layers, model.remat)
     return jnp.concatenate([first, family.final_norm(config, params, x)], axis=1)
+
+
+def _beside(mask: Array, L: int, G: int, *, deep: bool) -> Callable[..., Array]:
+    """The attention of responses [U * G, L] to their prompt and themselves.
+
+    In deep models the prompts' keys and values are read as they lie. In models of few layers they
+    are repeated for every response, so that the kept runs of the miniature can be repeated to the
+    last bit.
+
+    Args:
+        mask: bool [U, P], of the prompts.
+        L, G: tokens, and responses per prompt.
+        deep: whether the model has more layers than `UNROLLED_LAYERS`.
+
+    Returns:
+        A function of q, k, v [U * G, L, heads, d] and the prompts' keys and values [U, K, P, d],
+        whose result is [U * G, L, H * d].
+    """
+    U, P = mask.shape
+    if not deep:
+        mask = jnp.repeat(mask, G, axis=0)
+    N = len(mask)
+    allowed = jnp.concatenate(
+        [jnp.broadcast_to(mask[:, None], (N, L, P)), jnp.broadcast_to(causal(L), (N, L, L))],
+        axis=-1,
+    )
+
+    def read_once(q: Array, k: Array, v: Array, keys: Array, values: Array) -> Array:
+        k, v = by_prompt(k, U).swapaxes(-1, -2), by_prompt(v, U)
+        return attention_of_groups(q, k, v, (keys.swapaxes(-1, -2), values), allowed)
+
+    def repeated(q: Array, k: Array, v: Array, keys: Array, values: Array) -> Array:
+        k, v = (
+            jnp.concatenate([jnp.repeat(before, G, axis=0), own], axis=2)
+            for before, own in zip((keys, values), heads_first(k, v), strict=True)
+        )
+        return attention(q, k, v, allowed)
+
+    return read_once if deep else repeated

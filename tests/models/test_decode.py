@@ -126,6 +126,25 @@ def test_layers_that_are_scanned_sample_what_layers_laid_out_do(group_size, monk
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("group_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [None, 10])
+def test_prompts_read_in_pieces_by_length_get_the_responses_of_prompts_read_at_once(
+    group_size, batch_size
+):
+    rng = np.random.default_rng(5)
+    prompts = rng.integers(0, V, (12, P)).astype(np.int32)
+    mask = np.arange(P)[::-1] < rng.integers(1, P + 1, (12, 1))
+    case = SCANNED, strong(SCANNED), prompts, mask
+    settings = {"eos_id": EOS, "group_size": group_size, "batch_size": batch_size}
+    at_once = run(case, **settings)
+    in_pieces = run(case, **settings, lengths=(2, 4, P, 99))
+    assert not np.array_equal(at_once.tokens[0], at_once.tokens[-1])
+    np.testing.assert_array_equal(in_pieces.tokens, at_once.tokens)
+    np.testing.assert_array_equal(in_pieces.mask, at_once.mask)
+    np.testing.assert_allclose(in_pieces.logprobs, at_once.logprobs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.integration
 def test_responses_of_a_group_are_those_to_its_prompt_repeated(either):
     model, params, prompts, mask = either
     G = 3
@@ -357,7 +376,7 @@ def test_cache_is_neither_copied_nor_transposed(group_size):
     cache = rows * model.config.hidden_size * slots
     prompts = np.zeros((rows // group_size, prompt), np.int32)
     arguments = (
-        model, response, False, model.init(jax.random.key(0)), prompts, prompts == 0,
+        model, response, False, (), model.init(jax.random.key(0)), prompts, prompts == 0,
         jax.random.key(0), np.arange(rows), np.ones(rows, bool), np.float32(1), np.int32(-1),
         np.int32(0),
     )  # fmt: skip

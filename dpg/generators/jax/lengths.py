@@ -1,9 +1,9 @@
 """The lengths that prompts are padded to, where the settings let them be shorter than the longest.
 
 Every length is a program to compile, and every place of padding is computed for nothing. So a run
-has at most three lengths, chosen once from all its prompts. Sampling pads to the longest of them.
-The update sorts a mini-batch's prompts by length and pads each microbatch to the shortest that
-holds it.
+has at most three lengths, chosen once from all its prompts. Sampling sorts a batch's prompts by
+length and reads them in pieces, the update sorts those of a mini-batch. Each piece or microbatch is
+padded to the shortest length that holds it.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class JaxGenerator:
 
     Attributes:
         params, state: the parameters and the optimizer's state, replaced at every update.
-        lengths: what prompts are padded to, ascending: sampling takes the last, updates all.
+        lengths: what prompts are padded to, ascending.
         settings: as given, an `update_microbatch` of "auto" replaced by the number chosen.
 
     Raises:
@@ -92,7 +92,7 @@ class JaxGenerator:
         """
         prompts, mask = self._shortened(prompts, mask)
         params = updates.to_half(self.params) if updates.is_half(self.settings) else self.params
-        options = {}
+        options: dict[str, Any] = {"lengths": self.lengths}
         if self.settings.devices is not None:
             mesh = devices.mesh_of(self.settings.devices)
             params = devices.together(mesh, params)
@@ -132,6 +132,7 @@ class JaxGenerator:
             group_size=group_size,
             greedy=temperature == 0,
             eos_id=self.eos_id,
+            lengths=self.lengths,
         )
 
     def update_ahead(self, mask: np.ndarray, rollouts: int) -> Iterator[Compile]:
@@ -166,12 +167,16 @@ class JaxGenerator:
         key = prompts, length, group_size
         if key not in self._rollout_batches:
             count = self.settings.devices or 1
-            share = -(-prompts // count)
-            self._rollout_batches[key] = (
-                group_size
-                * count
-                * chosen_prompts(self.model, self.settings, self.params, share, length, group_size)
+            chosen = chosen_prompts(
+                self.model,
+                self.settings,
+                self.params,
+                -(-prompts // count),
+                length,
+                group_size,
+                () if self.settings.devices else self.lengths,
             )
+            self._rollout_batches[key] = group_size * count * chosen
         return self._rollout_batches[key]
 
     def update(

@@ -57,6 +57,7 @@ def chosen_prompts(
     prompts: int,
     length: int,
     group_size: int,
+    lengths: tuple[int, ...] = (),
 ) -> int:
     """The most prompts at a time whose responses can be sampled on the device."""
 
@@ -71,6 +72,7 @@ def chosen_prompts(
             prompt_tokens=min(length, changed.prompt_tokens),
             response_tokens=changed.response_tokens,
             group_size=group_size,
+            lengths=lengths,
         )
         return program_bytes(program)
 
