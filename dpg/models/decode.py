@@ -257,7 +257,7 @@ def _generate(
 
     before = prefix.read(model, params, prompts, prompt_mask, lengths)
     cache = Cache.after(before, params["layers"], R, G)
-    asked = jnp.repeat(before.lengths, G)
+    prompt_lengths = jnp.repeat(before.lengths, G)
     token, logprob = choose(jnp.repeat(before.hidden, G, axis=0), jnp.int32(0))
     rollouts = Rollouts(
         jnp.full((R, B), _filler(eos), jnp.int32).at[0].set(token),
@@ -272,7 +272,7 @@ def _generate(
     def write(carry: Any) -> Any:
         step, token, running, rollouts, own = carry
         # The position of the token written last, whose keys and values are not yet in the cache.
-        positions = (asked + step - 1)[:, None]
+        positions = (prompt_lengths + step - 1)[:, None]
         written = jnp.broadcast_to(jnp.arange(R) < step, (U, R))
         allowed = jnp.concatenate([prompt_mask, written], axis=-1)[:, None]
         rotary = family.rotary(config, positions)

@@ -85,7 +85,10 @@ def read(
 
 
 def _pieces(prompts: int) -> int:
-    """The number of equal pieces that prompts are read in: at most 8, of at least 4 prompts."""
+    """The number of equal pieces that prompts are read in: at most 8, of at least 4 prompts.
+
+    More pieces need less padding, but products of few prompts leave cores or a GPU idle.
+    """
     return max(n for n in range(1, 9) if prompts % n == 0 and (n == 1 or prompts // n >= 4))
 
 
@@ -121,13 +124,15 @@ def response_hidden(model: LanguageModel, params: dict, prefix: Prefix, tokens: 
     tokens = tokens[:, :-1]  # the last token predicts nothing
     positions = jnp.repeat(prefix.lengths, G)[:, None] + jnp.arange(R - 1, dtype=jnp.int32)
     rotary = family.rotary(config, positions)
-    attend_to = _beside(prefix.mask, R - 1, G, deep=config.layers > UNROLLED_LAYERS)
+    attend_to_both = _response_attention(
+        prefix.mask, R - 1, G, deep=config.layers > UNROLLED_LAYERS
+    )
 
     def block(x: Array, of_layer: tuple[dict, Array, Array]) -> tuple[Array, None]:
         layer, *before = of_layer
 
         def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
-            return attend_to(q, k, v, *before), None
+            return attend_to_both(q, k, v, *before), None
 
         return family.block(config, layer, x, rotary, attend)
 
@@ -137,7 +142,7 @@ def response_hidden(model: LanguageModel, params: dict, prefix: Prefix, tokens: 
     return jnp.concatenate([first, family.final_norm(config, params, x)], axis=1)
 
 
-def _beside(mask: Array, L: int, G: int, *, deep: bool) -> Callable[..., Array]:
+def _response_attention(mask: Array, L: int, G: int, *, deep: bool) -> Callable[..., Array]:
     """The attention of responses [U * G, L] to their prompt and themselves.
 
     In deep models the prompts' keys and values are read as they lie. In models of few layers they
