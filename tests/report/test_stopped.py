@@ -189,9 +189,16 @@ class TestTheLaptopsRuns:
         cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[start:end]]
         return {row[0]: row[1:] for row in cells}
 
-    @pytest.mark.parametrize(("variant", "name"), [("adam", "Adam"), ("sgd", "SGD")])
-    def test_the_study(self, variant, name):
-        curve = pd.read_csv(self.folder / "figure_4.csv")
+    @pytest.mark.parametrize(
+        ("file", "variant", "name"),
+        [
+            ("figure_4", "adam", "Adam"),
+            ("figure_4", "sgd", "SGD"),
+            ("extras", "sgd-all-positions", "SGD, all positions"),
+        ],
+    )
+    def test_a_curve(self, file, variant, name):
+        curve = pd.read_csv(self.folder / f"{file}.csv")
         curve = curve[curve["variant"] == variant].sort_values("step")
         rows = self.rows(f"{name}, GRPO step")
         assert rows[f"{name}, GRPO step"] == [str(step) for step in curve["step"]]
