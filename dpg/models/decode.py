@@ -103,7 +103,7 @@ def generate(
         # others and shares their program. `real` is False for the copies, so they end at once.
         index = np.resize(order[start : start + size], size)
         real = np.repeat(np.arange(start, start + size) < U, G)
-        rows = (index[:, None] * G + np.arange(G, dtype=np.int32)).ravel()
+        rows = _rows(index, G)
         asked, asked_mask, rows, live = place((tokens[index], mask[index], rows, real))
         part = _generate(
             model,
@@ -124,8 +124,12 @@ def generate(
     found = parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
     if not several:
         return found
-    back = (np.argsort(order)[:, None] * G + np.arange(G)).ravel()
-    return jax.tree.map(operator.itemgetter(back), found)
+    return jax.tree.map(operator.itemgetter(_rows(np.argsort(order), G)), found)
+
+
+def _rows(prompts: np.ndarray, group_size: int) -> np.ndarray:
+    """The numbers of the rows that answer these prompts, from the prompts' numbers."""
+    return (prompts[:, None] * group_size + np.arange(group_size, dtype=np.int32)).ravel()
 
 
 def prompts_at_once(prompts: int, group_size: int, batch_size: int | None) -> int:

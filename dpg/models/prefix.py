@@ -11,7 +11,7 @@ prompt are adjacent.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,23 +65,32 @@ def read(
     if len(lengths) < 2 or pieces == 1:
         return _read(model, params, prompts, mask)
 
-    def padded(length: int, prompts: Array, mask: Array) -> Prefix:
+    def padded(length: int, prompts: Array, mask: Array) -> tuple[Array, Array, Array]:
         found = _read(model, params, prompts[:, P - length :], mask[:, P - length :])
         room = [(0, 0)] * 3 + [(P - length, 0), (0, 0)]
-        return found._replace(
-            keys=jnp.pad(found.keys, room), values=jnp.pad(found.values, room), mask=mask
-        )
+        return found.hidden, jnp.pad(found.keys, room), jnp.pad(found.values, room)
 
-    def piece(given: tuple[Array, Array]) -> Prefix:
-        which = jnp.searchsorted(jnp.array(lengths), given[1].sum(1).max())
-        return jax.lax.switch(which, [partial(padded, n) for n in lengths], *given)
+    def piece(given: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        return at_length(lengths, given[1], padded, *given)
 
-    found = jax.lax.map(piece, tuple(x.reshape(pieces, -1, P) for x in (prompts, mask)))
-    keys, values = (
-        x.swapaxes(0, 1).reshape(x.shape[1], U, *x.shape[3:]) for x in (found.keys, found.values)
-    )
-    hidden = found.hidden.reshape(U, -1)
-    return Prefix(hidden, keys, values, mask, found.lengths.reshape(U))
+    cut = tuple(x.reshape(pieces, -1, P) for x in (prompts, mask))
+    hidden, *pairs = jax.lax.map(piece, cut)
+    keys, values = (x.swapaxes(0, 1).reshape(x.shape[1], U, *x.shape[3:]) for x in pairs)
+    return Prefix(hidden.reshape(U, -1), keys, values, mask, mask.sum(-1, dtype=jnp.int32))
+
+
+def at_length(
+    lengths: tuple[int, ...], mask: Array, function: Callable[..., Any], *given: Any
+) -> Any:
+    """`function(length, *given)` for the shortest of the lengths that holds every row of a mask.
+
+    Args:
+        lengths: ascending; the last holds every row.
+        mask: bool [U, P], true on the rows' own tokens.
+        function: is compiled once for each length; its results have one shape.
+    """
+    which = jnp.searchsorted(jnp.array(lengths), mask.sum(1).max())
+    return jax.lax.switch(which, [partial(function, length) for length in lengths], *given)
 
 
 def _pieces(prompts: int) -> int:

@@ -92,7 +92,7 @@ class JaxGenerator:
         """
         prompts, mask = self._shortened(prompts, mask)
         params = updates.to_half(self.params) if updates.is_half(self.settings) else self.params
-        options: dict[str, Any] = {"lengths": self.lengths}
+        options = {}
         if self.settings.devices is not None:
             mesh = devices.mesh_of(self.settings.devices)
             params = devices.together(mesh, params)
@@ -109,6 +109,7 @@ class JaxGenerator:
             min_tokens=least_tokens(self.settings),
             group_size=group_size,
             batch_size=self._rollout_batch(len(prompts), prompts.shape[1], group_size),
+            lengths=self._reading_lengths,
             **options,
         )
         return jax.tree.map(np.asarray, rollouts)
@@ -132,7 +133,7 @@ class JaxGenerator:
             group_size=group_size,
             greedy=temperature == 0,
             eos_id=self.eos_id,
-            lengths=self.lengths,
+            lengths=self._reading_lengths,
         )
 
     def update_ahead(self, mask: np.ndarray, rollouts: int) -> Iterator[Compile]:
@@ -160,6 +161,11 @@ class JaxGenerator:
             )
         return prompts[:, start:], mask[:, start:]
 
+    @property
+    def _reading_lengths(self) -> tuple[int, ...]:
+        """The lengths that sampling reads prompts at; the longest alone on several devices."""
+        return self.lengths if self.settings.devices is None else self.lengths[-1:]
+
     def _rollout_batch(self, prompts: int, length: int, group_size: int) -> int | None:
         """Rows sampled at a time, chosen once for each shape where the settings say "auto"."""
         if self.settings.rollout_batch != "auto":
@@ -174,7 +180,7 @@ class JaxGenerator:
                 -(-prompts // count),
                 length,
                 group_size,
-                () if self.settings.devices else self.lengths,
+                self._reading_lengths,
             )
             self._rollout_batches[key] = group_size * count * chosen
         return self._rollout_batches[key]

@@ -92,9 +92,7 @@ def at_length(
 
     if len(lengths) == 1:
         return function(batch)
-    longest = batch.prompt_mask.sum(1).max()
-    which = jnp.searchsorted(jnp.array(lengths), longest)
-    return jax.lax.switch(which, [functools.partial(shortened, n) for n in lengths], batch)
+    return prefix.at_length(lengths, batch.prompt_mask, shortened, batch)
 
 
 def cut(batch: Batch, pieces: int) -> Batch:
