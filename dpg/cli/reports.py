@@ -150,6 +150,26 @@ def keep(
 
 
 @report_app.command()
+def add(
+    reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],
+    config: Config,
+) -> None:
+    """Add runs beside the study, made on another machine, to a kept study.
+
+    These are the runs under `extras` in the scale file. A run that was stopped is added as far as
+    it got. Their text goes to `runs/`, and extras.png is drawn again with their curves. All else in
+    the folder stays as it is.
+
+    **Example:** `dpg report add results/reference/laptop -c config/laptop.yaml`
+    """
+    from dpg.report import reference as references
+
+    study, layout = study_of(config)
+    for path in references.add(study, layout, reference):
+        typer.echo(path)
+
+
+@report_app.command()
 def cards(
     reference: Annotated[Path, typer.Argument(help="A folder made by `dpg report keep`.")],
 ) -> None:

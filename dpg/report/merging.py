@@ -146,7 +146,7 @@ def _record(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The merged record: the configuration of the first, the runs and machines of all."""
     first = records[0]
     merged = dict(first)
-    for key in ("runs", "rollouts", "rates"):
+    for key in ("runs", reference.BESIDE, "rollouts", "rates"):
         merged[key] = {name: value for one in records for name, value in one.get(key, {}).items()}
     merged["downstream"] = next((r["downstream"] for r in records if r["downstream"]), None)
     merged["provenance"] = _provenance([record["provenance"] for record in records])

@@ -22,7 +22,14 @@ from dpg.config import DownstreamSettings, RunConfig, ScaleFile, Study
 from dpg.config.recorded import in_present_settings
 from dpg.errors import DpgError
 from dpg.report import cards, pages
-from dpg.report.stopped import beside, draw, drop_snapshots, snapshots, write_rollouts
+from dpg.report.stopped import (
+    beside,
+    draw,
+    draw_beside,
+    drop_snapshots,
+    snapshots,
+    write_rollouts,
+)
 from dpg.study.layout import Layout
 from dpg.study.outputs import CURVES, FIGURES, TABLES, run_times, runs_of
 from dpg.study.sweeps import swept
@@ -34,6 +41,9 @@ STUDY = "study.json"
 
 BY_SEED = ("figure_2", "figure_3", "figure_4", "figure_5", CURVES)
 """Figures that show every seed; their tables have columns variant and seed."""
+
+BESIDE = "beside"
+"""Entry of the record: the configurations of the kept runs beside the study."""
 
 PAPERS = "the paper's"
 
@@ -67,12 +77,12 @@ def keep(
     runs = [*done, *begun]
     _require_own_figures(study, layout, {run.name for run in runs})
     out.mkdir(parents=True, exist_ok=True)
-    drop_snapshots(study, layout, out)
+    drop_snapshots(layout, out, study.every_run)
     written = pages.build(study, layout, out, runs)
     if begun:
         written += draw(runs, out)
-    if stopped:
-        written += beside(study, layout, out, runs)
+    others = beside(study, layout, out) if stopped else []
+    written += draw_beside(study, runs, others, out)
     drawn = [layout.figures / f"{name}.{kind}" for name, kind in _drawn()]
     ledger = [layout.claims / f"claims.{kind}" for kind in ("json", "md", "html")]
     for source in (path for path in drawn + ledger if path.exists()):
@@ -82,17 +92,72 @@ def keep(
     if rollouts:
         written += write_rollouts(done, out)
     written += _sweeps_so_far(study, layout, out) + kept.write(study, layout, runs, out)
+    known = _beside(out)  # of other machines, whose curves stay
     record = {
         "provenance": pages.provenance(study, runs),
         "run_times": run_times(study, layout),
         "scale": study.scale.model_dump(mode="json", exclude={"experiments", "defaults"}),
         "downstream": study.downstream.model_dump(mode="json") if study.downstream else None,
         "runs": {run.name: run.config for run in runs},
+        BESIDE: {**known, **{run.name: run.config for run in others}},
         "rates": _rates(study),
         "rollouts": {run.name: len(run.rollouts()) for run in runs},
     }
     artifacts.write_json(out / STUDY, record)
     return [*written, out / STUDY, *cards.write(out)]
+
+
+def add(study: Study, layout: Layout, folder: Path) -> list[Path]:
+    """Add the runs beside a study, finished or begun, to a reference of another machine.
+
+    Nothing else of the reference changes: the study's own runs need not be here.
+
+    Args:
+        study, layout: the study and where its results are.
+        folder: the reference; its configuration must be the study's.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DpgError: the reference is of another configuration, none of these runs is here, or a
+            finished one was not judged.
+    """
+    record = read_record(folder)
+    require_current(study, folder)
+    _require_judged(study, layout)
+    drop_snapshots(layout, folder, study.extras)
+    runs = beside(study, layout, folder)
+    if not runs:
+        names = ", ".join(run.path for run in study.extras) or "none"
+        raise DpgError(
+            f"{layout.folder} has no run to add, finished or with a validation; "
+            f"{study.path} has these beside the study: {names}. To keep the study's own runs: "
+            "dpg report keep"
+        )
+    written = draw_beside(study, [], runs, folder)
+    record[BESIDE] = {**record.get(BESIDE, {}), **{run.name: run.config for run in runs}}
+    artifacts.write_json(folder / STUDY, record)
+    return [*(folder / "runs" / run.name / "rollouts.csv" for run in runs), *written]
+
+
+def _require_judged(study: Study, layout: Layout) -> None:
+    """Check that the finished runs beside the study that write in a language were judged."""
+    for run in study.extras:
+        there = layout.run_of(run)
+        if run.metric.kind == "language" and there.is_finished and not there.judged.exists():
+            raise DpgError(
+                f"{there.path} has no {there.judged.name}, so the language of its text is not "
+                f"known; make it: dpg judge --config {study.path} --run {there.path}"
+            )
+
+
+def _beside(folder: Path) -> dict[str, Any]:
+    """The configurations of the runs beside the study that a folder has from before."""
+    if not (folder / STUDY).exists():
+        return {}
+    known: dict[str, Any] = read_record(folder).get(BESIDE, {})
+    return known
 
 
 def _require_own_figures(study: Study, layout: Layout, names: set[str]) -> None:
@@ -187,7 +252,7 @@ def changed(study: Study, record: dict[str, Any]) -> list[str]:
     if record["downstream"] is not None:
         downstream = _read(DownstreamSettings, record["downstream"])
         lines += _differences("downstream", downstream, study.downstream)
-    for name, config in record["runs"].items():
+    for name, config in {**record["runs"], **record.get(BESIDE, {})}.items():
         present = _present(study, name)
         if present is None:
             lines.append(f"{name}: the study no longer has this run")
@@ -251,7 +316,7 @@ def _split(name: str) -> tuple[str, int]:
 def _present(study: Study, name: str) -> RunConfig | None:
     """The study's run with a name; if it does not have the seed, the variant's first run."""
     variant, seed = _split(name)
-    runs = {run.seed: run for run in study.runs if run.seedless == variant}
+    runs = {run.seed: run for run in study.every_run if run.seedless == variant}
     if not runs:
         return None
     return runs.get(seed, next(iter(runs.values()))).model_copy(update={"seed": seed})

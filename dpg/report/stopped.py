@@ -174,37 +174,74 @@ def snapshots(study: Study, layout: Layout, out: Path, runs: Sequence[RunConfig]
     return kept
 
 
-def drop_snapshots(study: Study, layout: Layout, out: Path) -> None:
+def drop_snapshots(layout: Layout, out: Path, runs: Sequence[RunConfig]) -> None:
     """Remove what a reference has of finished runs from the time before they were finished."""
-    for run in study.every_run:
+    for run in runs:
         if layout.run_of(run).is_finished:
             shutil.rmtree(out / "runs" / run.path, ignore_errors=True)
 
 
-def beside(study: Study, layout: Layout, out: Path, runs: Sequence[Run]) -> list[Path]:
-    """Keep the runs beside a study, finished or begun, and draw what they did to the language.
+def beside(study: Study, layout: Layout, out: Path) -> list[Run]:
+    """Keep what the runs beside a study wrote, of those that are here, finished or begun."""
+    whole = pages.there(study.extras, layout)
+    write_rollouts(whole, out)
+    return [*whole, *snapshots(study, layout, out, study.extras)]
 
-    They are in no figure of the paper. `extras.png` shows them with the study's own runs of the
-    same experiments.
+
+def draw_beside(study: Study, own: Sequence[Run], extras: Sequence[Run], out: Path) -> list[Path]:
+    """Draw what the runs beside a study did to the language: `extras.png` and its table.
+
+    They are in no figure of the paper. The study's own runs of the same experiments are drawn with
+    them. If `out` has the figure already, its curves of other runs stay: they may be of runs on
+    another machine.
 
     Args:
-        study, layout: the study and where its results are.
+        study: gives the order of the runs.
+        own: the study's own runs that are kept.
+        extras: the runs beside it (`beside`).
         out: the folder of the reference.
-        runs: the study's own runs that are kept.
 
     Returns:
-        The files written; none if no judged run is beside the study.
+        The files written; none if no run of `extras` was judged.
     """
-    begun = snapshots(study, layout, out, study.extras)
-    whole = pages.there(study.extras, layout)
-    written = write_rollouts(whole, out)
-    extras = [run for run in (*whole, *begun) if run.folder.judged.exists()]
-    if not extras:
-        return written
-    experiments = {run.experiment for run in extras}
-    shown = [run for run in runs if run.experiment in experiments] + extras
-    folders = [run.folder.path for run in shown if run.folder.judged.exists()]
-    return written + _drawn(EXTRAS, folders, out)
+    from dpg.figures import extras as figure
+    from dpg.figures.style import save_csv, save_picture, with_suffix
+
+    experiments = {run.experiment for run in extras if run.folder.judged.exists()}
+    if not experiments:
+        return []
+    shown = [run for run in (*own, *extras) if run.experiment in experiments]
+    drawn = figure.frame([run.folder.path for run in shown if run.folder.judged.exists()])
+    stem = out / EXTRAS
+    table = _in_order(study, _with_others(drawn, with_suffix(stem, "csv")))
+    image = save_picture(figure.draw(table), with_suffix(stem, "png"))
+    return [image, save_csv(table, stem)]
+
+
+def _with_others(table: pd.DataFrame, kept: Path) -> pd.DataFrame:
+    """The table, with those runs of a kept one that it does not have."""
+    if not kept.exists():
+        return table
+    before, replaced = pd.read_csv(kept), set(_runs_of_rows(table))
+    others = before[[run not in replaced for run in _runs_of_rows(before)]]
+    return pd.concat([table, others], ignore_index=True)
+
+
+def _in_order(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows in the study's order of runs, and each run's by step; unknown runs are last."""
+    order = {name: place for place, name in enumerate(run.path for run in study.every_run)}
+    place = [order.get(name, len(order)) for name in _runs_of_rows(table)]
+    return (
+        table.assign(place=place)
+        .sort_values(["place", "step"], kind="stable", ignore_index=True)
+        .drop(columns="place")
+    )
+
+
+def _runs_of_rows(table: pd.DataFrame) -> list[str]:
+    """The run's name of each row, such as ``lambada-es/sgd/seed0``."""
+    rows = zip(table["language"], table["variant"], table["seed"], strict=True)
+    return [f"lambada-{language}/{variant}/seed{seed}" for language, variant, seed in rows]
 
 
 def draw(runs: Sequence[Run], out: Path) -> list[Path]:
