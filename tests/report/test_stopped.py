@@ -153,7 +153,7 @@ class TestRunsOfAnotherMachine:
         run = self.extra("sgd-all-positions")
         finish(second.run_of(run), run)
         before = (kept / "extras.csv").read_bytes()
-        with pytest.raises(DpgError, match=r"has no judged.parquet.*dpg judge --config"):
+        with pytest.raises(DpgError, match=r"has no judged\.parquet.*dpg judge --config"):
             reference.add(self.study, second, kept)
         assert (kept / "extras.csv").read_bytes() == before
 
@@ -167,7 +167,7 @@ class TestRunsOfAnotherMachine:
         record = reference.read_record(kept)
         record["beside"]["lambada-es/sgd-all-positions/seed0"]["learner"]["learning_rate"] = 0.5
         artifacts.write_json(kept / "study.json", record)
-        with pytest.raises(DpgError, match="learner.learning_rate was 0.5"):
+        with pytest.raises(DpgError, match=r"learner\.learning_rate was 0\.5"):
             reference.add(self.study, second, kept)
 
 
