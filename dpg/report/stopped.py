@@ -224,7 +224,7 @@ def _with_others(table: pd.DataFrame, kept: Path) -> pd.DataFrame:
         return table
     before, replaced = pd.read_csv(kept), set(_runs_of_rows(table))
     others = before[[run not in replaced for run in _runs_of_rows(before)]]
-    return pd.concat([table, others], ignore_index=True)
+    return pd.concat([others, table], ignore_index=True)
 
 
 def _in_order(study: Study, table: pd.DataFrame) -> pd.DataFrame:

@@ -272,6 +272,7 @@ class TestTheLaptopsRuns:
         [
             ("figure_4", "adam", "Adam"),
             ("figure_4", "sgd", "SGD"),
+            ("extras", "adam-all-positions", "Adam, all positions"),
             ("extras", "sgd-all-positions", "SGD, all positions"),
         ],
     )
