@@ -11,11 +11,12 @@ import pandas as pd
 
 from dpg import artifacts, claims
 from dpg.claims.kept import PASSAGES, SWEEP, VALIDATIONS, Kept
-from dpg.config import RunConfig, Study
+from dpg.config import Study
 from dpg.errors import DpgError
-from dpg.report import cards, graphics, pages, reference
+from dpg.report import cards, graphics, pages, reference, rows
+from dpg.study.outputs import EXTRAS
 
-_DRAWN = (*reference.BY_SEED, "sweep")
+_DRAWN = (*reference.BY_SEED, "sweep", EXTRAS)
 """Figures that are drawn again; others are copied from the first folder that has them."""
 
 _TABLES = (*(f"{name}.csv" for name in _DRAWN), VALIDATIONS, "runs.csv")
@@ -107,21 +108,17 @@ def _joined(name: str, study: Study, folders: Sequence[Path], out: Path) -> Path
     there = [folder / name for folder in folders if (folder / name).exists()]
     if not there:
         return None
-    table = pd.concat([pd.read_csv(path) for path in there], ignore_index=True)
-    if name == SWEEP:  # of the first seed, which several parts may have swept
+    # Runs beside the study and sweeps may have been made in several parts; the first one counts.
+    beside = name == f"{EXTRAS}.csv"
+    tables = [pd.read_csv(path) for path in there]
+    table = rows.joined(tables) if beside else pd.concat(tables, ignore_index=True)
+    if name == SWEEP:
         table = table.drop_duplicates(["experiment", "variant", "learning_rate"])
-    order = {_key(run): place for place, run in enumerate(study.runs)}
-    if {"experiment", "variant", "seed"} <= set(table):
-        keys = zip(table["experiment"], table["variant"], table["seed"], strict=True)
-        table = table.assign(_order=[order.get(key, len(order)) for key in keys])
-        table = table.sort_values("_order", kind="stable").drop(columns="_order")
+    if rows.names_runs(table):
+        table = rows.by_run(study, table)
     with artifacts.atomic_path(out / name) as partial:
         table.to_csv(partial, index=False, lineterminator="\n")
     return out / name
-
-
-def _key(run: RunConfig) -> tuple[str, str, int]:
-    return run.experiment, run.variant, run.seed
 
 
 def _copied(folders: Sequence[Path], out: Path) -> list[Path]:

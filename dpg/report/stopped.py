@@ -22,7 +22,7 @@ from dpg.digests import of_settings
 from dpg.errors import DpgError
 from dpg.evaluation.judge import Judge, build, judge_table
 from dpg.generators.validation import gather
-from dpg.report import pages
+from dpg.report import pages, rows
 from dpg.run_folder import RunFolder, RunState
 from dpg.state import SETTINGS
 from dpg.study.layout import Layout
@@ -205,43 +205,18 @@ def draw_beside(study: Study, own: Sequence[Run], extras: Sequence[Run], out: Pa
         The files written; none if no run of `extras` was judged.
     """
     from dpg.figures import extras as figure
-    from dpg.figures.style import save_csv, save_picture, with_suffix
+    from dpg.figures.style import save_csv, save_picture
 
     experiments = {run.experiment for run in extras if run.folder.judged.exists()}
     if not experiments:
         return []
     shown = [run for run in (*own, *extras) if run.experiment in experiments]
     drawn = figure.frame([run.folder.path for run in shown if run.folder.judged.exists()])
-    stem = out / EXTRAS
-    table = _in_order(study, _with_others(drawn, with_suffix(stem, "csv")))
-    image = save_picture(figure.draw(table), with_suffix(stem, "png"))
-    return [image, save_csv(table, stem)]
-
-
-def _with_others(table: pd.DataFrame, kept: Path) -> pd.DataFrame:
-    """The table, with those runs of a kept one that it does not have."""
-    if not kept.exists():
-        return table
-    before, replaced = pd.read_csv(kept), set(_runs_of_rows(table))
-    others = before[[run not in replaced for run in _runs_of_rows(before)]]
-    return pd.concat([others, table], ignore_index=True)
-
-
-def _in_order(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """The rows in the study's order of runs, and each run's by step; unknown runs are last."""
-    order = {name: place for place, name in enumerate(run.path for run in study.every_run)}
-    place = [order.get(name, len(order)) for name in _runs_of_rows(table)]
-    return (
-        table.assign(place=place)
-        .sort_values(["place", "step"], kind="stable", ignore_index=True)
-        .drop(columns="place")
-    )
-
-
-def _runs_of_rows(table: pd.DataFrame) -> list[str]:
-    """The run's name of each row, such as ``lambada-es/sgd/seed0``."""
-    rows = zip(table["language"], table["variant"], table["seed"], strict=True)
-    return [f"lambada-{language}/{variant}/seed{seed}" for language, variant, seed in rows]
+    before = out / f"{EXTRAS}.csv"
+    kept = [pd.read_csv(before)] if before.exists() else []
+    table = rows.by_run(study, rows.joined([drawn, *kept]))
+    image = save_picture(figure.draw(table), out / f"{EXTRAS}.png")
+    return [image, save_csv(table, out / EXTRAS)]
 
 
 def draw(runs: Sequence[Run], out: Path) -> list[Path]:

@@ -176,6 +176,38 @@ def test_a_run_that_was_stopped_is_told_of_whichever_folder_has_it(kept, stop, t
     assert claim["verdict"] == "not tested"
 
 
+def test_runs_beside_the_study_are_joined_run_by_run(kept, tmp_path):
+    study, folders, _ = kept
+    parts = [tmp_path / f"part{seed}" for seed in range(3)]
+    for folder, part in zip(folders, parts, strict=True):
+        shutil.copytree(folder, part)
+    beside(parts[0], {"sgd-all-positions": [0.0, 0.5], "adam": [0.0, 1.0]})
+    beside(parts[2], {"sgd-all-positions": [0.0, 0.1, 0.2], "adam-all-positions": [0.0, 0.9]})
+    out = tmp_path / "all"
+    merging.merge(study, parts, out)
+    table = pd.read_csv(out / "extras.csv")
+    found = {name: list(rows["fraction"]) for name, rows in table.groupby("variant", sort=False)}
+    # The second part's longer run is another call of the same run: its rows are not mixed in.
+    assert found == {
+        "sgd-all-positions": [0.0, 0.5],
+        "adam": [0.0, 1.0],
+        "adam-all-positions": [0.0, 0.9],
+    }
+    assert (out / "extras.png").read_bytes() not in (b"first", b"third")
+
+
+def beside(folder, shares):
+    """Give a kept study a figure of runs beside it: variant -> share of Spanish at each step."""
+    rows = [
+        {"language": "es", "variant": variant, "seed": 0, "step": step, "fraction": share}
+        for variant, course in shares.items()
+        for step, share in enumerate(course)
+    ]
+    table = pd.DataFrame(rows).assign(entropy=11.0, tokens=48.0, shorter=0.0)
+    table.to_csv(folder / "extras.csv", index=False)
+    (folder / "extras.png").write_bytes(b"first" if folder.name == "part0" else b"third")
+
+
 class TestBadInput:
     def test_a_seed_without_its_run(self, kept, tmp_path):
         study, folders, _ = kept
