@@ -7,8 +7,15 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from dpg.config.base import Betas, Name, Probability, RunName, Seed, Settings
 
-METHODS = ("adam", "sgd", "naive", "embedding", "levenshtein", "fasttext")
-"""The variants of a language's generator that Table 1 has, in its order."""
+METHODS = {
+    "adam": "Adam",
+    "sgd": "SGD",
+    "naive": "Naive",
+    "embedding": "Embedding",
+    "levenshtein": "Levenshtein",
+    "fasttext": "fasttext",
+}
+"""A variant's first word -> the paper's name, in the order of legends and of Table 1's rows."""
 
 
 class WheelReplay(Settings):

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from dpg.config.downstream import METHODS
 from dpg.evaluation.judge import LANGUAGES
 from dpg.figures import figure_4
 from dpg.figures.legend import COLORS, DASHES, MARKERS, line_style
 from dpg.figures.style import GREY, PAGE, curves, legend_below, new_figure, styled
-from dpg.study.runs import METHODS, Run, by_step
+from dpg.study.runs import Run, by_step
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

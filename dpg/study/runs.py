@@ -11,18 +11,9 @@ from typing import Any
 import pandas as pd
 
 from dpg import artifacts
+from dpg.config.downstream import METHODS
 from dpg.errors import DpgError
 from dpg.run_folder import RunFolder
-
-METHODS = {
-    "adam": "Adam",
-    "sgd": "SGD",
-    "naive": "Naive",
-    "embedding": "Embedding",
-    "levenshtein": "Levenshtein",
-    "fasttext": "fasttext",
-}
-"""A variant's first word -> the paper's name, in the order of legends."""
 
 ROLLOUT_COLUMNS = ("step", "row", "article", "prompt", "response", "tokens")
 

@@ -52,7 +52,8 @@ def groups(study: Study) -> list[str]:
 def generators(study: Study, language: str) -> list[RunConfig]:
     """The runs of the generators that were trained for a language, in the table's order."""
     here = [run for run in language_runs(study) if language_of(run) == language]
-    return sorted(here, key=lambda run: METHODS.index(run.variant))
+    order = list(METHODS)
+    return sorted(here, key=lambda run: order.index(run.variant))
 
 
 def corpora(study: Study, group: str) -> dict[str, tuple[str, ...]]:

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from dpg import config, figures
+from dpg.config.downstream import METHODS
 from dpg.figures import curves, legend
 from dpg.study.outputs import CURVES, drawable, runs_of
-from dpg.study.runs import METHODS, Variant
+from dpg.study.runs import Variant
 
 
 @pytest.mark.integration
