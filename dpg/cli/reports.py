@@ -162,10 +162,10 @@ def add(
 
     **Example:** `dpg report add results/reference/laptop -c config/laptop.yaml`
     """
-    from dpg.report import reference as references
+    from dpg.report import beside
 
     study, layout = study_of(config)
-    for path in references.add(study, layout, reference):
+    for path in beside.add(study, layout, reference):
         typer.echo(path)
 
 
@@ -192,15 +192,14 @@ def redraw(
     **Example:** `dpg report redraw results/reference/tiny`
     """
     from dpg.claims.kept import VALIDATIONS
-    from dpg.report import graphics, merging
-    from dpg.report import reference as references
+    from dpg.report import graphics, merging, records
 
     for path in graphics.redraw(reference):
         typer.echo(path)
     if not (reference / VALIDATIONS).exists():
         typer.echo(f"claims left as they are: {reference} has no {VALIDATIONS}", err=True)
         return
-    for path in merging.judge(references.study_of(reference), reference):
+    for path in merging.judge(records.study_of(reference), reference):
         typer.echo(path)
 
 
@@ -232,9 +231,9 @@ def check(
 
     **Example:** `dpg report check results/reference/tiny -c config/tiny.yaml`
     """
-    from dpg.report import reference as references
+    from dpg.report import records
 
-    references.require_current(load(config), reference)
+    records.require_current(load(config), reference)
     typer.echo(f"{reference} matches the present {config}")
 
 

@@ -81,9 +81,9 @@ def of_reference(folder: Path) -> Material:
     """
     import yaml
 
-    from dpg.report.reference import read_record
+    from dpg.report import records
 
-    record = read_record(folder)
+    record = records.read(folder)
     ledger = folder / "claims.json"
     names = (*FIGURES, CURVES, *TABLES, THEOREM)
     runs = record["runs"]

@@ -13,7 +13,7 @@ from dpg import artifacts, claims
 from dpg.claims.kept import PASSAGES, SWEEP, VALIDATIONS, Kept
 from dpg.config import Study
 from dpg.errors import DpgError
-from dpg.report import cards, graphics, pages, reference, rows
+from dpg.report import cards, graphics, pages, records, reference, rows
 from dpg.study.outputs import EXTRAS
 
 _DRAWN = (*reference.BY_SEED, "sweep", EXTRAS)
@@ -42,23 +42,23 @@ def merge(study: Study, folders: Sequence[Path], out: Path) -> list[Path]:
     """
     if out.resolve() in {folder.resolve() for folder in folders}:
         raise DpgError(f"{out} is one of the folders to merge; expected another folder for --out")
-    records = [(folder, reference.read_record(folder)) for folder in folders]
-    _require_whole(study, records)
+    parts = [(folder, records.read(folder)) for folder in folders]
+    _require_whole(study, parts)
     out.mkdir(parents=True, exist_ok=True)
     written = [_joined(name, study, folders, out) for name in _TABLES]
     written += _copied(folders, out)
     drawn = [folder / f"{name}.png" for name in _DRAWN for folder in folders]
     for image in (path for path in drawn if path.exists()):
         shutil.copyfile(image, out / image.name)  # which `redraw` replaces
-    record = _record([one for _, one in records])
-    artifacts.write_json(out / reference.STUDY, record)
+    record = _record([one for _, one in parts])
+    artifacts.write_json(out / records.STUDY, record)
     written += graphics.redraw(out)
     written += judge(study, out)
     page = out / "provenance.html"
     text = pages.provenance_of(study, record["provenance"], pd.read_csv(out / "runs.csv"))
     artifacts.write_text(page, text)
     found = [path for path in written if path is not None]
-    return [*dict.fromkeys(found), out / reference.STUDY, page, *cards.write(out)]
+    return [*dict.fromkeys(found), out / records.STUDY, page, *cards.write(out)]
 
 
 def judge(study: Study, folder: Path) -> list[Path]:
@@ -77,10 +77,10 @@ def judge(study: Study, folder: Path) -> list[Path]:
     return claims.write(verdicts, folder, scale=study.scale.scale, seeds=study.all_seeds)
 
 
-def _require_whole(study: Study, records: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+def _require_whole(study: Study, parts: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     """Check that every run of the study is in one folder, with the study's configuration."""
     places: dict[str, Path] = {}
-    for folder, record in records:
+    for folder, record in parts:
         for name in record["runs"]:
             if name in places:
                 raise DpgError(f"{places[name]} and {folder} both have {name}; give one of them")
@@ -96,8 +96,8 @@ def _require_whole(study: Study, records: Sequence[tuple[Path, dict[str, Any]]])
         )
     lines = [
         line
-        for folder, record in records
-        for line in (f"{folder}: {one}" for one in reference.changed(study, record))
+        for folder, record in parts
+        for line in (f"{folder}: {one}" for one in records.changed(study, record))
     ]
     if lines:
         raise DpgError("\n".join([*lines, f"expected kept studies of {study.path} as it is now"]))
@@ -125,7 +125,7 @@ def _copied(folders: Sequence[Path], out: Path) -> list[Path]:
     """Copy the files that do not depend on other seeds, from the first folder that has them."""
     written = []
     made_here = {*_TABLES, *(f"{name}.png" for name in _DRAWN)}
-    made_here |= {reference.STUDY, "provenance.html", *(f"claims.{k}" for k in ("json", "md"))}
+    made_here |= {records.STUDY, "provenance.html", *(f"claims.{k}" for k in ("json", "md"))}
     made_here |= {"claims.html", cards.DATASET_CARD, cards.MODEL_CARD, "README.md"}
     kinds = {".png", ".csv", ".md", ".html"}
     for folder in folders:
@@ -139,16 +139,16 @@ def _copied(folders: Sequence[Path], out: Path) -> list[Path]:
     return written
 
 
-def _record(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _record(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The merged record: the configuration of the first, the runs and machines of all."""
-    first = records[0]
+    first = parts[0]
     merged = dict(first)
-    for key in ("runs", reference.BESIDE, "rollouts", "rates"):
-        merged[key] = {name: value for one in records for name, value in one.get(key, {}).items()}
-    merged["downstream"] = next((r["downstream"] for r in records if r["downstream"]), None)
-    merged["provenance"] = _provenance([record["provenance"] for record in records])
+    for key in ("runs", records.BESIDE, "rollouts", "rates"):
+        merged[key] = {name: value for one in parts for name, value in one.get(key, {}).items()}
+    merged["downstream"] = next((r["downstream"] for r in parts if r["downstream"]), None)
+    merged["provenance"] = _provenance([record["provenance"] for record in parts])
     merged["run_times"] = {
-        name: "; ".join(dict.fromkeys(record["run_times"].get(name, "") for record in records))
+        name: "; ".join(dict.fromkeys(record["run_times"].get(name, "") for record in parts))
         for name in first["run_times"]
     }
     return merged

@@ -22,11 +22,10 @@ from dpg.digests import of_settings
 from dpg.errors import DpgError
 from dpg.evaluation.judge import Judge, build, judge_table
 from dpg.generators.validation import gather
-from dpg.report import pages, rows
 from dpg.run_folder import RunFolder, RunState
 from dpg.state import SETTINGS
 from dpg.study.layout import Layout
-from dpg.study.outputs import EXPERIMENTS, EXTRAS, GENERATIONS, JUDGED
+from dpg.study.outputs import EXPERIMENTS, GENERATIONS, JUDGED
 from dpg.study.runs import Run
 from dpg.targets.metric import pattern_of
 
@@ -179,44 +178,6 @@ def drop_snapshots(layout: Layout, out: Path, runs: Sequence[RunConfig]) -> None
     for run in runs:
         if layout.run_of(run).is_finished:
             shutil.rmtree(out / "runs" / run.path, ignore_errors=True)
-
-
-def beside(study: Study, layout: Layout, out: Path) -> list[Run]:
-    """Keep what the runs beside a study wrote, of those that are here, finished or begun."""
-    whole = pages.there(study.extras, layout)
-    write_rollouts(whole, out)
-    return [*whole, *snapshots(study, layout, out, study.extras)]
-
-
-def draw_beside(study: Study, own: Sequence[Run], extras: Sequence[Run], out: Path) -> list[Path]:
-    """Draw what the runs beside a study did to the language: `extras.png` and its table.
-
-    They are in no figure of the paper. The study's own runs of the same experiments are drawn with
-    them. If `out` has the figure already, its curves of other runs stay: they may be of runs on
-    another machine.
-
-    Args:
-        study: gives the order of the runs.
-        own: the study's own runs that are kept.
-        extras: the runs beside it (`beside`).
-        out: the folder of the reference.
-
-    Returns:
-        The files written; none if no run of `extras` was judged.
-    """
-    from dpg.figures import extras as figure
-    from dpg.figures.style import save_csv, save_picture
-
-    experiments = {run.experiment for run in extras if run.folder.judged.exists()}
-    if not experiments:
-        return []
-    shown = [run for run in (*own, *extras) if run.experiment in experiments]
-    drawn = figure.frame([run.folder.path for run in shown if run.folder.judged.exists()])
-    before = out / f"{EXTRAS}.csv"
-    kept = [pd.read_csv(before)] if before.exists() else []
-    table = rows.by_run(study, rows.joined([drawn, *kept]))
-    image = save_picture(figure.draw(table), out / f"{EXTRAS}.png")
-    return [image, save_csv(table, out / EXTRAS)]
 
 
 def draw(runs: Sequence[Run], out: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from dpg.config.study import derived
 from dpg.errors import DpgError
 from dpg.figures import figure_5
 from dpg.provenance import RunRecord
-from dpg.report import material, merging, page, reference
+from dpg.report import material, merging, page, records, reference
 from dpg.study.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def test_merged_seeds_have_one_figure_and_verdicts_over_seeds(kept, tmp_path):
     # The kept tables say what the log said: the mean of the table is that of the verdict.
     last = table[(table["variant"] == "adam") & (table["step"] == table["step"].max())]
     assert claim["conditions"][0]["mean"] == pytest.approx(last["exact"].mean())
-    assert reference.outdated(study, out) == []
+    assert records.outdated(study, out) == []
     text, missing = page.render(material.of_reference(out))
     assert "3 seeds, 95% bootstrap intervals" in text
     assert missing == []
@@ -125,7 +125,7 @@ def test_parts_by_variant_are_merged_with_the_sweeps_that_each_finished(kept, tm
     assert list(table["variant"]) == ["sgd", "sgd", "naive", "naive"]
     assert list(table["learning_rate"]) == [0.01, 0.02, 0.001, 0.002]
     assert (out / "sweep.png").read_bytes() != (parts[0] / "sweep.png").read_bytes()
-    assert reference.outdated(study, out) == []
+    assert records.outdated(study, out) == []
     with pytest.raises(DpgError, match="no folder has uuid/naive/seed1"):
         merging.merge(study, parts[:1], tmp_path / "one")
 
@@ -142,7 +142,7 @@ def test_a_kept_seed_is_judged_as_its_study(kept):
     _, folders, root = kept
     study = config.load(root / "seed0.yaml")
     results = claims.Results(study, Layout("tiny", root / "results0"))
-    again = reference.study_of(folders[0])
+    again = records.study_of(folders[0])
     for name in ("uuid-exact", "uuid-only-adam"):
         (claim,) = [one for one in claims.CLAIMS if one.name == name]
         first = claims.verdict_on(claim, results)
@@ -163,7 +163,7 @@ def test_a_run_that_was_stopped_is_told_of_whichever_folder_has_it(kept, stop, t
     merging.merge(whole, [folders[0], tmp_path / "kept", folders[2]], out)
     steps = adam.generator.grpo_steps
     said = f"stopped after 8 of {steps} steps: its time limit"
-    assert reference.read_record(out)["provenance"]["stopped"] == {"uuid/adam/seed1": said}
+    assert records.read(out)["provenance"]["stopped"] == {"uuid/adam/seed1": said}
     text, _ = page.render(material.of_reference(out))
     assert "6 of 7 finished, 1 stopped before the end" in text
     assert f"uuid/adam/seed1: {said}." in text
@@ -249,7 +249,7 @@ class TestBadInput:
 
     def test_a_damaged_or_foreign_table_never_makes_a_claim_hold(self, kept, tmp_path):
         _, folders, _ = kept
-        study = reference.study_of(folders[0])
+        study = records.study_of(folders[0])
         (claim,) = [one for one in claims.CLAIMS if one.name == "uuid-exact"]
         table = pd.read_csv(folders[0] / "validations.csv")
         adam = table["variant"] == "adam"

@@ -9,7 +9,7 @@ import pytest
 
 from dpg import config
 from dpg.errors import DpgError
-from dpg.report import reference
+from dpg.report import records, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (ROOT / "config" / "tiny.yaml").read_text()
@@ -65,7 +65,7 @@ def test_a_figure_of_other_seeds_is_not_kept(finished, tmp_path):
 
 
 def test_the_same_configuration_is_up_to_date(finished, kept):
-    assert reference.outdated(finished.study, kept) == []
+    assert records.outdated(finished.study, kept) == []
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_same_configuration_is_up_to_date(finished, kept):
     ],
 )
 def test_a_changed_value_is_named(kept, tmp_path, change, says):
-    lines = reference.outdated(changed(tmp_path, *change), kept)
+    lines = records.outdated(changed(tmp_path, *change), kept)
     assert any(line.startswith(says) for line in lines), lines
 
 
@@ -85,14 +85,14 @@ def test_a_setting_that_is_new_since_then_counts_as_its_default(finished, kept):
     record = json.loads((kept / "study.json").read_text())
     del record["runs"]["uuid/adam/seed0"]["prompt_shuffle"]
     (kept / "study.json").write_text(json.dumps(record))
-    assert reference.outdated(finished.study, kept) == []
+    assert records.outdated(finished.study, kept) == []
 
 
 def test_a_setting_that_is_gone_is_told(finished, kept):
     record = json.loads((kept / "study.json").read_text())
     record["runs"]["uuid/adam/seed0"]["of_old"] = 1
     (kept / "study.json").write_text(json.dumps(record))
-    (line,) = reference.outdated(finished.study, kept)
+    (line,) = records.outdated(finished.study, kept)
     assert line == "uuid/adam/seed0: no longer a valid configuration"
 
 
@@ -111,36 +111,36 @@ def test_seeds_kept_beyond_those_of_the_study_are_no_difference(finished, kept):
     (kept / "study.json").write_text(json.dumps(record))
     for seed in (1, 2):
         with_seed(kept, "uuid/adam", seed)
-    assert reference.outdated(finished.study, kept) == []
+    assert records.outdated(finished.study, kept) == []
 
 
 def test_a_kept_run_of_another_seed_is_compared_with_the_studys(finished, kept):
     with_seed(kept, "uuid/adam", 1, grpo_steps=71)
-    (line,) = reference.outdated(finished.study, kept)
+    (line,) = records.outdated(finished.study, kept)
     assert line == "uuid/adam/seed1: generator.grpo_steps was 71, is 72"
 
 
 def test_a_seed_that_the_reference_lacks_is_a_difference(finished, kept, tmp_path):
     study = changed(tmp_path, "seeds: [0]", "seeds: [0, 1]")
-    (line,) = reference.outdated(study, kept)
+    (line,) = records.outdated(study, kept)
     assert line == "seeds: 0 then, 0, 1 now"
     names = list(json.loads((kept / "study.json").read_text())["runs"])
     for name in names[1:]:
         with_seed(kept, name.removesuffix("/seed0"), 1)
-    (line,) = reference.outdated(study, kept)
+    (line,) = records.outdated(study, kept)
     missing = names[0].replace("seed0", "seed1")
     assert line == f"{missing}: the study has this seed, and the reference lacks it"
 
 
 def test_a_folder_without_a_record_is_no_reference(finished, tmp_path):
     with pytest.raises(DpgError, match="dpg report keep"):
-        reference.outdated(finished.study, tmp_path)
+        records.outdated(finished.study, tmp_path)
 
 
 def test_the_repositorys_reference_says_whether_it_is_of_the_present_configuration():
     study = config.load(ROOT / "config" / "tiny.yaml")
     folder = ROOT / "results" / "reference" / "tiny"
-    outdated = reference.outdated(study, folder)
+    outdated = records.outdated(study, folder)
     earlier = "made with earlier settings of `config/tiny.yaml`"
     for page in (folder / "README.md", ROOT / "README.md"):
         said = " ".join(page.read_text(encoding="utf-8").split())

@@ -8,7 +8,7 @@ import pytest
 
 from dpg import artifacts, config
 from dpg.errors import DpgError
-from dpg.report import material, page, reference, stopped
+from dpg.report import material, page, records, reference, stopped
 from dpg.run_folder import RunFolder
 from dpg.study.layout import Layout
 
@@ -35,7 +35,7 @@ def test_a_stopped_run_is_kept_with_its_rollouts_and_marked_everywhere(study, la
     assert all(path.exists() for path in written)
     steps = study.run("lambada-es", "adam", 0).generator.grpo_steps
     said = f"stopped after 8 of {steps} steps"
-    record = reference.read_record(out)
+    record = records.read(out)
     assert list(record["runs"]) == ["lambada-es/adam/seed0"]
     assert record["provenance"]["stopped"] == {"lambada-es/adam/seed0": f"{said}: its time limit"}
     assert record["provenance"]["devices"] == ["1 x A card"]
@@ -56,7 +56,7 @@ def test_a_stopped_run_is_kept_with_its_rollouts_and_marked_everywhere(study, la
     rollouts = pd.read_csv(out / "runs" / "lambada-es" / "adam" / "seed0" / "rollouts.csv")
     assert list(rollouts) == ["step", "row", "article", "judged", "response"]
     assert rollouts["judged"].value_counts().to_dict() == {"English": 7, "Spanish": 1}
-    assert reference.outdated(study, out) == []
+    assert records.outdated(study, out) == []
     # The run itself stays as it was.
     assert not layout.run("lambada-es", "adam", 0).is_finished
 
@@ -78,111 +78,6 @@ def test_the_pictures_of_a_stopped_run_are_drawn_and_marked(study, layout, stop,
     assert missing == []
 
 
-def test_runs_beside_the_study_are_kept_and_drawn_apart(stop, tmp_path):
-    study = config.load(ROOT / "config" / "laptop.yaml")
-    layout = Layout("laptop", tmp_path / "results")
-    extra = next(run for run in study.extras if run.variant == "sgd-all-positions")
-    for run in (study.run("lambada-es", "adam", 0), extra):
-        stop(layout.run_of(run), run)
-    out = tmp_path / "kept"
-    assert out / "extras.png" in reference.keep(study, layout, out, stopped=True)
-    assert set(pd.read_csv(out / "extras.csv")["variant"]) == {"adam", "sgd-all-positions"}
-    assert set(pd.read_csv(out / "figure_4.csv")["variant"]) == {"adam"}
-    assert list(reference.read_record(out)["runs"]) == ["lambada-es/adam/seed0"]
-    rollouts = out / "runs" / "lambada-es" / "sgd-all-positions" / "seed0" / "rollouts.csv"
-    assert len(pd.read_csv(rollouts)) == 8
-
-
-class TestRunsOfAnotherMachine:
-    """`reference.add`: runs beside the study, for a reference whose own runs are not here."""
-
-    study = config.load(ROOT / "config" / "laptop.yaml")
-
-    def extra(self, name):
-        return next(run for run in self.study.extras if run.variant == name)
-
-    @pytest.fixture
-    def kept(self, stop, tmp_path):
-        """A reference of Adam's run and one beside it, both stopped after 8 steps."""
-        first = Layout("laptop", tmp_path / "first")
-        for run in (self.study.run("lambada-es", "adam", 0), self.extra("sgd-all-positions")):
-            stop(first.run_of(run), run)
-        reference.keep(self.study, first, tmp_path / "kept", stopped=True)
-        return tmp_path / "kept"
-
-    @pytest.fixture
-    def second(self, tmp_path):
-        return Layout("laptop", tmp_path / "second")
-
-    def test_their_curves_are_added_and_all_else_stays(self, kept, second, stop):
-        run = self.extra("sgd-60-steps")
-        stop(second.run_of(run), run)
-        before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
-        written = reference.add(self.study, second, kept)
-        assert kept / "extras.png" in written
-        table = pd.read_csv(kept / "extras.csv")
-        assert table["variant"].drop_duplicates().tolist() == [
-            "adam",
-            "sgd-all-positions",
-            "sgd-60-steps",
-        ]
-        assert table["step"].tolist() == 3 * [0, 4]
-        assert len(pd.read_csv(kept / "runs" / run.path / "rollouts.csv")) == 8
-        record = reference.read_record(kept)
-        assert list(record["runs"]) == ["lambada-es/adam/seed0"]
-        assert set(record["beside"]) == {run.path, "lambada-es/sgd-all-positions/seed0"}
-        changed = {path.name for path, was in before.items() if path.read_bytes() != was}
-        assert changed == {"extras.csv", "extras.png", "study.json"}
-        assert reference.outdated(self.study, kept) == []
-
-    def test_a_longer_run_replaces_its_own_curve(self, kept, second, finish):
-        run = self.extra("sgd-all-positions")
-        folder = second.run_of(run)
-        finish(folder, run)
-        judged = artifacts.read_table(folder.rollouts).assign(judged="Spanish")
-        artifacts.write_table(folder.judged, judged)
-        reference.add(self.study, second, kept)
-        table = pd.read_csv(kept / "extras.csv")
-        ended = table[table["variant"] == "sgd-all-positions"]
-        assert ended["stopped"].isna().all()
-        assert set(table["variant"]) == {"adam", "sgd-all-positions"}
-        there = kept / "runs" / run.path
-        assert [path.name for path in there.iterdir()] == ["rollouts.csv"]
-
-    def test_a_run_that_was_not_judged_is_named(self, kept, second, finish):
-        run = self.extra("sgd-all-positions")
-        finish(second.run_of(run), run)
-        before = (kept / "extras.csv").read_bytes()
-        with pytest.raises(DpgError, match=r"has no judged\.parquet.*dpg judge --config"):
-            reference.add(self.study, second, kept)
-        assert (kept / "extras.csv").read_bytes() == before
-
-    def test_no_run_is_an_error(self, kept, second):
-        with pytest.raises(DpgError, match=r"has no run to add.*sgd-60-steps"):
-            reference.add(self.study, second, kept)
-
-    def test_another_configuration_is_an_error(self, kept, second, stop):
-        run = self.extra("sgd-60-steps")
-        stop(second.run_of(run), run)
-        record = reference.read_record(kept)
-        record["beside"]["lambada-es/sgd-all-positions/seed0"]["learner"]["learning_rate"] = 0.5
-        artifacts.write_json(kept / "study.json", record)
-        with pytest.raises(DpgError, match=r"learner\.learning_rate was 0\.5"):
-            reference.add(self.study, second, kept)
-
-
-def test_runs_beside_a_finished_study_are_kept_too(finish, stop, tmp_path):
-    study = config.load(ROOT / "config" / "laptop.yaml")
-    layout = Layout("laptop", tmp_path / "results")
-    run = study.run("lambada-es", "adam", 0)
-    finish(layout.run_of(run), run)
-    extra = next(run for run in study.extras if run.variant == "sgd-all-positions")
-    stop(layout.run_of(extra), extra)
-    out = tmp_path / "kept"
-    assert out / "extras.png" in reference.keep(study, layout, out, stopped=True)
-    assert set(pd.read_csv(out / "extras.csv")["variant"]) == {"sgd-all-positions"}
-
-
 def test_a_run_that_was_finished_since_replaces_its_snapshot(study, layout, finish, tmp_path):
     out = tmp_path / "kept"
     reference.keep(study, layout, out, stopped=True)
@@ -191,7 +86,7 @@ def test_a_run_that_was_finished_since_replaces_its_snapshot(study, layout, fini
     reference.keep(study, layout, out, stopped=True, rollouts=True)
     kept = out / "runs" / "lambada-es" / "adam" / "seed0"
     assert [path.name for path in kept.iterdir()] == ["rollouts.csv"]
-    assert "stopped" not in reference.read_record(out)["provenance"]
+    assert "stopped" not in records.read(out)["provenance"]
 
 
 def test_without_the_option_a_stopped_run_is_no_result(study, layout, tmp_path):
@@ -230,7 +125,7 @@ class TestTheKeptRuns:
 
     def test_they_are_of_the_configuration_that_is_kept_with_them(self):
         study = config.load(KEPT / "scale.yaml", ROOT / "config" / "experiments.yaml")
-        assert reference.outdated(study, KEPT) == []
+        assert records.outdated(study, KEPT) == []
 
     @pytest.mark.parametrize(("variant", "done"), [("adam", 30), ("sgd", 36)])
     def test_the_curve_is_that_of_the_kept_rollouts(self, variant, done):
