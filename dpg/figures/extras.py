@@ -42,7 +42,10 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         DpgError: as `figure_4.frame`.
     """
     runs = figure_4.language_runs(run_dirs)
-    return pd.concat([_measures(run) for run in runs], ignore_index=True)
+    table = pd.concat([_measures(run) for run in runs], ignore_index=True)
+    if "stopped" in table:  # last, as in a kept table that a stopped run is added to
+        table["stopped"] = table.pop("stopped")
+    return table
 
 
 def _measures(run: Run) -> pd.DataFrame:

@@ -169,6 +169,7 @@ class TestTheLaptopsRuns:
             ("figure_4", "sgd", "SGD"),
             ("extras", "adam-all-positions", "Adam, all positions"),
             ("extras", "sgd-all-positions", "SGD, all positions"),
+            ("extras", "sgd-60-steps", "SGD, own tokens"),
         ],
     )
     def test_a_curve(self, file, variant, name):
