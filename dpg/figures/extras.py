@@ -106,6 +106,11 @@ def _styles(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
     styles = {}
     for name in sorted(variants, key=lambda name: (known.index(split[name][0]), split[name][1])):
         method, change = split[name]
-        dashes = DASHES[changes.index(change) % len(DASHES)] if change in changes else "-"
-        styles[label(name)] = line_style(COLORS.get(method, GREY), MARKERS.get(method, "d"), dashes)
+        place = changes.index(change) if change in changes else 0
+        style = line_style(
+            COLORS.get(method, GREY), MARKERS.get(method, "d"), DASHES[place % len(DASHES)]
+        )
+        # Dashes and dots with dashes look alike on a short line, so every other change is hollow.
+        hollow = {"markerfacecolor": "white", "markeredgewidth": 0.8} if place % 4 > 1 else {}
+        styles[label(name)] = style | hollow
     return styles

@@ -170,6 +170,7 @@ class TestTheLaptopsRuns:
             ("extras", "adam-all-positions", "Adam, all positions"),
             ("extras", "sgd-all-positions", "SGD, all positions"),
             ("extras", "sgd-60-steps", "SGD, own tokens"),
+            ("extras", "sgd-fixed-length", "SGD, fixed length"),
         ],
     )
     def test_a_curve(self, file, variant, name):
