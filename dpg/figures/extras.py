@@ -30,6 +30,8 @@ _PANELS = {
 }
 """Measure -> its panel's title, from left to right."""
 
+_HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 0.8}
+
 
 def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     """Collect the measures at every validation.
@@ -106,11 +108,8 @@ def _styles(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
     styles = {}
     for name in sorted(variants, key=lambda name: (known.index(split[name][0]), split[name][1])):
         method, change = split[name]
-        place = changes.index(change) if change in changes else 0
-        style = line_style(
-            COLORS.get(method, GREY), MARKERS.get(method, "d"), DASHES[place % len(DASHES)]
-        )
-        # Dashes and dots with dashes look alike on a short line, so every other change is hollow.
-        hollow = {"markerfacecolor": "white", "markeredgewidth": 0.8} if place % 4 > 1 else {}
-        styles[label(name)] = style | hollow
+        place = changes.index(change) % len(DASHES) if change in changes else 0
+        style = line_style(COLORS.get(method, GREY), MARKERS.get(method, "d"), DASHES[place])
+        # On a short line the last two dashes look like the first two, so their markers are hollow.
+        styles[label(name)] = style | (_HOLLOW if place > 1 else {})
     return styles
