@@ -33,7 +33,9 @@ def score(
         typer.Option("--example", help="Score built-in example texts, on a tiny model."),
     ] = False,
     optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
-    learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-4.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Default: 1e-4; with --example 1e-3.")
+    ] = None,
     schedule: Annotated[str, typer.Option(help="constant, linear or cosine.")] = "constant",
     warmup: Annotated[int, typer.Option(help="Steps over which the rate rises.")] = 0,
     weight_decay: Annotated[float, typer.Option(help="For adamw.")] = 1e-4,

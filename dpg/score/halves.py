@@ -20,6 +20,7 @@ from dpg.learner.data import EMPTY
 from dpg.score.derivative import measured, order, scored, trained
 from dpg.score.job import Job
 from dpg.score.portion import Portion
+from dpg.score.settings import build_optimizer
 
 LEVEL = 0.95
 
@@ -30,6 +31,25 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+def check(job: Job) -> None:
+    """Check that `compare` can train on halves of these texts. Nothing is trained.
+
+    Raises:
+        DpgError: fewer than four texts; a warm-up that does not end before the last step of a half.
+    """
+    count = len(job.texts)
+    if count < 4:
+        raise DpgError(
+            f"there are {count} training texts; expected 4 or more to compare halves: give more "
+            "texts, or leave --compare out"
+        )
+    kept = count - count // 2
+    try:
+        build_optimizer(job.settings, len(_order(job, np.arange(kept), job.settings.seed)))
+    except DpgError as error:
+        raise DpgError(f"training on {kept} of {count} texts (--compare): {error}") from None
 
 
 def compare(
@@ -58,11 +78,10 @@ def compare(
         `better_validation_loss` and `random_validation_loss`, in nats per token.
 
     Raises:
-        DpgError: fewer than four texts.
+        DpgError: as in `check`.
     """
+    check(job)
     count = len(job.texts)
-    if count < 4:
-        raise DpgError(f"there are {count} training texts; expected 4 or more to compare halves")
     rows = []
     for seed in seeds:
         index = _order(job, np.arange(count), seed)

@@ -51,9 +51,10 @@ def settings_of(*, example: bool, **options: Any) -> ScoreSettings:
     """The settings that the command's options give.
 
     Args:
-        example: use the example's values for options that have their default.
+        example: use the example's values for options that have their default. A learning rate
+            that is given is used, even if it is the default.
         **options: by the names of `ScoreSettings`. `microbatch` and `memory` are strings as typed,
-            and `learning_rate` may be None for the default.
+            and `learning_rate` is None if it is not given.
 
     Raises:
         DpgError: a number that cannot be read, or a value out of its range.
@@ -62,9 +63,10 @@ def settings_of(*, example: bool, **options: Any) -> ScoreSettings:
     given = dict(options)
     given["microbatch"] = _count("--microbatch", options["microbatch"])
     given["memory"] = _bytes("--memory", options["memory"])
-    if given["learning_rate"] is None:
-        given["learning_rate"] = usual.learning_rate
+    rate = given.pop("learning_rate")
     changed = {name: value for name, value in given.items() if value != getattr(usual, name)}
+    if rate is not None:
+        changed["learning_rate"] = rate
     return dataclasses.replace(examples.SETTINGS if example else usual, **changed)
 
 

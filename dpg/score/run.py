@@ -57,8 +57,9 @@ def score(
 ) -> dict[str, Any]:
     """Score the training texts and write the results into a folder.
 
-    All inputs are checked before the first step. If a call is killed, repeat it: parts that were
-    finished are not computed again.
+    All inputs are checked before the first step. The table and the checkpoint are written before
+    the comparison of halves. If a call is killed, repeat it: parts that were finished are not
+    computed again.
 
     Args:
         inputs: the model and the texts.
@@ -73,14 +74,17 @@ def score(
         The content of `run.json`.
 
     Raises:
-        DpgError: the folder has finished scores; texts, model, settings, memory or disk do not fit;
-            a loss or a score is not finite.
+        DpgError: the folder has finished scores; texts, model, settings, the comparison, memory or
+            disk do not fit; a loss or a score is not finite.
     """
     settings = settings or ScoreSettings()
     _require_free(out)
+    _require_seeds(compared_seeds)
     job = _job(inputs, settings, implementation, say)
     index = derivative.order(len(job.texts), settings)
     optimizer = build_optimizer(settings, len(index))
+    if compared_seeds:
+        halves.check(job)
     _require_disk(out, job)
     chosen = portion.chosen(job, optimizer, len(index), index.shape[1])
     for line in _plan(job, index, chosen, compared_seeds, _states(job, beside(out))):
@@ -93,6 +97,9 @@ def score(
         found = _scored(job, index, chosen, state)
         after = derivative.measured(job, found.params, chosen)
         say(f"validation loss after training: {after['validation_loss']:.4f}")
+        rows = table.table_of(job, found)
+        table.write(rows, out)
+        checkpoint.write(out / "checkpoint", job, found.params)
         compared = _compared(job, chosen, compared_seeds, state, say, found.scores)
         record.entries |= {
             "metric": found.metric,
@@ -106,9 +113,6 @@ def score(
             "trained_parameters": _count(job.params),
             "halves": compared,
         }
-        rows = table.table_of(job, found)
-        table.write(rows, out)
-        checkpoint.write(out / "checkpoint", job, found.params)
         page.write(out / "report.html", rows, record.entries, inputs.model.name)
     shutil.rmtree(beside(out), ignore_errors=True)
     return record.entries
@@ -121,6 +125,14 @@ def _require_free(out: Path) -> None:
         raise DpgError(
             f"{out} holds finished scores; expected a new folder: choose another --out, or remove "
             "this folder"
+        )
+
+
+def _require_seeds(compared: int) -> None:
+    if compared < 0:
+        raise DpgError(
+            f"the number of compared seeds is {compared}; expected 0 or more: 0 skips the "
+            "comparison of halves (--compare)"
         )
 
 

@@ -80,7 +80,7 @@ class ScoreSettings:
             self._require(name, lambda value: isinstance(value, int) and value >= 1, "1 or more")
         for name in ("learning_rate", "eps", "lora_alpha"):
             self._require(name, lambda value: value > 0, "a number above 0")
-        for name in ("warmup", "weight_decay"):
+        for name in ("warmup", "weight_decay", "seed"):
             self._require(name, lambda value: value >= 0, "0 or more")
         for name in ("b1", "b2"):
             self._require(name, lambda value: 0 <= value < 1, "from 0 to below 1")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dpg.artifacts import atomic_path, write_table
+from dpg.artifacts import write_csv, write_table
 from dpg.score.derivative import Scored
 from dpg.score.job import Job
 
@@ -47,5 +47,4 @@ def table_of(job: Job, found: Scored) -> pd.DataFrame:
 def write(table: pd.DataFrame, folder: Path) -> None:
     """Write `scores.parquet`, and `scores.csv` with the same rows, each whole or not at all."""
     write_table(folder / "scores.parquet", table)
-    with atomic_path(folder / "scores.csv") as partial:
-        table.to_csv(partial, index=False)
+    write_csv(folder / "scores.csv", table)

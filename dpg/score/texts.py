@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dpg.errors import DpgError
-from dpg.text.reading import check_characters, json_lines, parquet_table, read_text, shown
+from dpg.text.reading import (
+    check_characters,
+    json_lines,
+    parquet_table,
+    read_text,
+    shown,
+    table_rows,
+)
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 """Suffixes of the files that are read; `.json` is read as JSON lines."""
 
 _KINDS = '"text", "prompt" and "completion", or "messages"'
+_ANSWERS = ("text", "completion", "messages")
 
 
 class Text(NamedTuple):
@@ -46,8 +54,9 @@ def read(path: str | Path) -> list[Text]:
     """All texts of a file, or of the files of a folder in the order of their names.
 
     Raises:
-        DpgError: no such path, no file that can be read, no row, or a row that has none of the
-            three forms or is empty. The error names the file and the line.
+        DpgError: no such path, no file that can be read, a column or key that occurs twice, text
+            that is not UTF-8, no row, or a row that has none of the three forms or is empty. The
+            error names the file and, where there is one, the line or row.
     """
     path = Path(path)
     files = _files(path)
@@ -97,8 +106,12 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, row in enumerate(parquet_table(path).to_pylist(), start=1):
-        yield f"{shown(path.name)}, row {number}", row
+    table = parquet_table(path)
+    if not set(_ANSWERS) & set(table.column_names):
+        columns = ", ".join(table.column_names) or "nothing"
+        raise DpgError(f"{shown(path.name)}: it has {columns}; expected {_KINDS}")
+    for _, where, row in table_rows(table, path, ("prompt", *_ANSWERS)):
+        yield where, row
 
 
 def _text(row: Mapping[str, Any], where: str) -> Text:

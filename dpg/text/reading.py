@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -195,6 +195,33 @@ def parquet_table(path: Path) -> Any:
         raise DpgError(f"{shown(path.name)} cannot be read as parquet: {said}") from error
 
 
+def table_rows(
+    table: Any, path: Path, columns: Sequence[str]
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(row number from 1, file and row in words, values by column) of a parquet file's table.
+
+    Args:
+        table: from `parquet_table`.
+        path: its file, for errors.
+        columns: the columns to read. Those that the table lacks are left out.
+
+    Raises:
+        DpgError: a column occurs twice (names the file), or has a text that is not UTF-8 (names the
+            row).
+    """
+    for name in columns:
+        if table.column_names.count(name) > 1:
+            raise DpgError(f"{shown(path.name)} has the column {name} twice; keep one")
+    found = {name: table.column(name) for name in columns if name in table.column_names}
+    for number in range(1, table.num_rows + 1):
+        where = f"{shown(path.name)}, row {number}"
+        try:
+            row = {name: column[number - 1].as_py() for name, column in found.items()}
+        except UnicodeDecodeError as error:
+            raise DpgError(f"{where}: not UTF-8 ({error.reason}); write it as UTF-8") from error
+        yield number, where, row
+
+
 def read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number from 1, {"text": ..., "title": ...}) of a parquet file with a column `text`.
 
@@ -205,16 +232,7 @@ def read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             text is not a string or has control characters (names the row).
     """
     table = parquet_table(path)
-    for column in ("text", "title"):
-        if table.column_names.count(column) > 1:
-            raise DpgError(f"{shown(path.name)} has the column {column} twice; keep one")
     if "text" not in table.column_names:
         raise DpgError(f"{shown(path.name)} lacks text: it has {', '.join(table.column_names)}")
-    columns = [name for name in ("text", "title") if name in table.column_names]
-    for number in range(1, table.num_rows + 1):
-        where = f"{shown(path.name)}, row {number}"
-        try:
-            row = {name: table.column(name)[number - 1].as_py() for name in columns}
-        except UnicodeDecodeError as error:
-            raise DpgError(f"{where}: not UTF-8 ({error.reason}); write it as UTF-8") from error
+    for number, where, row in table_rows(table, path, ("text", "title")):
         yield number, checked_row(row, where)

@@ -167,7 +167,8 @@ def test_a_killed_call_goes_on_from_what_was_finished(done, inputs, tmp_path, mo
     monkeypatch.setattr(halves, "compare", killed)
     with pytest.raises(KeyboardInterrupt):
         run.score(inputs, tmp_path / "out", SETTINGS, compared_seeds=2, say=quiet)
-    assert not (tmp_path / "out" / "run.json").exists()
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == ["checkpoint", "scores.csv", "scores.parquet"]  # written before the comparison
 
     calls = []
     monkeypatch.setattr(halves, "compare", compare)
@@ -247,10 +248,10 @@ class TestBadInput:
 
     @pytest.fixture
     def refused(self, inputs, tmp_path):
-        def call(says, settings=SETTINGS, **changed):
-            out = changed.pop("out", tmp_path / "out")
+        def call(says, settings=SETTINGS, compared_seeds=0, **changed):
+            out, given = changed.pop("out", tmp_path / "out"), inputs._replace(**changed)
             with pytest.raises(DpgError, match=says):
-                run.score(inputs._replace(**changed), out, settings, say=quiet)
+                run.score(given, out, settings, compared_seeds=compared_seeds, say=quiet)
             assert not (tmp_path / "out").exists()
 
         return call
@@ -282,6 +283,19 @@ class TestBadInput:
 
     def test_a_budget_below_one_state(self, refused):
         refused(r"memory", ScoreSettings(batch_size=4, microbatch=4, memory=1000))
+
+    def test_a_negative_number_of_seeds_to_compare(self, refused):
+        refused(r"compared seeds is -1; expected 0 or more", compared_seeds=-1)
+
+    def test_too_few_texts_to_compare_halves(self, refused, inputs, tmp_path):
+        path = tmp_path / "few.jsonl"
+        path.write_text("\n".join(inputs.train.read_text().splitlines()[:3]))
+        refused(r"there are 3 training texts; expected 4 or more", compared_seeds=1, train=path)
+
+    @pytest.mark.parametrize(("given", "steps"), [({"epochs": 2}, 4), ({"steps": 7}, 4)])
+    def test_a_warm_up_that_does_not_end_within_a_half(self, refused, given, steps):
+        says = rf"training on 5 of 10 texts \(--compare\): warmup is {steps} of {steps} steps"
+        refused(says, replace(SETTINGS, warmup=steps, **given), compared_seeds=1)
 
     def test_too_little_disk(self, refused, monkeypatch):
         free = shutil.disk_usage("/")._replace(free=1000)
@@ -347,11 +361,20 @@ class TestCommand:
     def test_the_example_keeps_its_settings_unless_others_are_given(self):
         given = {"learning_rate": None, "microbatch": "auto", "memory": "auto", "batch_size": 16}
         assert settings_of(example=True, **given) == example.SETTINGS
-        assert settings_of(example=True, **given | {"learning_rate": 1e-2}).learning_rate == 1e-2
+        for rate in (1e-2, ScoreSettings().learning_rate):
+            assert (
+                settings_of(example=True, **given | {"learning_rate": rate}).learning_rate == rate
+            )
         with pytest.raises(
             DpgError, match="--example brings a model and texts, and MODEL is given"
         ):
             inputs_of(Path("m"), None, None, None, example=True)
+
+    def test_no_given_value_can_be_mistaken_for_a_default_that_the_example_changes(self):
+        usual = ScoreSettings().as_json()
+        changed = {k for k, v in example.SETTINGS.as_json().items() if v != usual[k]}
+        # Without their options these are None or False, which no option gives.
+        assert changed == {"learning_rate", "length", "cut"}
 
     def test_another_implementation_needs_its_environment(self, monkeypatch, tmp_path):
         monkeypatch.chdir(ROOT)

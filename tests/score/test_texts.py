@@ -3,7 +3,9 @@
 import json
 
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from dpg.errors import DpgError
 from dpg.score.texts import read
@@ -42,6 +44,42 @@ def test_messages_in_parquet_are_a_conversation(tmp_path):
     pd.DataFrame({"messages": [CHAT]}).to_parquet(tmp_path / "a.parquet")
     (text,) = read(tmp_path / "a.parquet")
     assert text.answer == "Because."
+
+
+def not_utf8():
+    """Two strings for a column; the second is not UTF-8."""
+    offsets = pa.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 4, 6)))
+    return pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"fine\xff\xfe")])
+
+
+@pytest.mark.parametrize("name", ["text", "prompt", "completion", "messages"])
+def test_a_parquet_column_that_occurs_twice_is_refused(tmp_path, name):
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
+    table = pa.Table.from_arrays(columns, names=["text" if name == "prompt" else "id", name, name])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DpgError, match=rf"a\.parquet has the column {name} twice; keep one"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["text", "completion"])
+def test_a_parquet_row_that_is_not_utf8_is_named(tmp_path, name):
+    parquet.write_table(pa.table({name: not_utf8()}), tmp_path / "a.parquet")
+    with pytest.raises(DpgError, match=r"a\.parquet, row 2: not UTF-8"):
+        read(tmp_path / "a.parquet")
+
+
+def test_other_parquet_columns_are_not_read(tmp_path):
+    columns = [pa.array(["one", "two"]), not_utf8(), not_utf8()]
+    table = pa.Table.from_arrays(columns, names=["text", "id", "id"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert [text.answer for text in read(tmp_path / "a.parquet")] == ["one", "two"]
+
+
+def test_a_parquet_file_of_another_kind_is_refused_with_all_its_columns(tmp_path):
+    pd.DataFrame({"prompt": ["a"], "response": ["b"]}).to_parquet(tmp_path / "a.parquet")
+    says = r'a\.parquet: it has prompt, response; expected "text", "prompt" and "completion"'
+    with pytest.raises(DpgError, match=says):
+        read(tmp_path / "a.parquet")
 
 
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
