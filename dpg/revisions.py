@@ -49,6 +49,7 @@ HISTORY: dict[str, tuple[str, ...]] = {
     "claims": (
         "first recorded",
         "every verdict has an interval, undecided is one, and limits of several claims are mended",
+        "a baseline that learns a language with one of several seeds is a counterexample",
     ),
     "report": ("first recorded",),
     "findings": ("first recorded",),

@@ -1,7 +1,8 @@
 """What a step leaves behind: files that are whole or absent.
 
 Every output of the workflow is written beside its final name and renamed into place, so a process
-killed at any moment leaves either the old file or the new one. Four kinds of file cover all needs:
+killed at any moment leaves either the old file or the new one. Four kinds of file cover all needs
+of the programs, and `write_csv` writes tables for people:
 
 ===============  ===========================================  ==============
 file             written by                                   read by
@@ -20,7 +21,7 @@ it is read.
 from dpg.artifacts.arrays import load_arrays, save_arrays
 from dpg.artifacts.json_files import naming, plain, read_json, write_json
 from dpg.artifacts.json_lines import JsonLines, read_lines
-from dpg.artifacts.tables import read_table, write_table
+from dpg.artifacts.tables import csv_text, read_table, write_csv, write_table
 from dpg.artifacts.whole import DISK_FAULTS, ArtifactError, atomic_path, naming_fault, write_text
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ArtifactError",
     "JsonLines",
     "atomic_path",
+    "csv_text",
     "load_arrays",
     "naming",
     "naming_fault",
@@ -36,6 +38,7 @@ __all__ = [
     "read_lines",
     "read_table",
     "save_arrays",
+    "write_csv",
     "write_json",
     "write_table",
     "write_text",

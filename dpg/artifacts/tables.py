@@ -1,7 +1,8 @@
-"""Data frames as parquet files; equal frames give equal bytes."""
+"""Data frames as parquet files, and as CSV for people; equal frames give equal bytes."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpg.artifacts.whole import ArtifactError, atomic_path
+from dpg.artifacts.whole import ArtifactError, atomic_path, write_text
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
@@ -32,6 +33,26 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
         raise ArtifactError(f"{path}: a column cannot be written as parquet: {error}") from error
     with atomic_path(path) as partial:
         pq.write_table(arrow, partial, compression="zstd")
+
+
+def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a data frame as CSV without its index, one row per line, whole or not at all."""
+    write_text(path, csv_text(table))
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A data frame as CSV without its index; lines end with a line feed.
+
+    A carriage return inside a text ends the row for every reader, unless the text is quoted. Python
+    quotes it only from version 3.13 on, so all texts of such a table are quoted here.
+    """
+    texts = table.select_dtypes(exclude="number").astype(str)
+    returns = any(column.str.contains("\r", regex=False).any() for _, column in texts.items())
+    return table.to_csv(
+        index=False,
+        lineterminator="\n",
+        quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL,
+    )
 
 
 def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pd.DataFrame:

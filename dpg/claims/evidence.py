@@ -83,6 +83,8 @@ class Curves:
         if np.isfinite(error):
             return Estimate(values, bootstrap.of_normal(value, float(error), rng))
         half = self.values[0, len(self.steps) // 2 :]
+        if len(half) < bootstrap.BEND:
+            return Estimate(values)
         return Estimate(values, value + bootstrap.of_course(half, rng))
 
     @property

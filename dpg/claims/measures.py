@@ -66,8 +66,6 @@ def entropy_error(sequences: Sequence[Sequence[int]]) -> float:
     """The standard error of `bigram_entropy`, in bits, by a bootstrap over sequences."""
     pairs = [[(int(a), int(b)) for a, b in pairwise(one)] for one in sequences]
     flat = np.array([pair for one in pairs for pair in one], np.int64).reshape(-1, 2)
-    if not len(flat):
-        return 0.0
     owner = np.repeat(np.arange(len(pairs)), [len(one) for one in pairs])
     _, kind = np.unique(flat, axis=0, return_inverse=True)
     kind = kind.ravel()

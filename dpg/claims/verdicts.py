@@ -13,6 +13,7 @@ import numpy as np
 
 from dpg.claims.estimates import Estimate, Untested
 from dpg.errors import DpgError
+from dpg.evaluation import bootstrap
 from dpg.evaluation.bootstrap import LEVEL
 
 if TYPE_CHECKING:
@@ -199,7 +200,13 @@ def _basis(conditions: Sequence[Condition]) -> str:
     if not seeds:
         return "exact"
     fewest = min(seeds)
-    return "one seed" if fewest == 1 else f"{fewest} seeds, {LEVEL:.0%} bootstrap intervals"
+    if fewest == 1:
+        return "one seed"
+    whole = fewest <= bootstrap.RANGE_SEEDS
+    kind = (
+        "intervals from the lowest to the highest" if whole else f"{LEVEL:.0%} bootstrap intervals"
+    )
+    return f"{fewest} seeds, {kind}"
 
 
 def _number(value: float) -> str:

@@ -15,8 +15,19 @@ import numpy as np
 LEVEL = 0.95
 """Share of the bootstrap samples inside an interval."""
 
+RANGE_SEEDS = 3
+"""With so many seeds, or fewer, `of_seeds` gives an interval from the lowest to the highest.
+
+A sample of S seeds is one and the same seed S times with probability S^-S, which for S = 3 is more
+than the 2.5 % that are cut off at each end. For normal numbers such an interval holds the true mean
+in 50 % (S = 2) or about 75 % (S = 3) of all studies, not in 95 %.
+"""
+
 RESAMPLES = 10_000
 """Number of bootstrap samples of the seeds."""
+
+BEND = 3
+"""The fewest points of a curve that have a second difference."""
 
 DRAWS = 2_000
 """Number of bootstrap samples within one seed."""
@@ -70,12 +81,10 @@ def of_course(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     variance is six times that of one point. They are drawn with a random sign.
 
     Args:
-        values: [V] the curve's second half.
+        values: [V] the curve's second half, at least `BEND` points.
         rng: random numbers.
     """
     bends = np.diff(np.asarray(values, float), 2) / math.sqrt(6)
-    if not len(bends):
-        return np.zeros(DRAWS)
     return np.asarray(rng.choice(bends, DRAWS) * rng.choice([-1, 1], DRAWS))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from dpg.figures.legend import line_styles
+from dpg.figures.legend import line_styles, stopped_lines
 from dpg.figures.style import COLUMN, PAGE, curves, legend_below, new_figure, styled, thousands
 from dpg.study.runs import Variant, select
 
@@ -23,7 +23,8 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
 
     Returns:
         One row per validation: experiment, variant, seed, step (GRPO steps done), rollouts (written
-        so far: step x T x B), value (the metric; higher is better).
+        so far: step x T x B), value (the metric; higher is better). If a run was stopped before its
+        end, a column `stopped` says after which step.
 
     Raises:
         DpgError: no directory is given, or a run has no metric.
@@ -36,7 +37,7 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         table.insert(0, "experiment", run.experiment)
         table.insert(1, "variant", run.variant.name)
         table.insert(2, "seed", run.seed)
-        tables.append(table)
+        tables.append(run.marked(table))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -55,7 +56,8 @@ def draw(frame: pd.DataFrame) -> Figure:
     for axes, experiment in zip(panels, experiments, strict=False):
         here = frame[frame["experiment"] == experiment]
         curves(axes, here, x="rollouts", y="value", by="label", styles=styles)
-        axes.set(title=experiment, xlabel="Rollouts trained on", ylabel="Metric")
+        below = "\n".join(["Rollouts trained on", *stopped_lines(here)])
+        axes.set(title=experiment, xlabel=below, ylabel="Metric")
         axes.set_xlim(0, 1.01 * (here["rollouts"].max() or 1))
         axes.xaxis.set_major_formatter(thousands)
         axes.margins(y=0.06)

@@ -37,8 +37,8 @@ def frame(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     """Collect the measures at every validation.
 
     Returns:
-        One row per validation: the columns of `figure_4.frame`, tokens (mean number per response)
-        and shorter (fraction of responses that end before the longest length).
+        One row per validation: the columns of `figure_4.frame`, tokens (mean number per response),
+        shorter (fraction of responses that end before the longest length) and metric.
 
     Raises:
         DpgError: as `figure_4.frame`.
@@ -54,9 +54,12 @@ def _measures(run: Run) -> pd.DataFrame:
     judged = run.judged()
     longest = run.config["generator"]["response_tokens"]
     lengths = [table["tokens"].map(len) for _, table in by_step(judged)]
-    return figure_4.measures(run, judged).assign(
+    metric = run.validations("metric").set_index("step")["metric"]
+    table = figure_4.measures(run, judged)
+    return table.assign(
         tokens=[float(length.mean()) for length in lengths],
         shorter=[float((length < longest).mean()) for length in lengths],
+        metric=table["step"].map(metric),
     )
 
 
@@ -77,7 +80,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         percent=100 * frame["fraction"],
         ended=100 * frame["shorter"],
     )
-    styles = _styles(list(frame["variant"].unique()))
+    styles = styles_of(list(frame["variant"].unique()))
     figure = new_figure(PAGE, 0.7 + 1.7 * len(languages))
     panels = figure.subplots(len(languages), len(_PANELS), squeeze=False, sharex="row")
     for row, code in zip(panels, languages, strict=True):
@@ -97,7 +100,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _styles(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
+def styles_of(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Label -> style, in the legend's order: by method, and then the plain run before its changes.
 
     A run whose name begins with no method is last, grey and solid.

@@ -151,8 +151,7 @@ def save_picture(figure: Figure, path: Path) -> Path:
 def save_csv(frame: pd.DataFrame, out_stem: str | Path) -> Path:
     """Write `<out_stem>.csv`, whole or not at all."""
     path = with_suffix(out_stem, "csv")
-    with artifacts.atomic_path(path) as partial:
-        frame.to_csv(partial, index=False, lineterminator="\n")
+    artifacts.write_csv(path, frame)
     return path
 
 

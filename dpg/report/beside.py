@@ -40,7 +40,6 @@ def add(study: Study, layout: Layout, folder: Path) -> list[Path]:
     record = records.read(folder)
     records.require_current(study, folder)
     _require_judged(study, layout)
-    stopped.drop_snapshots(layout, folder, study.extras)
     runs = keep(study, layout, folder)
     if not runs:
         names = ", ".join(run.path for run in study.extras) or "none"
@@ -57,8 +56,8 @@ def add(study: Study, layout: Layout, folder: Path) -> list[Path]:
 
 def keep(study: Study, layout: Layout, out: Path) -> list[Run]:
     """Keep what the runs beside a study wrote, of those that are here, finished or begun."""
+    stopped.renew(layout, out, study.extras, every=True)
     whole = pages.there(study.extras, layout)
-    stopped.write_rollouts(whole, out)
     return [*whole, *stopped.snapshots(study, layout, out, study.extras)]
 
 

@@ -13,9 +13,7 @@ import pandas as pd
 
 from dpg.claims.verdicts import HOLDS
 from dpg.study.runs import Variant
-from dpg.text.languages import TARGET_CODES
-
-_NAMES = {"de": "German", "es": "Spanish", "fr": "French", "it": "Italian"}
+from dpg.text.languages import TARGET_CODES, language
 
 
 class Headline(NamedTuple):
@@ -93,7 +91,7 @@ def _languages(table: pd.DataFrame) -> Iterator[Headline]:
     for code in TARGET_CODES:
         here = table[table["language"] == code]
         if len(here) and (ends := _ends(here, "fraction")):
-            name = f"Rollouts in {_NAMES.get(code, code)}"
+            name = f"Rollouts in {language(code).name}"
             yield Headline(name, _percent(ends.of["adam"]), _compared(ends, _percent))
 
 
@@ -117,7 +115,7 @@ class _Ends(NamedTuple):
     """Means over seeds: before Adam's training ("before"), and at the end for each method."""
 
     of: dict[str, float]
-    seeds: int  # of Adam's run
+    seeds: int  # of Adam's run, those that reached its last step
 
 
 def _ends(table: pd.DataFrame, column: str) -> _Ends | None:
@@ -129,10 +127,11 @@ def _ends(table: pd.DataFrame, column: str) -> _Ends | None:
         if variant.extra or variant.method in ends:
             continue
         rows = table[table["variant"] == variant.name]
+        last = rows[rows["step"] == rows["step"].max()]
         if variant.method == "adam":
             ends["before"] = float(rows[rows["step"] == 0][column].mean())
-            seeds = rows["seed"].nunique()
-        ends[variant.method] = float(rows[rows["step"] == rows["step"].max()][column].mean())
+            seeds = last["seed"].nunique()
+        ends[variant.method] = float(last[column].mean())
     return _Ends(ends, seeds) if "adam" in ends else None
 
 

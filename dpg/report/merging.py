@@ -46,7 +46,7 @@ def merge(study: Study, folders: Sequence[Path], out: Path) -> list[Path]:
     _require_whole(study, parts)
     out.mkdir(parents=True, exist_ok=True)
     written = [_joined(name, study, folders, out) for name in _TABLES]
-    written += _copied(folders, out)
+    written += [*_copied(folders, out), *_runs(folders, out)]
     drawn = [folder / f"{name}.png" for name in _DRAWN for folder in folders]
     for image in (path for path in drawn if path.exists()):
         shutil.copyfile(image, out / image.name)  # which `redraw` replaces
@@ -116,8 +116,7 @@ def _joined(name: str, study: Study, folders: Sequence[Path], out: Path) -> Path
         table = table.drop_duplicates(["experiment", "variant", "learning_rate"])
     if rows.names_runs(table):
         table = rows.by_run(study, table)
-    with artifacts.atomic_path(out / name) as partial:
-        table.to_csv(partial, index=False, lineterminator="\n")
+    artifacts.write_csv(out / name, table)
     return out / name
 
 
@@ -135,6 +134,18 @@ def _copied(folders: Sequence[Path], out: Path) -> list[Path]:
             if kept and path.name not in made_here and target not in written:
                 with artifacts.atomic_path(target) as partial:
                     shutil.copyfile(path, partial)
+                written.append(target)
+    return written
+
+
+def _runs(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Copy what is kept of each run, such as its rollouts, from the first folder that has it."""
+    written = []
+    for folder in folders:
+        for run in sorted((folder / "runs").glob("*/*/*")):
+            target = out / run.relative_to(folder)
+            if target not in written:
+                shutil.copytree(run, target, dirs_exist_ok=True)
                 written.append(target)
     return written
 

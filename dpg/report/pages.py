@@ -205,7 +205,7 @@ def build(study: Study, layout: Layout, out: Path, runs: Sequence[Run] | None = 
     pages = {
         "generations.html": generations_page(runs, study.scale.scale),
         "provenance.html": provenance_page(study, runs, table),
-        "runs.csv": table.to_csv(index=False, lineterminator="\n"),
+        "runs.csv": artifacts.csv_text(table),
     }
     for name, text in pages.items():
         artifacts.write_text(out / name, text)

@@ -25,12 +25,14 @@ from dpg.generators.validation import gather
 from dpg.run_folder import RunFolder, RunState
 from dpg.state import SETTINGS
 from dpg.study.layout import Layout
-from dpg.study.outputs import EXPERIMENTS, GENERATIONS, JUDGED
+from dpg.study.outputs import CURVES, EXPERIMENTS, GENERATIONS, SCANNED
 from dpg.study.runs import Run
 from dpg.targets.metric import pattern_of
 
+READABLE = "rollouts.csv"
+"""A kept run's rollouts for people, without prompts and tokens."""
+
 _READABLE = ("step", "row", "article", "judged", "response")
-_FIGURES = ("figure_2", "figure_3", JUDGED)
 _UNKNOWN = "not recorded: killed, or still under way"
 
 
@@ -77,21 +79,14 @@ def snapshot(run: RunConfig, folder: RunFolder, out: RunFolder, judge: Judge | N
 def write_readable(rollouts: pd.DataFrame, folder: Path) -> Path:
     """Write `rollouts.csv` for people: a run's rollouts without prompts and tokens."""
     folder.mkdir(parents=True, exist_ok=True)
-    with artifacts.atomic_path(folder / "rollouts.csv") as partial:
-        rollouts[[name for name in _READABLE if name in rollouts]].to_csv(
-            partial, index=False, lineterminator="\n"
-        )
-    return folder / "rollouts.csv"
+    columns = [name for name in _READABLE if name in rollouts]
+    artifacts.write_csv(folder / READABLE, rollouts[columns])
+    return folder / READABLE
 
 
-def write_rollouts(runs: Sequence[Run], out: Path) -> list[Path]:
-    """Write what finished runs generated at each validation, with the judge's language if known."""
-    written = []
-    for run in runs:
-        judged = run.folder.judged
-        table = artifacts.read_table(judged) if judged.exists() else run.rollouts()
-        written.append(write_readable(table, out / "runs" / run.name))
-    return written
+def _rollouts(folder: RunFolder) -> pd.DataFrame:
+    """What a finished run generated at each validation, with the judge's language if known."""
+    return artifacts.read_table(folder.judged if folder.judged.exists() else folder.rollouts)
 
 
 def _whole_lines(state: RunState) -> list[dict[str, Any]]:
@@ -173,27 +168,54 @@ def snapshots(study: Study, layout: Layout, out: Path, runs: Sequence[RunConfig]
     return kept
 
 
-def drop_snapshots(layout: Layout, out: Path, runs: Sequence[RunConfig]) -> None:
-    """Remove what a reference has of finished runs from the time before they were finished."""
-    for run in runs:
-        if layout.run_of(run).is_finished:
-            shutil.rmtree(out / "runs" / run.path, ignore_errors=True)
+def renew(layout: Layout, out: Path, runs: Sequence[RunConfig], *, every: bool) -> list[Path]:
+    """What a reference has of finished runs: their rollouts as they are now, for people.
+
+    What it has from the time before they were finished is removed.
+
+    Args:
+        layout: where the results are.
+        out: the folder of the reference.
+        runs: the study's own, or those beside it.
+        every: whether to write the rollouts of every finished run, or only where the reference has
+            a run's rollouts already.
+
+    Returns:
+        The files written.
+    """
+    written = []
+    for run, there in ((run, layout.run_of(run)) for run in runs):
+        folder = out / "runs" / run.path
+        known = (folder / READABLE).exists()
+        if there.is_finished:
+            shutil.rmtree(folder, ignore_errors=True)
+            if every or known:
+                written.append(write_readable(_rollouts(there), folder))
+    return written
+
+
+def drawn_from(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Figure or table -> those of these stopped and finished runs that it shows.
+
+    Figure 1 is left out: it is about a code that can be scanned, and whole runs.
+    """
+    shown = {name: of for name, of in EXPERIMENTS.items() if name != SCANNED}
+    papers = {one for group in EXPERIMENTS.values() for one in group}
+    found = {name: [run for run in runs if run.experiment in of] for name, of in shown.items()}
+    found[CURVES] = [run for run in runs if run.experiment not in papers]
+    for name, of in GENERATIONS.items():
+        found[name] = [run for run in runs if (run.experiment, run.variant.method) == of]
+    return {name: of for name, of in found.items() if of}
 
 
 def draw(runs: Sequence[Run], out: Path) -> list[Path]:
-    """Draw the figures and tables that can be made from these stopped and finished runs.
-
-    Figure 1 is left out: it is about a code that can be scanned, and whole runs.
+    """Draw the figures and tables of `drawn_from`.
 
     Returns:
         The files written: PNG and CSV of a figure, Markdown and CSV of a table.
     """
-    folders = [run.folder.path for run in runs]
-    experiments = {run.experiment for run in runs}
-    methods = {(run.experiment, run.variant.method) for run in runs}
-    names = [name for name in _FIGURES if not experiments.isdisjoint(EXPERIMENTS[name])]
-    names += [name for name, shown in GENERATIONS.items() if shown in methods]
-    return [path for name in names for path in _drawn(name, folders, out)]
+    shown = drawn_from(runs).items()
+    return [path for name, of in shown for path in _drawn(name, [r.folder.path for r in of], out)]
 
 
 def _drawn(name: str, folders: Sequence[Path], out: Path) -> list[Path]:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpg.artifacts import ArtifactError, read_table, write_table
+from dpg.artifacts import ArtifactError, read_table, write_csv, write_table
 
 
 def frame():
@@ -81,3 +81,15 @@ def test_an_index_that_would_be_lost_is_an_error(tmp_path):
         write_table(tmp_path / "a.parquet", frame().set_index("id"))
     with pytest.raises(ArtifactError, match="index would be lost"):
         write_table(tmp_path / "a.parquet", frame().iloc[1:])
+
+
+@pytest.mark.parametrize("text", ["a\rb", "a\r\nb", "a\nb", 'a "b", c', "\r"])
+def test_a_csv_file_comes_back_whatever_its_texts_hold(text, tmp_path):
+    written = pd.DataFrame({"step": [5, 6], "share": [0.1, 2e-9], "response": [text, "plain"]})
+    write_csv(tmp_path / "rollouts.csv", written)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "rollouts.csv"), written)
+
+
+def test_a_csv_file_without_returns_quotes_only_what_must_be(tmp_path):
+    write_csv(tmp_path / "a.csv", pd.DataFrame({"step": [5], "text": ["a, b"], "word": ["c"]}))
+    assert (tmp_path / "a.csv").read_bytes() == b'step,text,word\n5,"a, b",c\n'

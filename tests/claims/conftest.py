@@ -223,9 +223,9 @@ class World:
         table = pd.read_json(path, orient="records", lines=True)
         path.write_text(change(table).to_json(orient="records", lines=True))
 
-    def judge_again(self, name, change):
+    def judge_again(self, name, change, seed=0):
         """Change the judged rollouts of a run: `change` gets their table."""
-        path = self.path(name, "judged.parquet")
+        path = self.path(name, "judged.parquet", seed)
         change(pd.read_parquet(path)).to_parquet(path)
 
     def set_column(self, name, column, values, seed=0):

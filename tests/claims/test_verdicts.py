@@ -65,7 +65,7 @@ class TestSeeds:
 
     def test_all_hold_with_an_interval(self, three):
         line = three.verdict("more-steps-help").line
-        assert line == "holds (3 seeds, 95% bootstrap intervals)"
+        assert line == "holds (3 seeds, intervals from the lowest to the highest)"
         for name in ("baselines-es", "more-steps-stable", "uuid-only-adam", "style-first"):
             assert three.verdict(name).verdict == HOLDS
 
@@ -88,6 +88,25 @@ class TestSeeds:
     def test_one_code_that_does_not_scan_is_enough(self, three):
         three.set_column("qr/adam-T96", "scans", [0, 0, 0, 1, 1, 0], seed=1)
         assert three.verdict("qr-scans").verdict == FAILS
+
+    def test_a_reader_that_one_seed_was_not_read_by_is_left_out(self, three):
+        for seed in range(3):
+            three.set_column("qr/adam-T96", "scans_opencv", [0, 0, 0, 0, 1, 1], seed=seed)
+        three.set_column("qr/adam-T96", "scans_zxing", [0, 0, 0, 0, 0, 1], seed=0)
+        verdict = three.verdict("qr-scans")
+        assert verdict.verdict == HOLDS
+        read = [one.what for one in verdict.conditions if one.what.startswith("read by")]
+        assert read == ["read by opencv"]
+
+    def test_a_baseline_that_learns_with_one_seed_is_a_counterexample(self, three):
+        three.judge_again(
+            "lambada-it/embedding",
+            lambda t: t.assign(judged=["Italian" if s else "English" for s in t.step]),
+            seed=1,
+        )
+        verdict = three.verdict("baselines-it")
+        assert verdict.verdict == FAILS
+        assert "embedding fails or collapses: 0.6667 (expected >= 1)" in verdict.line
 
     def test_a_run_in_anothers_place(self, three):
         source = three.path("uuid/adam", "run.json", seed=0)

@@ -52,6 +52,8 @@ def stopped_run(folder, run, *, began=True):
     artifacts.write_json(state.path / "settings.json", {"run": run.model_dump(mode="json")})
     pattern = pattern_of(run.metric)
     more = {} if pattern is None else {"pixels_right": 1.0}
+    if run.experiment == "uuid":
+        more = {"exact": 0.5, "soft": 0.75}
     with artifacts.JsonLines.resume(state.metrics, None) as log:
         for step in range(9):
             if step % 4 == 0:

@@ -92,14 +92,14 @@ def test_merged_seeds_have_one_figure_and_verdicts_over_seeds(kept, tmp_path):
     ]
     ledger = json.loads((out / "claims.json").read_text())
     (claim,) = [one for one in ledger["claims"] if one["name"] == "uuid-exact"]
-    assert claim["line"] == "holds (3 seeds, 95% bootstrap intervals)"
+    assert claim["line"] == "holds (3 seeds, intervals from the lowest to the highest)"
     assert claim["conditions"][0]["values"] == pytest.approx([1.0, 0.7, 1.0])
     # The kept tables say what the log said: the mean of the table is that of the verdict.
     last = table[(table["variant"] == "adam") & (table["step"] == table["step"].max())]
     assert claim["conditions"][0]["mean"] == pytest.approx(last["exact"].mean())
     assert records.outdated(study, out) == []
     text, missing = page.render(material.of_reference(out))
-    assert "3 seeds, 95% bootstrap intervals" in text
+    assert "3 seeds, intervals from the lowest to the highest" in text
     assert missing == []
     (legend,) = figure_5.draw(table).legends
     assert legend.get_title().get_text() == "mean and range of 2 to 3 seeds"
@@ -161,6 +161,8 @@ def test_a_run_that_was_stopped_is_told_of_whichever_folder_has_it(kept, stop, t
     reference.keep(study, layout, tmp_path / "kept", stopped=True)
     out = tmp_path / "all"
     merging.merge(whole, [folders[0], tmp_path / "kept", folders[2]], out)
+    kept_run = Path("runs", "uuid", "adam", "seed1", "rollouts.csv")
+    assert (out / kept_run).read_bytes() == (tmp_path / "kept" / kept_run).read_bytes()
     steps = adam.generator.grpo_steps
     said = f"stopped after 8 of {steps} steps: its time limit"
     assert records.read(out)["provenance"]["stopped"] == {"uuid/adam/seed1": said}

@@ -94,6 +94,15 @@ def test_every_claim_is_there_with_its_verdict_and_numbers(kept):
     assert f"Hold: {held};" in text
 
 
+def test_a_headline_counts_the_seeds_that_reached_the_end(tmp_path):
+    rows = [("adam", 0, 0, 0.0), ("adam", 0, 8, 1.0), ("adam", 1, 0, 0.0), ("adam", 1, 4, 0.2)]
+    rows += [("adam", 2, 0, 0.0), ("adam", 2, 8, 0.5)]
+    table = pd.DataFrame(rows, columns=["variant", "seed", "step", "exact"])
+    table.to_csv(tmp_path / "figure_5.csv", index=False)
+    (one,) = headlines.read(tmp_path, pd.DataFrame(), None)
+    assert (one.value, one.note) == ("75 %", "mean of 2 seeds, untrained 0 %")
+
+
 def test_headlines_are_the_numbers_of_the_figures():
     runs = pd.read_csv(REFERENCE / "runs.csv")
     found = {one.what: one for one in headlines.read(REFERENCE, runs, None)}

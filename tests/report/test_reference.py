@@ -55,13 +55,46 @@ def test_a_figure_of_other_seeds_is_not_kept(finished, tmp_path):
     shown.write_text("variant,seed,step,exact,soft\nadam,0,0,0,0\nadam,1,0,0,0\nsgd,1,0,0,0\n")
     try:
         with pytest.raises(
-            DpgError, match=r"figure_5\.csv shows adam with seed 1 and 1 more runs, which"
+            DpgError, match=r"figure_5\.csv shows adam with seed 1 and 1 more runs, not kept"
         ) as said:
             reference.keep(finished.study, finished.layout, tmp_path / "kept")
     finally:
         shown.unlink()
     assert f"dpg run -c {finished.study.path} figure_5" in str(said.value)
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_figure_that_was_drawn_before_a_run_was_finished_is_not_kept(finished, tmp_path):
+    shown = finished.layout.figures / "figure_5.csv"
+    shown.write_text("variant,seed,step,exact,soft\nadam,0,0,0,0\nnaive,0,0,0,0\n")
+    try:
+        with pytest.raises(DpgError, match=r"figure_5\.csv lacks sgd with seed 0, kept: "):
+            reference.keep(finished.study, finished.layout, tmp_path / "kept")
+    finally:
+        shown.unlink()
+
+
+def test_files_of_another_configuration_go_and_current_ones_stay(finished, kept):
+    for name in ("table_1.csv", "claims.md", "passages.parquet", "README.md"):
+        (kept / name).write_text("from before")
+    reference.keep(finished.study, finished.layout, kept)
+    assert (kept / "table_1.csv").exists()
+    record = json.loads((kept / "study.json").read_text())
+    record["runs"]["uuid/adam/seed0"]["generator"]["learning_rate"] = 0.5
+    (kept / "study.json").write_text(json.dumps(record))
+    reference.keep(finished.study, finished.layout, kept)
+    assert not {"table_1.csv", "claims.md", "passages.parquet"} & {p.name for p in kept.iterdir()}
+    assert {"figure_5.png", "README.md"} <= {path.name for path in kept.iterdir()}
+
+
+def test_rollouts_that_a_reference_has_are_kept_up_to_date(finished, tmp_path):
+    out = tmp_path / "kept"
+    reference.keep(finished.study, finished.layout, out, rollouts=True)
+    file = out / "runs" / "uuid" / "adam" / "seed0" / "rollouts.csv"
+    rollouts = file.read_text()
+    file.write_text("step,response\n0,old\n")
+    reference.keep(finished.study, finished.layout, out)
+    assert file.read_text() == rollouts
 
 
 def test_the_same_configuration_is_up_to_date(finished, kept):

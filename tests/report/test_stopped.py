@@ -8,6 +8,7 @@ import pytest
 
 from dpg import artifacts, config
 from dpg.errors import DpgError
+from dpg.figures import figure_5
 from dpg.report import material, page, records, reference, stopped
 from dpg.run_folder import RunFolder
 from dpg.study.layout import Layout
@@ -76,6 +77,25 @@ def test_the_pictures_of_a_stopped_run_are_drawn_and_marked(study, layout, stop,
     assert set(pixels["step"]) == {4}
     _, missing = page.render(material.of_reference(out))
     assert missing == []
+
+
+def test_the_curve_of_a_stopped_run_is_drawn_over_the_studys_older_one(
+    study, layout, stop, finish, tmp_path
+):
+    adam, sgd = (study.run("uuid", variant, 0) for variant in ("adam", "sgd"))
+    finish(layout.run_of(sgd), sgd)
+    stop(layout.run_of(adam), adam)
+    layout.figures.mkdir(parents=True)
+    (layout.figures / "figure_5.csv").write_text("variant,seed,step,exact,soft\nsgd,0,0,0,0\n")
+    out = tmp_path / "kept"
+    reference.keep(study, layout, out, stopped=True)
+    table = pd.read_csv(out / "figure_5.csv").set_index("variant")
+    said = f"stopped after 8 of {adam.generator.grpo_steps} steps"
+    assert table.loc["adam", "step"].tolist() == [0, 4]
+    assert set(table.loc["adam", "stopped"]) == {said}
+    assert table.loc["sgd", "stopped"].isna().all()
+    (left, *_) = figure_5.draw(table.reset_index()).axes
+    assert f"Adam {said}" in left.get_xlabel()
 
 
 def test_a_run_that_was_finished_since_replaces_its_snapshot(study, layout, finish, tmp_path):
@@ -180,6 +200,14 @@ class TestTheLaptopsRuns:
         assert rows[f"{name}, GRPO step"] == [str(step) for step in curve["step"]]
         assert rows["Spanish, of 64"] == [str(round(64 * share)) for share in curve["fraction"]]
         assert rows["bigram entropy, bits"] == [f"{bits:.2f}" for bits in curve["entropy"]]
+        if file == "extras":
+            assert rows["metric"] == [f"{metric:.3f}" for metric in curve["metric"]]
+
+    def test_the_kept_rollouts_are_whole(self):
+        for path in self.folder.glob("runs/lambada-es/*/seed0/rollouts.csv"):
+            table = pd.read_csv(path)
+            assert set(table.groupby("step").size()) == {64}, path
+            assert table["step"].dtype == int
 
     def test_the_runs_beside_it(self):
         curve = pd.read_csv(self.folder / "extras.csv")
@@ -195,5 +223,6 @@ class TestTheLaptopsRuns:
                 "tokens per response, of 48": f"{found['tokens']:.1f}",
                 "responses that end by themselves, of 64": f"{64 * found['shorter']:.0f}",
                 "bigram entropy, bits": f"{found['entropy']:.2f}",
+                "metric": f"{found['metric']:.3f}",
             }
             assert {key: rows[key][column] for key in shown} == shown

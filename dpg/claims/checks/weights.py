@@ -26,9 +26,11 @@ def qr_scans(results: Results) -> list[Condition]:
     variant = results.horizon("adam", "long")
     scans = results.curves("qr", variant, "scans")
     pixels = results.curves("qr", variant, "pixels_right")
-    first = next(iter(scans.tables.values()))
+    tables = scans.tables.values()
     readers = [
-        name for name in map(str, first) if name.startswith("scans_") and first[name].notna().all()
+        name
+        for name in map(str, next(iter(tables)))
+        if name.startswith("scans_") and all(name in t and t[name].notna().all() for t in tables)
     ]
     return [
         Condition("codes that scan after training", scans.last, ">=", 1, every=True),
