@@ -19,7 +19,8 @@ OPTIONAL = {
     "bench.metagradient.torch_training": "torch",
 }
 SCRIPTS = (
-    "derivatives", "engines", "gpu", "grpo_step", "metagradient", "metrics_together", "precision",
+    "derivatives", "engines", "gpu", "grpo_step", "invented_words", "metagradient",
+    "metrics_together", "precision",
 )  # fmt: skip
 
 

@@ -5,7 +5,16 @@ import json
 import pandas as pd
 import pytest
 
-from bench import RESULTS, derivatives, engines, grpo_step, metrics_together, precision
+from bench import (
+    RESULTS,
+    ROOT,
+    derivatives,
+    engines,
+    grpo_step,
+    invented_words,
+    metrics_together,
+    precision,
+)
 from bench.gpu import programs
 from bench.metagradient.table import line, table
 from bench.reports import page
@@ -57,6 +66,19 @@ def test_grpo_step():
 
 def test_engines():
     assert engines.summary(pd.read_csv(RESULTS / "engines.csv")) == kept("engines.md")
+
+
+def test_invented_words():
+    """The table is that of the kept numbers, which are of the rollouts that are kept now."""
+    frame = pd.read_csv(RESULTS / "invented_words.csv")
+    assert invented_words.summary(frame) == kept("invented_words.md")
+    shown = set(zip(frame["scale"], frame["variant"], frame["step"], strict=True))
+    kept_now = {
+        (path.parts[-6], path.parts[-3], step)
+        for path in (ROOT / "results" / "reference").glob("*/runs/lambada-es/*/*/rollouts.csv")
+        for step in pd.read_csv(path)["step"].unique()
+    }
+    assert {one for one in shown if one[0] != invented_words.REAL} == kept_now
 
 
 def test_a_measurement_that_failed_is_a_row_that_says_why():

@@ -39,7 +39,7 @@ class DirectReward:
         self.holds = with_letter(examples.generator, letter)
 
     def __call__(self, batch: RolloutBatch) -> Rewards:
-        """One number a rollout."""
+        """One number per rollout."""
         share = (self.holds[batch.tokens] * batch.mask).sum(1) / batch.mask.sum(1)
         if not np.isfinite(share).all():
             raise RewardError(f"step {batch.step}: a share that is not finite")
