@@ -2,7 +2,8 @@
 
 A step that was killed resumes from its state if its settings and inputs are the same. If they are
 not, the state is never deleted. It is renamed with its digest, and found again when the step runs
-with the old settings.
+with the old settings. A setting that is null or empty counts as absent, so a new version that adds
+one goes on with the state of an earlier version.
 
 One process at a time works on a state. It holds a lock beside the folder, in a hidden file that
 names the process. The system's lock (flock) ends with the process, however that ended. On a file
@@ -14,8 +15,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -24,7 +27,7 @@ from typing import Any, NamedTuple
 
 from dpg import revisions
 from dpg.artifacts import naming_fault, read_json, write_json
-from dpg.digests import of_settings
+from dpg.digests import of_settings, without_nulls
 from dpg.errors import DpgError
 from dpg.processes import Identity
 from dpg.progress import say
@@ -61,8 +64,7 @@ def open_state(folder: str | Path, step: str, inputs: Mapping[str, Any]) -> Iter
 def take_up(folder: str | Path, step: str, inputs: Mapping[str, Any]) -> Path:
     """Prepare the folder in which a step keeps its state; the caller holds its lock (`locked`).
 
-    State of the same inputs stays. State of other inputs is renamed to a sibling with its digest. A
-    message on standard error says what differs, where the state is and how to resume it.
+    State of the same inputs stays. State of other inputs is moved aside (`move_other_aside`).
 
     Args:
         folder, step, inputs: as for `open_state`.
@@ -71,18 +73,47 @@ def take_up(folder: str | Path, step: str, inputs: Mapping[str, Any]) -> Path:
         `folder`.
     """
     folder = Path(folder)
-    wanted = dict(inputs) | revisions.in_digest(step)
-    kept = _settings_of(folder)
-    if kept != wanted:
-        if folder.exists():
-            _say_unused(folder, move_aside(folder, kept), kept, wanted)
-        earlier = _aside(folder, wanted)
-        if earlier.exists():
-            earlier.rename(folder)
-            say(f"{folder}: going on with the state that was kept as {earlier.name}")
+    shutil.rmtree(_being_removed(folder), ignore_errors=True)  # left by a killed process
+    move_other_aside(folder, step, inputs)
+    wanted = _settings(step, inputs)
+    earlier = None if folder.exists() else _kept_aside(folder, wanted)
+    if earlier is not None:
+        earlier.rename(folder)
+        say(f"{folder}: going on with the state that was kept as {earlier.name}")
     if not (folder / SETTINGS).exists():
         write_json(folder / SETTINGS, wanted)
     return folder
+
+
+def move_other_aside(folder: str | Path, step: str, inputs: Mapping[str, Any]) -> None:
+    """Rename state of other inputs to a sibling with its digest; the caller holds its lock.
+
+    A message on standard error says what differs, where the state is and how to resume it.
+
+    Args:
+        folder, step, inputs: as for `open_state`; the folder need not exist.
+    """
+    folder = Path(folder)
+    kept, wanted = _settings_of(folder), _settings(step, inputs)
+    if folder.exists() and not _are_same(kept, wanted):
+        _say_unused(folder, move_aside(folder, kept), kept, wanted)
+
+
+def remove(folder: str | Path) -> None:
+    """Remove the state of a step that is done; the caller holds its lock.
+
+    The folder first gets another name. So a process that is killed meanwhile leaves no part of the
+    state under its own name. `take_up` removes what such a process left.
+
+    Args:
+        folder: of the state; it need not exist.
+    """
+    folder = Path(folder)
+    place = _being_removed(folder)
+    shutil.rmtree(place, ignore_errors=True)
+    if folder.exists():
+        folder.rename(place)
+        shutil.rmtree(place)
 
 
 def beside(out: Path) -> Path:
@@ -101,6 +132,10 @@ def move_aside(folder: Path, settings: Any) -> Path:
     return place
 
 
+def _settings(step: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(inputs) | revisions.in_digest(step)
+
+
 def _settings_of(folder: Path) -> Any:
     file = folder / SETTINGS
     return read_json(file) if file.exists() else None
@@ -110,15 +145,33 @@ def _aside(folder: Path, settings: Any) -> Path:
     return folder.with_name(f"{folder.name}-{of_settings({'settings': settings})[:12]}")
 
 
+def _are_same(kept: Any, wanted: Any) -> bool:
+    """Whether state of the settings `kept` is state of those that are wanted."""
+    return bool(without_nulls(kept) == without_nulls(wanted))
+
+
+def _kept_aside(folder: Path, wanted: Any) -> Path | None:
+    """The state of these settings that was moved aside; None if there is none."""
+    # The digest in the name covers nulls, so the name alone does not tell.
+    others = folder.parent.glob(f"{glob.escape(folder.name)}-{'[0-9a-f]' * 12}")
+    places = (_aside(folder, wanted), *sorted(others))
+    return next((place for place in places if _are_same(_settings_of(place), wanted)), None)
+
+
+def _being_removed(folder: Path) -> Path:
+    """The name of a state while it is removed: a hidden sibling."""
+    return folder.with_name(f".{folder.name.removeprefix('.')}.removed")
+
+
 def _say_unused(folder: Path, place: Path, kept: Any, wanted: Any) -> None:
     if kept is None:
         reason = f"it has no {SETTINGS}, so its settings are unknown"
     else:
         reason = f"it was made with other settings or inputs: {listed(differences(kept, wanted))}"
     say(
-        f"{folder}: the state found here is not used: {reason}. It is kept as {place.name}, and "
-        "the step starts over. To go on with it, restore those settings and run the step again; "
-        "delete it when it is not needed."
+        f"{folder}: the state found here is not used: {reason}. It is kept as {place.name}. To go "
+        "on with it, restore those settings and run the step again; delete it when it is not "
+        "needed."
     )
 
 

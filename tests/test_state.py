@@ -14,9 +14,10 @@ import pytest
 
 from dpg import revisions, state
 from dpg.artifacts import read_json
+from dpg.digests import of_settings
 from dpg.errors import DpgError
 from dpg.processes import Identity
-from dpg.state import beside, differences, lock_of, locked, open_state, take_up
+from dpg.state import beside, differences, lock_of, locked, open_state, remove, take_up
 
 INPUTS = {"run": {"rate": 0.1, "names": ["a"]}, "models": "0" * 64}
 OTHER = {"run": {"rate": 0.2, "names": ["a"]}, "models": "1" * 64}
@@ -49,6 +50,54 @@ def test_state_of_other_inputs_is_moved_aside_with_a_message_and_found_again(tmp
     assert "going on with the state" in capsys.readouterr().err
     take_up(folder, "generate", OTHER)
     assert (folder / "checkpoint").read_text() == "of the other inputs"
+
+
+WITH_NULLS = INPUTS | {"run": INPUTS["run"] | {"new": None}, "own_files": {}}
+"""The inputs as a later version has them, which has a new setting and a new input."""
+
+
+def test_a_new_setting_that_is_null_is_no_other_setting(tmp_path, capsys):
+    folder = take_up(tmp_path / "state", "generate", INPUTS)
+    (folder / "checkpoint").write_text("x")
+    before = (folder / "settings.json").read_bytes()
+    take_up(folder, "generate", WITH_NULLS)
+    assert entries(folder) == ["checkpoint", "settings.json"]
+    assert (folder / "settings.json").read_bytes() == before
+    take_up(folder, "generate", INPUTS)
+    assert entries(tmp_path) == ["state"]
+    assert capsys.readouterr().err == ""
+
+
+def test_state_that_was_moved_aside_before_a_setting_was_new_is_found_again(tmp_path):
+    folder = take_up(tmp_path / "state", "generate", INPUTS)
+    (folder / "checkpoint").write_text("of the first inputs")
+    stored = read_json(folder / "settings.json")
+    take_up(folder, "generate", OTHER)
+    (aside,) = tmp_path.glob("state-*")
+    assert aside.name == f"state-{of_settings({'settings': stored})[:12]}"
+    take_up(folder, "generate", WITH_NULLS)
+    assert (folder / "checkpoint").read_text() == "of the first inputs"
+
+
+def test_a_kill_while_state_is_removed_leaves_no_part_of_it(tmp_path, monkeypatch):
+    folder = take_up(tmp_path / "state", "generate", INPUTS)
+    (folder / "checkpoint").write_text("x")
+
+    def killed(path, ignore_errors=False):
+        if os.path.exists(path):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(state.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove(folder)
+    assert not folder.exists()
+    take_up(folder, "generate", INPUTS)
+    assert entries(folder) == ["settings.json"]
+    assert entries(tmp_path) == ["state"]
+    remove(folder)
+    remove(folder)  # there is none any more
+    assert entries(tmp_path) == []
 
 
 def test_state_of_unknown_inputs_is_kept_as_well(tmp_path, capsys):

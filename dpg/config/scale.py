@@ -47,6 +47,9 @@ class HubArticles(Settings):
     line_breaks: _LineBreaks = None
     dataset: str = Field(default="wikimedia/wikipedia", description="repository on the hub")
     subset: str = Field(default="20231101.en", description="configuration of the dataset")
+    revision: str | None = Field(
+        default=None, description="branch, tag or commit; null = the main branch"
+    )
 
 
 class FolderArticles(Settings):
@@ -72,6 +75,9 @@ class HubPassages(Settings):
 
     source: Literal["hub"] = Field(description="LAMBADA on the Hugging Face hub")
     dataset: str = Field(default="EleutherAI/lambada_openai", description="repository on the hub")
+    revision: str | None = Field(
+        default=None, description="branch, tag or commit; null = the main branch"
+    )
 
 
 class FolderPassages(Settings):

@@ -56,7 +56,6 @@ class SlurmNode:
 
     name: str
     partition: str
-    cpus: int
     memory_gb: float
     gpus: int
 
@@ -143,7 +142,7 @@ class Machine:
 
     def slurm_nodes(self) -> list[SlurmNode] | None:
         """The nodes that Slurm's controller lists; None if no controller answers."""
-        output = _output("sinfo", "--noheader", "--Node", "--format=%N|%P|%c|%m|%G")
+        output = _output("sinfo", "--noheader", "--Node", "--format=%N|%P|%m|%G")
         return None if output is None else parse_nodes(output)
 
     def has_slurm_accounting(self) -> bool:
@@ -152,15 +151,13 @@ class Machine:
 
 
 def parse_nodes(text: str) -> list[SlurmNode]:
-    """Read `sinfo --Node --format=%N|%P|%c|%m|%G`: one line per node and partition."""
+    """Read `sinfo --Node --format=%N|%P|%m|%G`: one line per node and partition."""
     nodes = []
     for line in filter(None, map(str.strip, text.splitlines())):
-        name, partition, cpus, mib, generic = (field.strip() for field in line.split("|"))
+        name, partition, mib, generic = (field.strip() for field in line.split("|"))
         gpus = sum(_gpus(one) for one in generic.split(","))
         memory = float(mib.rstrip("+")) * 2**20 / 1e9
-        nodes.append(
-            SlurmNode(name, partition.rstrip("*"), int(cpus.rstrip("+")), memory, gpus)
-        )  # fmt: skip
+        nodes.append(SlurmNode(name, partition.rstrip("*"), memory, gpus))
     return nodes
 
 

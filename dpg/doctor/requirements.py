@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dpg import hardware
-from dpg.config import ScaleFile, Study, load
+from dpg.config import ConfigError, ScaleFile, Study, load
 from dpg.errors import DpgError
 
 
@@ -19,7 +19,7 @@ def require(study: Study, others: list[Path], *, elsewhere: bool = False) -> Non
 
     Args:
         study: the study about to run.
-        others: scale files that may be suggested instead.
+        others: scale files that may be suggested instead; a file with errors is not.
         elsewhere: large jobs go to a cluster, whose machines are not checked: Slurm or Kubernetes
             report themselves what they cannot provide.
 
@@ -29,7 +29,7 @@ def require(study: Study, others: list[Path], *, elsewhere: bool = False) -> Non
     lacking = missing(study.scale, elsewhere=elsewhere)
     if not lacking:
         return
-    fitting = [path for path in others if path != study.path and not missing(_scale(path))]
+    fitting = [path for path in others if path != study.path and _would_run(path)]
     ways = [f"  snakemake --cores all --configfile {path}" for path in fitting]
     raise MachineError(
         "\n".join(
@@ -73,5 +73,9 @@ def missing(
     return lacking
 
 
-def _scale(path: Path) -> ScaleFile:
-    return load(path).scale
+def _would_run(path: Path) -> bool:
+    """Whether this machine can run a scale file; a draft with errors cannot be run anywhere."""
+    try:
+        return not missing(load(path).scale)
+    except ConfigError:
+        return False

@@ -214,7 +214,7 @@ def write_corpus(
     # What a shard's text depends on: not on the number of shards, nor on the batch.
     config = {
         "corpus": settings.model_dump(mode="json", exclude={"tokens", "batch"}),
-        "generator": run.generator.model_dump(include=_SIZES, exclude_none=True),
+        "generator": run.generator.model_dump(include=_SIZES),
         "prompt_style": run.prompt_style,
         "checkpoint": of_weights(generator),
         "articles": of_file(articles),

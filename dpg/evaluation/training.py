@@ -21,7 +21,7 @@ from dpg.config import TrainingSettings
 from dpg.digests import of_rows, of_weights
 from dpg.errors import DpgError
 from dpg.progress import Progress
-from dpg.state import beside, open_state
+from dpg.state import beside, open_state, remove
 
 if TYPE_CHECKING:
     import transformers
@@ -76,7 +76,7 @@ def fit(
             return record
     with open_state(beside(out), step, inputs) as state:
         record = _run(base, rows, settings, inputs, state, out)
-        shutil.rmtree(state)
+        remove(state)
     return record
 
 

@@ -19,7 +19,15 @@ from dpg.generators.started_from import from_files
 from dpg.progress import say
 from dpg.revisions import revision_of
 from dpg.run_folder import RunFolder
-from dpg.state import differences, listed, lock_of, locked, move_aside
+from dpg.state import (
+    differences,
+    listed,
+    lock_of,
+    locked,
+    move_aside,
+    move_other_aside,
+    remove,
+)
 
 
 def done_already(
@@ -98,7 +106,8 @@ def taken_from(
         inputs: what it starts from (`dpg.generators.started_from`).
 
     Returns:
-        Whether it was copied. State of an unfinished run in `folder` is then deleted.
+        Whether it was copied. State of this run in `folder` is then deleted; state of another run
+        is moved aside.
 
     Raises:
         StateLockedError: another process works on the run.
@@ -112,7 +121,9 @@ def taken_from(
         for path in (path for path in (*other.of_some_runs, *other.outputs) if path.exists()):
             with artifacts.atomic_path(folder.path / path.name) as partial:
                 (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial)
-        shutil.rmtree(folder.state.path, ignore_errors=True)
+        settings = {"run": run.model_dump(mode="json"), "inputs": inputs}
+        move_other_aside(folder.state.path, "generate", settings)
+        remove(folder.state.path)
     say(f"{folder.path}: copied from {other.path}, which is the same run")
     return True
 

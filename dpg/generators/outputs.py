@@ -8,11 +8,12 @@ from typing import Any
 
 from dpg import artifacts
 from dpg.config import RunConfig
-from dpg.generators.validation import gather
+from dpg.generators.validation import due_steps, gather
 from dpg.models import LanguageModel, Tokenizer, save
 from dpg.progress import say
 from dpg.provenance import RunRecord
 from dpg.run_folder import RunFolder
+from dpg.state import remove
 from dpg.targets.metric import pattern_of
 
 
@@ -45,9 +46,12 @@ def write_outputs(
         seconds: of wall time that the run took in all.
         inputs: what it started from (`dpg.generators.started_from`).
         **entries: further entries of the record.
+
+    Raises:
+        DpgError: the state lacks a validation that was due; names its file.
     """
     state = folder.state
-    gather(state, folder, pattern_of(run.metric))
+    gather(state, folder, pattern_of(run.metric), due_steps(run))
     save(folder.generator, model, params, tokenizer)
     for path, ours in ((folder.metrics, state.metrics), (folder.clock, state.clock)):
         if ours.exists():  # only the JAX engine has a clock
@@ -67,4 +71,4 @@ def write_outputs(
         **entries,
     ):
         pass
-    shutil.rmtree(state.path)
+    remove(state.path)

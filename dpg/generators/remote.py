@@ -7,7 +7,7 @@ samples rollouts, asks the server for their rewards and updates the generator.
 
 While a run is under way its state lies in ``<run>/state``: the trainer's checkpoints, one file of
 numbers per step, one table per validation, both processes' logs. A run that is started again goes
-on from there.
+on from the last checkpoint. Numbers of later steps are removed, because these steps are done again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from dpg.generators.engine import OnStep, OutOfTimeError, RunInputs, ZeroRewards
 from dpg.generators.outputs import say_of_earlier_version, write_outputs
 from dpg.generators.prompts import Prompts, check_prompting, prompts_of
 from dpg.generators.started_from import started_from
+from dpg.generators.validation import is_due
 from dpg.models import Tokenizer, load, without_weights
 from dpg.processes import Process, started
 from dpg.rewards.protocol import RewardError
@@ -50,6 +51,8 @@ class Trainer(NamedTuple):
         error: raised when the trainer or the reward server ends the run.
         steps_done: the GRPO steps in its last whole checkpoint.
         trained: the Hugging Face directory of the checkpoint after this many GRPO steps.
+        go_back: called before a run starts, for a trainer whose last checkpoint may be of no use;
+            makes an earlier one the last.
         settings: what its state depends on besides the run and its inputs.
         why: reads from a log why the trainer ended; empty if the log does not say.
     """
@@ -58,6 +61,7 @@ class Trainer(NamedTuple):
     error: type[DpgError]
     steps_done: Callable[[RunState], int]
     trained: Callable[[RunState, int], Path]
+    go_back: Callable[[RunState], None] = lambda state: None
     settings: Mapping[str, Any] = {}
     why: Callable[[str], str] = lambda log: ""
 
@@ -88,6 +92,8 @@ class UnderWay:
             **trainer.settings,
         }
         take_up(state.path, "generate", settings)
+        trainer.go_back(state)
+        _forget(run, state, trainer.steps_done(state))
         state.failure.unlink(missing_ok=True)
         seconds = artifacts.read_json(state.seconds) if state.seconds.exists() else 0.0
         return cls(run, state, inputs, trainer, seconds)
@@ -110,7 +116,7 @@ class UnderWay:
 
     def is_due(self, step: int) -> bool:
         """Whether a validation comes after this many training steps."""
-        return step % self.run.validation.every == 0 or step == self.run.generator.grpo_steps
+        return is_due(self.run, step)
 
     def is_validated(self, step: int) -> bool:
         """Whether the validation after this many training steps is done."""
@@ -155,6 +161,25 @@ class UnderWay:
             inputs=self.inputs,
             engine=self.trainer.name,
         )
+
+
+def _forget(run: RunConfig, state: RunState, done: int) -> None:
+    """Remove what is left of steps that are done again.
+
+    Where training is not repeatable bit by bit, the log would mix numbers of two policies.
+
+    Args:
+        run: the resolved configuration.
+        state: of the run.
+        done: training steps in the last checkpoint; the validation after them stays.
+    """
+    for step in range(done, run.generator.grpo_steps + 1):
+        left = [state.numbers("reward", step), state.numbers("update", step)]
+        if step > done:
+            numbers = state.numbers("validation", step)
+            left += [numbers, state.validation(step), state.image(step)]
+        for path in left:
+            path.unlink(missing_ok=True)
 
 
 class Beginning(NamedTuple):

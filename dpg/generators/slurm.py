@@ -16,6 +16,10 @@ from dpg.errors import DpgError
 # What srun needs to know of the job; it would take the other variables for options of its own.
 _JOB = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CONF", "SLURM_CLUSTER_NAME")
 
+_START = (
+    "Start the run inside a job step, on a node of the job: with srun, or in a script of sbatch"
+)
+
 
 def srun(nodes: list[str], gpus: int) -> list[str]:
     """One process on each of these nodes of the job, beside the step that this process is in."""
@@ -40,12 +44,18 @@ def other_nodes(environment: Mapping[str, str], nodes: int, otherwise: str) -> l
         otherwise: for the error outside of Slurm: what else can be done.
 
     Raises:
-        DpgError: this is no Slurm job, or one with another number of nodes.
+        DpgError: this is no Slurm job, no step of one, or one with another number of nodes.
     """
     if "SLURM_JOB_ID" not in environment:
         raise DpgError(
             f"the run takes {nodes} machines (needs.nodes): start it in a Slurm job of {nodes} "
             f"nodes, as profiles/slurm does, or {otherwise}"
+        )
+    if "SLURMD_NODENAME" not in environment:
+        raise DpgError(
+            f"Slurm job {environment['SLURM_JOB_ID']}: this process is in the job's environment, "
+            "but on none of its nodes (SLURMD_NODENAME is not set, as in a shell of salloc on a "
+            f"login node). {_START}"
         )
     # SLURM_JOB_NODELIST is, in a step of the job, the list of the step's nodes.
     listed = _field("NodeList", "job", environment["SLURM_JOB_ID"])
@@ -88,7 +98,13 @@ def _field(name: str, *what: str) -> str:
 
 def _scontrol(*arguments: str) -> str:
     command = ["scontrol", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise DpgError(
+            f"`{' '.join(command)}`: there is no scontrol on this machine's PATH, expected that of "
+            f"the job's Slurm. {_START}"
+        ) from error
     if done.returncode:
         raise DpgError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
     return done.stdout

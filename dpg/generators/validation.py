@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,11 @@ import pandas as pd
 
 from dpg import artifacts
 from dpg.config import RunConfig, StringMetric
+from dpg.errors import DpgError
 from dpg.generators.prompts import Prompts
 from dpg.generators.scorer import Scorer
 from dpg.models import Tokenizer
+from dpg.rewards.diverged import naming_rollouts
 from dpg.rewards.protocol import RolloutBatch, in_order
 from dpg.run_folder import RunFolder, RunState
 
@@ -31,6 +34,16 @@ class Outcome(NamedTuple):
     image: np.ndarray | None
 
 
+def is_due(run: RunConfig, step: int) -> bool:
+    """Whether a validation comes after this many training steps."""
+    return step % run.validation.every == 0 or step == run.generator.grpo_steps
+
+
+def due_steps(run: RunConfig) -> list[int]:
+    """The numbers of training steps after which a validation comes, in order."""
+    return [step for step in range(run.generator.grpo_steps + 1) if is_due(run, step)]
+
+
 def assess(
     run: RunConfig,
     batch: RolloutBatch,
@@ -46,10 +59,14 @@ def assess(
         tokenizer: the generator's.
         prompts: what they answer; never trained on.
         scorer: the target to train and score, and how rollouts become its examples.
+
+    Raises:
+        RewardError: a loss that is not finite; names the step and the responses.
     """
     data = scorer.examples(batch)
     order = in_order(len(batch), run.learner.order_seed).reshape(run.validation_steps, -1)
-    result = scorer.target.train({name: array[order] for name, array in data.items()})
+    with naming_rollouts(batch.step, order):
+        result = scorer.target.train({name: array[order] for name, array in data.items()})
     record = scorer.target.score(result.params)
     texts = scorer.examples.texts(batch)
     if isinstance(run.metric, StringMetric):
@@ -88,13 +105,38 @@ def keep(state: RunState, step: int, outcome: Outcome) -> None:
         artifacts.write_json(state.image(step), outcome.image.tolist())
 
 
-def gather(state: RunState, folder: RunFolder, pattern: np.ndarray | None) -> None:
-    """Put what `keep` wrote together as the run's rollouts and, of a pattern, its images."""
+def gather(
+    state: RunState, folder: RunFolder, pattern: np.ndarray | None, due: Iterable[int] = ()
+) -> None:
+    """Put what `keep` wrote together as the run's rollouts and, of a pattern, its images.
+
+    Args:
+        state: has the validations so far.
+        folder: where they go.
+        pattern: of a pattern metric, or None.
+        due: the steps of the validations that must be there (`due_steps`); an unfinished run has
+            only some of them.
+
+    Raises:
+        DpgError: a validation that was due is missing; names its file.
+    """
+    for step in due:
+        _require(state, state.validation(step))
+        if pattern is not None:
+            _require(state, state.image(step))
     tables = [artifacts.read_table(path) for path in state.validations().values()]
     artifacts.write_table(folder.rollouts, pd.concat(tables, ignore_index=True))
     if pattern is not None:
         images = {str(step): artifacts.read_json(path) for step, path in state.images().items()}
         artifacts.write_json(folder.pattern, {"pattern": pattern.tolist(), "images": images})
+
+
+def _require(state: RunState, path: Path) -> None:
+    if not path.exists():
+        raise DpgError(
+            f"{path} is missing; expected the outcome of every validation of the run. The state is "
+            f"damaged: delete {state.path} and run the step again, which trains from the start"
+        )
 
 
 def without_end(tokens: np.ndarray, mask: np.ndarray, eos_ids: Sequence[int]) -> np.ndarray:

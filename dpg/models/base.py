@@ -5,7 +5,6 @@ From every source the result is a Hugging Face directory with its tokenizer.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from dpg.models.gpt2 import Gpt2Config
 from dpg.models.llama import LlamaConfig
 from dpg.models.pretraining import pretrain
 from dpg.progress import Progress
-from dpg.state import beside, open_state
+from dpg.state import beside, open_state, remove
 from dpg.text.fetch import fetch_wheel
 
 LOSSES = "losses.jsonl"
@@ -239,7 +238,7 @@ def train_to(
         with artifacts.atomic_path(out / LOSSES) as partial, artifacts.JsonLines(partial) as log:
             for row in losses:
                 log.append(row)
-        shutil.rmtree(state)
+        remove(state)
 
 
 def _texts(table: pd.DataFrame) -> dict[str, list[str]]:

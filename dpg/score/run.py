@@ -22,7 +22,7 @@ from dpg.score.derivative import Scored
 from dpg.score.job import Implementation, Job, build, load, shared_texts
 from dpg.score.portion import Portion
 from dpg.score.settings import ScoreSettings, build_optimizer
-from dpg.state import beside, open_state
+from dpg.state import beside, open_state, remove
 
 RECORD = "run.json"
 """Written last, so a folder that has this file is complete."""
@@ -114,7 +114,7 @@ def score(
             "halves": compared,
         }
         page.write(out / "report.html", rows, record.entries, inputs.model.name)
-    shutil.rmtree(beside(out), ignore_errors=True)
+    remove(beside(out))
     return record.entries
 
 

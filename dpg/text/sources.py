@@ -80,6 +80,7 @@ def articles(settings: TextSettings, wheel: Path) -> tuple[pd.DataFrame, dict[st
             settings.split_seed,
             min_words=source.min_words,
             line_breaks=bool(source.line_breaks),
+            revision=source.revision,
         )
     else:
         found = wikipedia.articles_from_folder(
@@ -114,7 +115,7 @@ def benchmark(settings: TextSettings, packages: Path) -> tuple[pd.DataFrame, dic
         table = campaigns.passages_from_debian(debs, min_characters=source.min_characters)
         found = passages.Passages(table, {})
     elif isinstance(source, HubPassages):
-        found = passages.passages_from_hub(source.dataset)
+        found = passages.passages_from_hub(source.dataset, revision=source.revision)
     else:
         found = passages.passages_from_folder(source.folder)
     return passages.split_passages(found.table, seed=settings.split_seed), found.report

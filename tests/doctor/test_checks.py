@@ -63,7 +63,7 @@ class Complete(probe.Machine):
         return True
 
     def slurm_nodes(self):
-        return [probe.SlurmNode("node1", "gpu", 96, 2000.0, 8)]
+        return [probe.SlurmNode("node1", "gpu", 2000.0, 8)]
 
     def has_slurm_accounting(self):
         return True
@@ -243,7 +243,7 @@ class TestSlurm:
         assert found["Slurm"].found == "1 fitting nodes in gpu"
 
     def test_nodes_that_are_too_small(self, paper, layout, locks):
-        nodes = [probe.SlurmNode("a", "cpu", 64, 500.0, 0), probe.SlurmNode("b", "g", 64, 100.0, 4)]
+        nodes = [probe.SlurmNode("a", "cpu", 500.0, 0), probe.SlurmNode("b", "g", 100.0, 4)]
         found = examine(paper, layout, locks, "slurm", slurm_nodes=nodes)
         assert missing(found) == ["Slurm"]
         assert found["Slurm"].found == (
@@ -281,9 +281,9 @@ class TestSlurm:
         assert "pip install snakemake-executor-plugin-slurm" in found["executor"].remedy
 
     def test_nodes_are_read_as_sinfo_writes_them(self):
-        text = "a|gpu*|96+|1031000+|gpu:h100:8(S:0-1),shard:16\nb|cpu|64|256000|(null)\n"
+        text = "a|gpu*|1031000+|gpu:h100:8(S:0-1),shard:16\nb|cpu|256000|(null)\n"
         a, b = probe.parse_nodes(text)
-        assert (a.partition, a.cpus, a.gpus, round(a.memory_gb)) == ("gpu", 96, 8, 1081)
+        assert (a.partition, a.gpus, round(a.memory_gb)) == ("gpu", 8, 1081)
         assert (b.partition, b.gpus) == ("cpu", 0)
 
 

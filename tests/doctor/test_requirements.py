@@ -57,6 +57,17 @@ def test_the_scales_that_would_run_here_start_with_the_quickest(paper, monkeypat
     assert "config/paper.yaml" not in ways
 
 
+def test_a_draft_with_errors_is_no_scale_to_suggest(paper, monkeypatch, tmp_path):
+    monkeypatch.setattr(requirements.hardware, "gpu_count", lambda: 0)
+    monkeypatch.setattr(requirements.hardware, "physical_memory_gb", lambda: 16.0)
+    draft = tmp_path / "mine.yaml"
+    draft.write_text("scale: mine\nsteps: 3\n")
+    with pytest.raises(requirements.MachineError, match="GPUs: 8 needed per job, 0 found") as error:
+        requirements.require(paper, [draft, *config.scale_files()])
+    assert "config/tiny.yaml" in str(error.value)
+    assert "mine" not in str(error.value)
+
+
 def test_this_machine_has_memory():
     assert hardware.physical_memory_gb() > 0.5
     assert hardware.gpu_count() >= 0

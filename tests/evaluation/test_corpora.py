@@ -87,6 +87,20 @@ def test_more_tokens_keep_the_shards_and_fewer_read_only_the_first(
     assert 300 <= sum(len(ids) for _, ids in corpora.read_corpus(copy)) < 700
 
 
+def test_shards_of_a_version_without_a_setting_that_is_null_are_kept(
+    corpus, tmp_path, run, downstream_settings, model_dir, articles, capsys
+):
+    copy = tmp_path / "corpus"
+    shutil.copytree(corpus, copy)
+    stored = json.loads((copy / "settings.json").read_text())
+    assert stored["generator"].pop("min_response_tokens") is None
+    (copy / "settings.json").write_text(json.dumps(stored))
+    again(run, downstream_settings.corpus, model_dir, articles, copy)
+    assert files(copy) == files(corpus)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    assert "not used" not in capsys.readouterr().err
+
+
 def test_another_seed_or_checkpoint_begins_anew_and_deletes_nothing(
     corpus, tmp_path, run, downstream_settings, model_dir, articles, capsys
 ):

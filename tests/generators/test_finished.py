@@ -15,7 +15,7 @@ from dpg.generators.finished import done_already, set_aside, taken_from
 from dpg.generators.started_from import from_files
 from dpg.provenance import RunRecord
 from dpg.run_folder import RunFolder
-from dpg.state import locked
+from dpg.state import locked, take_up
 
 
 @pytest.fixture
@@ -78,6 +78,21 @@ def test_the_same_run_in_another_folder_is_copied_and_another_run_is_not(
         assert copied.read_bytes() == path.read_bytes()
     assert not study.judged.exists()  # the judge is another step of the workflow
     assert not study.state.path.exists()
+
+
+def test_a_copied_run_leaves_state_of_other_runs_alone(run, inputs, folder, tmp_path, capsys):
+    study, digests = RunFolder(tmp_path / "study" / "seed0"), from_files(run, inputs)
+    for name, seed in (("this run", 0), ("another run", 1)):
+        settings = {"run": run.model_copy(update={"seed": seed}).model_dump(mode="json")}
+        take_up(study.state.path, "generate", settings | {"inputs": digests})
+        study.state.metrics.write_text(name)
+        assert taken_from(folder, run, study, digests)
+        assert not study.state.path.exists()
+        study.record.unlink()
+    (kept,) = study.path.glob("state-*")
+    assert (kept / "metrics.jsonl").read_text() == "another run"
+    said = capsys.readouterr().err
+    assert f"run.seed was 1, is 0. It is kept as {kept.name}." in said
 
 
 @pytest.mark.parametrize("force", [False, True])

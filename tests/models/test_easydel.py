@@ -1,7 +1,7 @@
 """Targets in EasyDeL: logits, losses and metagradients are those of transformers and our own.
 
-EasyDeL lives in an environment of its own: `.environments/easydel`, made from envs/easydel.txt, or
-the one whose Python DPG_EASYDEL_PYTHON names.
+EasyDeL lives in an environment of its own: `.environments/easydel-<digest>`, made from
+envs/easydel.txt, or the one whose Python DPG_EASYDEL_PYTHON names.
 """
 
 import json

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.skipif(
         not (ROOT / environments.python_of("trl")).exists(),
-        reason="no .environments/trl: `dpg environment trl` makes it",
+        reason="no environment for TRL: `dpg environment trl` makes it",
     ),
 ]
 

@@ -20,6 +20,7 @@ from dpg.generators.jax.clock import compilation_time
 from dpg.generators.jax.policy import JaxGenerator
 from dpg.generators.prompts import Prompts
 from dpg.generators.scorer import Scorer
+from dpg.generators.validation import is_due
 from dpg.learner.ahead import Compile
 from dpg.progress import say
 from dpg.rewards.metagradient import MetagradientReward
@@ -75,7 +76,7 @@ def _needed(
     validation_prompts: Prompts,
 ) -> Iterator[Compile]:
     """The programs of the next step, those that take longest first."""
-    validated = step % run.validation.every == 0 or step == run.generator.grpo_steps
+    validated = is_due(run, step)
     if step < run.generator.grpo_steps:
         index = sampling.prompt_indices(
             len(prompts.articles), run.prompts_per_step, step,

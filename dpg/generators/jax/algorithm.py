@@ -36,7 +36,7 @@ from dpg.generators.jax.policy import JaxGenerator
 from dpg.generators.outputs import write_outputs
 from dpg.generators.prompts import Prompts
 from dpg.generators.scorer import Scorer
-from dpg.generators.validation import Outcome, assess, keep, without_end
+from dpg.generators.validation import Outcome, assess, is_due, keep, without_end
 from dpg.models import LanguageModel, Tokenizer
 from dpg.models.decode import Rollouts
 from dpg.progress import say
@@ -86,7 +86,7 @@ def train_generator(
     with under_way.log as log, under_way.clock as clock:
         compile_next_step(run, under_way.step, generator, scorer, prompts, validation_prompts)
         for step in range(under_way.step, run.generator.grpo_steps + 1):
-            if step % run.validation.every == 0 or step == run.generator.grpo_steps:
+            if is_due(run, step):
                 with clock.part("validation"):
                     outcome = validate(run, step, generator, tokenizer, validation_prompts, scorer)
                 log.append({"step": step, "phase": "validation", **outcome.record})

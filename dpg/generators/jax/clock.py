@@ -142,5 +142,5 @@ def _resumed(path: Path, after_step: int | None) -> artifacts.JsonLines:
     try:
         return artifacts.JsonLines.resume(path, after_step)
     except artifacts.ArtifactError:
-        path.unlink()
+        path.unlink(missing_ok=True)
         return artifacts.JsonLines.resume(path, None)

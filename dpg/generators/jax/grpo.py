@@ -1,4 +1,4 @@
-"""The GRPO objective: group-relative advantages and the clipped policy loss.
+"""The GRPO objective: the clipped policy loss.
 
 Equation 21 of Shao et al., "DeepSeekMath" (arXiv:2402.03300), without its KL term, which the paper
 switches off (Tables 7 to 13). Its mean is over the tokens of a mini-batch, or over its responses,
@@ -11,16 +11,6 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-from dpg.generators.advantages import AdvantageError, group_advantages
-
-__all__ = [
-    "AdvantageError",
-    "PolicyLoss",
-    "group_advantages",
-    "policy_loss",
-    "token_weights",
-]
 
 
 class PolicyLoss(NamedTuple):

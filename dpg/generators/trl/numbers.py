@@ -7,8 +7,6 @@ from typing import Any
 
 from dpg.generators.trl.run import Shape
 
-_COLUMNS = ("loss", "clipped", "kl", "logprob", "tokens")
-
 
 class MiniBatches:
     """Adds up the backward passes of each mini-batch of a GRPO step, on this process."""

@@ -85,7 +85,7 @@ def arguments(run: RunConfig, shape: Shape, checkpoints: Path, *, gpus: int) -> 
     """
     return {
         **_loss(run),
-        **_batches(run, shape),
+        **_batches(shape),
         **_sampling(run, gpus),
         **_device(gpus),
         "output_dir": str(checkpoints),
@@ -128,7 +128,7 @@ def _loss(run: RunConfig) -> dict[str, Any]:
     }
 
 
-def _batches(run: RunConfig, shape: Shape) -> dict[str, Any]:
+def _batches(shape: Shape) -> dict[str, Any]:
     return {
         "num_generations": shape.group_size,
         "num_iterations": shape.epochs,

@@ -17,7 +17,7 @@ from dpg.generators import remote
 from dpg.generators.engine import OnStep, RunInputs, ignore
 from dpg.generators.remote import UnderWay
 from dpg.generators.verl import overrides, ray_cluster
-from dpg.generators.verl.run import RUN_VARIABLE, Run, last_checkpoint
+from dpg.generators.verl.run import RUN_VARIABLE, Run, go_back, last_checkpoint
 from dpg.processes import Process, started
 from dpg.run_folder import RunFolder, RunState
 from dpg.state import locked
@@ -32,6 +32,7 @@ TRAINER = remote.Trainer(
     error=VerlError,
     steps_done=lambda state: last_checkpoint(state.checkpoints),
     trained=lambda state, step: state.checkpoints / f"global_step_{step}" / "actor" / "huggingface",
+    go_back=go_back,
 )
 
 

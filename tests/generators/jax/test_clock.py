@@ -53,10 +53,11 @@ def test_compilation_is_told_apart_from_the_part_that_waits_for_it(tmp_path):
     assert compilation_time() is compilation_time()
 
 
-@pytest.mark.parametrize("left", ['{"step": 0, "seconds": 1.0}\n', "no JSON\n", ""])
+@pytest.mark.parametrize("left", ['{"step": 0, "seconds": 1.0}\n', "no JSON\n", "", None])
 def test_a_clock_that_does_not_fit_the_checkpoint_starts_anew(tmp_path, left):
     path = tmp_path / "clock.jsonl"
-    path.write_text(left)
+    if left is not None:
+        path.write_text(left)
     with Clock(path, 4) as clock:
         clock.line(5, "train")
     assert [line["step"] for line in artifacts.read_lines(path)] == [5]

@@ -4,12 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpg.generators.jax.grpo import (
-    AdvantageError,
-    group_advantages,
-    policy_loss,
-    token_weights,
-)
+from dpg.generators.advantages import AdvantageError, group_advantages
+from dpg.generators.jax.grpo import policy_loss, token_weights
 
 
 def test_advantages_are_standardised_within_each_group():

@@ -1,6 +1,7 @@
 """The whole of a TRL run: what surrounds it, and, where its environment is, TRL itself.
 
-The environment is looked for in `.environments/trl`, or where DPG_TRL_ENVIRONMENT says.
+The environment is looked for in `.environments/trl-<digest of its lock>`, or where
+DPG_TRL_ENVIRONMENT says.
 """
 
 import dataclasses

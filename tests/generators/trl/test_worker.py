@@ -58,7 +58,10 @@ class Server:
     def __call__(self, batch):
         self.asked.append(batch)
         if batch.step == 7:
-            raise RewardError("step 7: the metagradients of rollouts [0] are not finite")
+            raise RewardError(
+                "step 7: rollouts [0]: in the target's training, the metagradient of step 0 is not "
+                "finite for 1 of 4 examples (2)"
+            )
         values = 1.0 + 1e-9 * (batch.tokens * batch.mask).sum(1)  # lost in float32
         groups = np.zeros(len(values), int) if self.all_one_group else batch.groups
         return Rewards(values, groups, {"metric": -0.5})

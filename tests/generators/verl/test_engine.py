@@ -1,6 +1,7 @@
 """The whole of a verl run: what surrounds it, and, where its environment is, verl itself.
 
-The environment is looked for in `.environments/verl`, or where DPG_VERL_ENVIRONMENT says.
+The environment is looked for in `.environments/verl-<digest of its lock>`, or where
+DPG_VERL_ENVIRONMENT says.
 """
 
 import json
@@ -30,7 +31,7 @@ SCRIPT = Path(__file__).with_name("verl_script.py")
 
 needs_easydel = pytest.mark.skipif(
     not environments.python_of("easydel").exists(),
-    reason="no .environments/easydel: `dpg environment easydel` makes it",
+    reason="no environment of EasyDeL: `dpg environment easydel` makes it",
 )
 
 
