@@ -15,6 +15,7 @@ A comment at the end of a line of a lock marks a special package:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from dpg import artifacts
 from dpg.digests import of_file
 from dpg.errors import DpgError
 from dpg.quantities import in_bytes
+from dpg.state import StateLockedError, locked
 
 LOCKS = Path("envs")
 FOLDER = Path(".environments")
@@ -48,6 +50,8 @@ _PIN = re.compile(
 )
 _DIGITS = 12  # of the lock's digest in the folder's name
 _TAIL = 15  # lines of pip's output that an error shows
+_PATIENCE = 1800.0  # seconds to wait for another process that makes the same environment
+_PAUSE = 2.0  # seconds between two looks at its lock
 
 
 class LockError(DpgError):
@@ -88,9 +92,17 @@ def path_of(name: str, locks: Path = LOCKS, folder: Path = FOLDER) -> Path:
     Raises:
         LockError: there is no such lock.
     """
-    lock = locks / f"{name}.txt"
+    return path_for(locks / f"{name}.txt", folder)
+
+
+def path_for(lock: Path, folder: Path = FOLDER) -> Path:
+    """The folder of a lock's environment: the name and the digest of the lock.
+
+    Raises:
+        LockError: there is no such lock.
+    """
     _require(lock)
-    return folder / f"{name}-{of_file(lock)[:_DIGITS]}"
+    return folder / f"{lock.stem}-{of_file(lock)[:_DIGITS]}"
 
 
 def leftovers(name: str, locks: Path = LOCKS, folder: Path = FOLDER) -> list[Path]:
@@ -131,6 +143,8 @@ def make(
 ) -> dict[str, Any]:
     """Make an environment from its lock, unless a complete one of this lock exists already.
 
+    One process at a time makes it. A second one waits, and then finds it complete.
+
     Args:
         lock: a file with one ``name==version`` per package, and the hashes of its files.
         out: the folder. An environment cannot be moved, so it is made in its final place. If the
@@ -145,18 +159,57 @@ def make(
     Raises:
         LockError: a line of the lock that is not an exact version; a package that cannot be
             installed, has a file with another hash, or was installed in another version.
+        StateLockedError: another process has worked on it for more than `_PATIENCE` seconds.
     """
     lock, out = Path(lock), Path(out)
     pins, left_out = _part(lock, without)
-    digest = of_file(lock)
-    whole = out / RECORD
-    if whole.is_file():
-        record = artifacts.read_json(whole)
-        same = (record.get("lock_sha256"), record.get("left_out", [])) == (digest, left_out)
-        if same and (out / "bin" / "python").exists():
+    made_of = {"lock_sha256": of_file(lock), "left_out": left_out}
+    with _alone(out, say):
+        if record := _complete(out, made_of):
             say(f"{out} is already made from {lock}")
             return record
-        whole.unlink()
+        return _made(lock, out, pins, made_of, python, say)
+
+
+def _alone(out: Path, say: Callable[[str], None]) -> contextlib.ExitStack:
+    """The lock of an environment, taken; waits while another process holds it."""
+    end, told = time.monotonic() + _PATIENCE, False
+    stack = contextlib.ExitStack()
+    while True:
+        try:
+            stack.enter_context(locked(out))
+            return stack
+        except StateLockedError as error:
+            if time.monotonic() > end:
+                raise
+            if not told:
+                say(f"waiting up to {_PATIENCE / 60:.0f} minutes: {error}")
+            told = True
+        time.sleep(_PAUSE)
+
+
+def _complete(out: Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of a complete environment that was made of this; else None, without a record."""
+    whole = out / RECORD
+    if not whole.is_file():
+        return None
+    record: dict[str, Any] = artifacts.read_json(whole)
+    same = all(record.get(name, []) == value for name, value in made_of.items())
+    if same and (out / "bin" / "python").exists():
+        return record
+    whole.unlink()
+    return None
+
+
+def _made(
+    lock: Path,
+    out: Path,
+    pins: Mapping[str, Pin],
+    made_of: Mapping[str, Any],
+    python: str | Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Make an environment, and write its record last."""
     began = time.monotonic()
     if out.exists():
         shutil.rmtree(out)
@@ -167,16 +220,15 @@ def make(
     _compare(inside, pins, lock)
     record = {
         "lock": str(lock),
-        "lock_sha256": digest,
+        **made_of,
         "python": _run(
             [str(inside), "-c", "import platform; print(platform.python_version())"], ""
         ),
         "packages": len(pins),
-        "left_out": left_out,
         "bytes": sum(path.lstat().st_size for path in out.rglob("*") if path.is_file()),
         "seconds": round(time.monotonic() - began),
     }
-    artifacts.write_json(whole, record)
+    artifacts.write_json(out / RECORD, record)
     say(f"{out}: {in_bytes(record['bytes'])} in {record['seconds']} s")
     return record
 

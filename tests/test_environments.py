@@ -5,13 +5,17 @@ import io
 import json
 import subprocess
 import tarfile
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from dpg import environments
+from dpg import cli, environments
 from dpg.environments import LockError, make, read_lock
+from dpg.state import StateLockedError
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = sorted(path for path in (ROOT / "envs").glob("*.txt") if path.stem != "core")
@@ -264,6 +268,94 @@ def test_folders_of_another_lock_or_of_the_naming_without_digests_are_told(tmp_p
         path.mkdir(parents=True)
     assert environments.leftovers("verl") == stale
     assert environments.leftovers("verl-gpu") == []
+
+
+@pytest.fixture
+def hollow(monkeypatch):
+    """No package is installed: a list of the locks from which environments were made."""
+    installed = []
+
+    def venv(command, fault):
+        if "venv" in command:
+            (Path(command[-1]) / "bin").mkdir(parents=True)
+            (Path(command[-1]) / "bin" / "python").touch()
+        return "3.12.0"
+
+    monkeypatch.setattr(environments, "_run", venv)
+    monkeypatch.setattr(environments, "_compare", lambda *_: None)
+    monkeypatch.setattr(
+        environments, "_install_all", lambda python, pins, lock, say: installed.append(lock)
+    )
+    monkeypatch.setattr(environments, "_PAUSE", 0.05)
+    return installed
+
+
+def test_a_second_process_waits_and_then_finds_the_environment(hollow, tmp_path, monkeypatch):
+    lock, out, said = tmp_path / "one.txt", tmp_path / "made" / "env", []
+    lock.write_text("a==1\n")
+    installing, waiting = threading.Event(), threading.Event()
+
+    def install(python, pins, lock, say):
+        hollow.append(lock)
+        installing.set()
+        assert waiting.wait(20)
+
+    def say(line):
+        said.append(line)
+        if "waiting up to 30 minutes" in line:
+            waiting.set()
+
+    monkeypatch.setattr(environments, "_install_all", install)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(make, lock, out)
+        assert installing.wait(20)
+        second = pool.submit(make, lock, out, say=say)
+        assert second.result() == first.result()
+    assert hollow == [lock]  # once
+    assert "another process works on this state" in said[0]
+    assert said[1:] == [f"{out} is already made from {lock}"]
+    assert [path.name for path in out.parent.iterdir()] == ["env"]
+
+
+def test_a_process_that_never_ends_is_named(hollow, tmp_path, monkeypatch):
+    lock, out = tmp_path / "one.txt", tmp_path / "env"
+    lock.write_text("a==1\n")
+    monkeypatch.setattr(environments, "_PATIENCE", 0.2)
+    with (
+        environments.locked(out),
+        pytest.raises(StateLockedError, match="env: another process works on this state"),
+    ):
+        make(lock, out)
+    assert hollow == []
+
+
+def test_another_lock_has_a_folder_of_its_own(hollow, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        done = CliRunner().invoke(cli.app, ["environment", "one", *words])
+        assert done.exception is None, done.exception
+        return done.output
+
+    other = tmp_path / "mine.lock"
+    other.write_text("a==2\n")
+    call("--lock", str(other))  # with no lock in envs/
+    call("--lock", str(other), "--out", "elsewhere")
+    Path("envs").mkdir()
+    Path("envs/one.txt").write_text("a==1\n")
+    call("--lock", str(other))
+    assert hollow == [other] * 2
+    assert not environments.path_of("one").exists()
+    assert [path.name for path in Path(".environments").iterdir()] == [
+        environments.path_for(other).name
+    ]
+    assert environments.path_for(other).name.startswith("mine-")
+    assert Path("elsewhere", environments.RECORD).exists()
+    Path(".environments/one-0123456789ab").mkdir()
+    assert "belongs to another lock" not in call("--lock", str(other))
+    assert ".environments/one-0123456789ab belongs to another lock" in call()
+    assert hollow == [other, other, Path("envs/one.txt")]
+    assert environments.existing_python("one").exists()
 
 
 def test_machines_with_gpus_have_locks_of_their_own():

@@ -12,9 +12,10 @@ def environment(
     name: Annotated[
         str, typer.Argument(help="Name of a lock in envs/: trl, verl, easydel or vllm.")
     ],
-    lock: Annotated[Path | None, typer.Option(help="Default: envs/NAME.txt")] = None,
+    lock: Annotated[Path | None, typer.Option(help="Another lock; default: envs/NAME.txt")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Default: below .environments")
+        Path | None,
+        typer.Option("--out", "-o", help="Default: below .environments, named after the lock"),
     ] = None,
     without: Annotated[
         list[str] | None,
@@ -27,13 +28,10 @@ def environment(
     """
     from dpg import environments
 
-    environments.make(
-        lock or environments.LOCKS / f"{name}.txt",
-        out or environments.path_of(name),
-        without=without or (),
-        say=typer.echo,
-    )
-    for path in environments.leftovers(name):
+    chosen = lock or environments.LOCKS / f"{name}.txt"
+    place = out or environments.path_for(chosen)
+    environments.make(chosen, place, without=without or (), say=typer.echo)
+    for path in [] if lock else environments.leftovers(name):
         typer.echo(
             f"{path} belongs to another lock or has an old name; it is not used, so delete it"
         )

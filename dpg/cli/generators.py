@@ -78,10 +78,10 @@ def generate(
     )
     folder = RunFolder(out) if out else layout.run_of(run)
     engine = study.scale.engine
+    require_made(inputs, config)  # before --force renames a finished run
     if done := done_already(run, inputs, folder, engine=engine, force=force):
         typer.echo(done, err=True)
         return
-    require_made(inputs, config)
     swept = layout.sweep(experiment, variant).rate(run.learner.learning_rate)
     may_be_taken = engine == "jax" and swept.is_finished and not force
     if may_be_taken and taken_from(swept, run, folder, from_files(run, inputs)):

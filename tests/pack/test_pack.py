@@ -111,6 +111,8 @@ def test_runs_are_found_by_name_those_beside_the_study_too(tmp_path, monkeypatch
     ):
         done = CliRunner().invoke(cli.app, [*command, "--run", name])
         assert says in str(done.exception)
+    done = CliRunner().invoke(cli.app, [*command, "--python", "312"])
+    assert "--python 312: expected a version such as 3.12" in str(done.exception)
 
 
 def test_what_is_not_there_is_named_with_its_command(home, tmp_path):
@@ -118,6 +120,46 @@ def test_what_is_not_there_is_named_with_its_command(home, tmp_path):
     elsewhere = Layout("test", tmp_path)
     with pytest.raises(DpgError, match="dpg text articles"):
         make((study, elsewhere), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def with_reward(home, **values):
+    """The Spanish run with another reward."""
+    run = home[0].run("lambada-es", "adam", 0)
+    return run.model_copy(update={"reward": run.reward.model_copy(update=values)})
+
+
+@pytest.mark.parametrize(
+    ("reward", "command"),
+    [
+        ({"kind": "fasttext"}, "dpg fetch reward-model fasttext --out "),
+        ({"kind": "embedding"}, "dpg fetch reward-model embedding --out "),
+        ({"kind": "embedding", "model": "learned"}, "dpg model embedding"),
+    ],
+)
+def test_the_model_of_a_reward_goes_along_to_where_the_run_looks_for_it(
+    home, tmp_path, reward, command
+):
+    study, here = home
+    run = with_reward(home, **reward)
+    folder, options = here.reward_model_of(run), {"python": "3.12", "wheels": (), "root": ROOT}
+    with pytest.raises(DpgError, match=command):
+        pack.make(study, here, tmp_path / "bundle", [run], **options)
+    folder.mkdir(parents=True)
+    try:
+        (folder / "model.bin").write_bytes(b"x" * 30_000)
+        pack.make(study, here, tmp_path / "bundle", [run], part_bytes=20_000, **options)
+    finally:
+        shutil.rmtree(folder)
+    far_side.unpack(tmp_path / "bundle", far_side.checked(tmp_path / "bundle"), tmp_path / "work")
+    there = Layout("test", tmp_path / "work" / "code" / "results").reward_model_of(run)
+    assert (there / "model.bin").read_bytes() == b"x" * 30_000
+
+
+def test_a_run_whose_reward_reads_a_model_of_ones_own_is_refused(home, tmp_path):
+    run = with_reward(home, kind="fasttext", model="mine.ftz")
+    with pytest.raises(DpgError, match=r"lambada-es/adam/seed0: its reward reads the model mine"):
+        pack.make(*home, tmp_path / "bundle", [run], python="3.12", wheels=(), root=ROOT)
     assert not (tmp_path / "bundle").exists()
 
 
@@ -160,13 +202,110 @@ def test_a_part_that_was_cut_off_or_is_of_another_bundle_is_named(packed):
         far_side.checked(packed)
 
 
-def test_a_bundle_of_another_commit_changes_nothing(packed, tmp_path):
+@pytest.mark.parametrize("name", ["code.tar.gz", "texts.tar", "llama-instruct.tar"])
+def test_a_bundle_of_other_content_changes_nothing_even_with_the_same_commit(
+    packed, tmp_path, name
+):
     manifest = far_side.checked(packed)
     far_side.unpack(packed, manifest, tmp_path / "work")
     before = sorted(path for path in (tmp_path / "work").rglob("*"))
-    with pytest.raises(far_side.BundleError, match="the bundle is of commit another"):
-        far_side.unpack(packed, manifest | {"commit": "another"}, tmp_path / "work")
+    far_side.unpack(packed, manifest, tmp_path / "work")  # the same bundle goes on
+    other = {"name": "new.tar", "sha256": "0" * 64, "place": "code/new"}
+    archives = [
+        other,
+        *(a | ({"sha256": "f" * 64} if a["name"] == name else {}) for a in manifest["archives"]),
+    ]
+    says = rf"from another bundle: SHA-256 of its {name} is [0-9a-f]{{12}}, expected ffffffffffff"
+    with pytest.raises(far_side.BundleError, match=says):
+        far_side.unpack(packed, manifest | {"archives": archives}, tmp_path / "work")
     assert sorted(path for path in (tmp_path / "work").rglob("*")) == before
+
+
+def test_the_same_content_packed_again_is_the_same_bundle(home, bundle, tmp_path):
+    """Packed at another time, in parts of another size, and for another run with the same texts."""
+    make(home, tmp_path / "again", names=("norm/adam-T4/seed0",), part_bytes=10_000)
+    first, again = (
+        {one["name"]: one for one in artifacts.read_json(path / "manifest.json")["archives"]}
+        for path in (bundle, tmp_path / "again")
+    )
+    assert {"code.tar.gz", "texts.tar", "llama-instruct.tar"} <= first.keys() & again.keys()
+    assert all(first[name] == again[name] for name in first.keys() & again.keys())
+
+
+@pytest.mark.parametrize("cut", ["code", "text", "llama-instruct"])
+def test_what_was_cut_off_is_unpacked_again(packed, tmp_path, monkeypatch, cut):
+    manifest = far_side.checked(packed)
+
+    def cut_off(tar, path, **options):
+        if cut in Path(path).name:
+            tar.extract(tar.getmembers()[-1], path, filter="data")
+            raise KeyboardInterrupt
+        extract_all(tar, path, **options)
+
+    extract_all = tarfile.TarFile.extractall
+    monkeypatch.setattr(tarfile.TarFile, "extractall", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        far_side.unpack(packed, manifest, tmp_path / "work")
+    monkeypatch.setattr(tarfile.TarFile, "extractall", extract_all)
+    far_side.unpack(packed, manifest, tmp_path / "work")
+    far_side.unpack(packed, manifest, tmp_path / "whole")
+    first, second = (
+        {path.relative_to(folder) for path in folder.rglob("*") if not path.name.endswith(".tar")}
+        for folder in (tmp_path / "work", tmp_path / "whole")
+    )
+    assert first == second
+
+
+@pytest.fixture
+def wheels(tmp_path):
+    """A bundle of one wheel for this Python: (folder, manifest)."""
+    folder = tmp_path / "bundle" / "wheels"
+    folder.mkdir(parents=True)
+    (folder / "one.whl").write_bytes(b"no wheel")
+    manifest = {
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}.0",
+        "archives": [{"name": "wheels", "sha256": "0" * 64, "place": "site"}],
+        "files": [{"name": "wheels/one.whl"}],
+    }
+    return folder.parent, manifest
+
+
+def test_wheels_that_were_cut_off_are_installed_again(wheels, tmp_path, monkeypatch):
+    def pip(command, **_):
+        site = Path(command[command.index("--target") + 1])
+        site.mkdir(parents=True)
+        (site / "one.py").touch()
+        if cut:
+            raise KeyboardInterrupt
+        (site / "two.py").touch()
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(far_side.subprocess, "run", pip)
+    cut = True
+    with pytest.raises(KeyboardInterrupt):
+        far_side.unpack(*wheels, tmp_path / "work")
+    assert not (tmp_path / "work" / "site").exists()
+    cut = False
+    far_side.unpack(*wheels, tmp_path / "work")
+    names = [path.name for path in (tmp_path / "work" / "site").iterdir()]
+    assert sorted(names) == ["one.py", "two.py"]
+
+
+def test_wheels_of_another_python_or_that_pip_refuses_are_named(wheels, tmp_path):
+    folder, manifest = wheels
+    says = r"is Python 3\.\d+, but the bundle's wheels are for Python 3\.5: call run\.py with"
+    with pytest.raises(far_side.BundleError, match=says):
+        far_side.unpack(folder, manifest | {"python": "3.5"}, tmp_path / "work")
+    with pytest.raises(far_side.BundleError, match=r"pip cannot install .*one\.whl"):
+        far_side.unpack(folder, manifest, tmp_path / "work")
+    assert not (tmp_path / "work" / "site").exists()
+
+
+@pytest.mark.parametrize("given", ["x", "device=", "device=ten"])
+def test_a_limit_that_is_none_is_named(given):
+    assert far_side.limits_of(["device=60", "bench=1.5"]) == {"device": 60.0, "bench": 1.5}
+    with pytest.raises(far_side.BundleError, match=f"--limit {given}: expected STAGE=SECONDS"):
+        far_side.limits_of([given])
 
 
 def test_a_limit_ends_a_stage_in_the_middle_and_the_next_one_runs(tmp_path, monkeypatch):
@@ -214,9 +353,18 @@ def test_the_state_of_a_finished_run_leaves_the_copy_too(tmp_path):
     assert (out / "runs" / "uuid" / "adam" / "seed0" / "state" / "metrics.jsonl").exists()
     (state / "metrics.jsonl").rename(state.parent / "metrics.jsonl")
     state.rmdir()
+    (state.parent / "run.json").write_text("{}")
     far_side.bring(runs, out)
     copied = out / "runs" / "uuid" / "adam" / "seed0"
-    assert [path.name for path in copied.iterdir()] == ["metrics.jsonl"]
+    assert {path.name for path in copied.iterdir()} == {"metrics.jsonl", "run.json"}
+
+
+def test_the_copy_of_a_stopped_run_stays_when_the_working_folder_does_not_know_it(tmp_path):
+    copied = tmp_path / "out" / "runs" / "uuid" / "adam" / "seed0" / "state" / "metrics.jsonl"
+    copied.parent.mkdir(parents=True)
+    copied.write_text("one")
+    far_side.bring(tmp_path / "runs", tmp_path / "out")
+    assert copied.read_text() == "one"
 
 
 def call(bundle, tmp_path, *more):
@@ -252,3 +400,6 @@ def test_a_wrong_stage_is_named(packed, tmp_path):
     done = call(packed, tmp_path, "--seconds", "60", "--only", "devise")
     assert done.returncode == 2
     assert "no stage devise; there are device, uuid-adam-0" in done.stderr
+    done = call(packed, tmp_path, "--seconds", "60", "--limit", "device")
+    assert done.returncode == 2
+    assert done.stderr == "bundle: --limit device: expected STAGE=SECONDS, such as device=60\n"

@@ -32,6 +32,6 @@ rule claims:
     log:
         f"{LOGS}/claims.log",
     params:
-        settings=settings("claims", scale),
+        settings=settings("claims", scale, *sweep_tables()),
     shell:
         "dpg claims --out $(dirname {output.record}) > {log} 2>&1"

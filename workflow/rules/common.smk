@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 from dpg import environments, own_files
+from dpg.claims.evidence import Results
 from dpg.config import load, scale_files
-from dpg.digests import of_settings, without_nulls
+from dpg.digests import of_file, of_settings, without_nulls
 from dpg.doctor import requirements
 from dpg.errors import DpgError
 from dpg.findings import BASES, READS_RUNS, possible
@@ -133,12 +134,9 @@ def finding_settings(name):
 
 
 def reward_model_of(wildcards):
-    """The model of an embedding or fastText baseline, if the workflow fetches or makes it."""
-    reward = run_of(wildcards).reward
-    if not reward.made_here:
-        return []
-    packaged = f"{SOURCES}/reward-models/{reward.kind}"
-    return packaged if reward.model is None else str(layout.embedding)
+    """The model of an embedding or fastText baseline, or nothing if the run needs none."""
+    path = layout.reward_model_of(run_of(wildcards))
+    return [] if path is None else str(path)
 
 
 def engine_environments(wildcards):
@@ -185,6 +183,14 @@ def figure_arguments(name):
     return list(outputs[name].arguments) if name in outputs else []
 
 
+def sweep_tables():
+    """Digests of the tables of swept learning rates that exist, which the ledger reads.
+
+    They are no inputs, since an input would start the sweeps, which take hours.
+    """
+    return [of_file(path) for path in Results(study, layout).sweeps if path.exists()]
+
+
 def downstream_settings(step, *keys):
     """A digest of these sections or values of the downstream settings."""
     parts = [getattr(study.downstream, key) for key in keys]
@@ -194,6 +200,23 @@ def downstream_settings(step, *keys):
 def one_gpu():
     """The number of GPUs for a job of the downstream validation."""
     return min(1, scale.needs.gpus)
+
+
+def untuned_settings():
+    """What the untuned generator's text depends on, in addition to `corpus` and `seed`.
+
+    A trained generator's text needs none of this: its run is made again if one of these changes.
+    """
+    run = sources.language_runs(study)[0]
+    sizes = ("prompt_tokens", "response_tokens", "min_response_tokens")
+    return [run.prompt_style, {name: getattr(run.generator, name) for name in sizes}]
+
+
+def replay_settings():
+    """What replay text depends on; seed 0 adds nothing, so that earlier results stay valid."""
+    downstream = study.downstream
+    seed = [downstream.seed] if downstream.seed else []
+    return [downstream.replay, downstream.cpt.tokens, *seed]
 
 
 def untuned_generator():
@@ -255,6 +278,7 @@ localrules:
     base_models,
     campaigns,
     claims,
+    environment,
     extras,
     fetch_model,
     findings,

@@ -14,7 +14,7 @@ rule replay:
     benchmark:
         f"{LOGS}/corpora/replay.tsv"
     params:
-        settings=settings("replay", study.downstream.replay, study.downstream.cpt.tokens),
+        settings=settings("replay", *replay_settings()),
         wheel=lambda wildcards, input: option("--wheel", input.wheel),
         out=lambda wildcards, output: Path(output[0]).parent,
     shell:
@@ -36,7 +36,9 @@ rule untuned_corpus:
     resources:
         gpu=one_gpu(),
     params:
-        settings=downstream_settings("rollouts", "corpus", "seed"),
+        settings=settings(
+            "rollouts", study.downstream.corpus, study.downstream.seed, *untuned_settings()
+        ),
         out=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "dpg corpus rollouts --generator {input.generator} --articles {input.articles} "

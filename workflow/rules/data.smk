@@ -23,7 +23,7 @@ rule campaigns:
 
 rule reward_model:
     output:
-        directory(f"{SOURCES}/reward-models/{{kind}}"),
+        directory(str(layout.packaged_reward_model("{kind}"))),
     log:
         f"{SOURCES}/logs/reward-model-{{kind}}.log",
     wildcard_constraints:
