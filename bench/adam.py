@@ -17,7 +17,8 @@ def adam(
 ) -> optax.GradientTransformation:
     """AdamW of optax, with decoupled weight decay; `injected`: hyper-parameters in its state.
 
-    The learner caches its compiled programs by this object, so make it once per measurement.
+    Compiled programs are cached by its settings; if it is injected, by this object. Make that only
+    once per measurement.
     """
     make: Callable[..., optax.GradientTransformation] = optax.adamw
     if injected:

@@ -225,7 +225,6 @@ def _total_score(params: dict[str, jax.Array], initial: dict[str, jax.Array]) ->
     return score(params["weight"]).sum()  # only one term depends on a row
 
 
-@functools.cache  # compiled programs are cached by the optimizer's identity
 def _per_training(name: str) -> optax.GradientTransformation:
     """An optimizer that takes each training's learning rate from the parameters."""
     direction = OPTIMIZERS[name]

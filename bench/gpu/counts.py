@@ -9,14 +9,6 @@ import jax
 
 from bench.case import Case
 
-# The cost of a training step and of the adjoints, in forward passes (docs/metagradients.md).
-STEP, ADJOINT, FIRST, ONLY = 3, 8, 3, 5
-
-
-def passes(T: int) -> int:
-    """Forward passes that training for T steps and its metagradient cost."""
-    return ONLY if T == 1 else STEP * T + ADJOINT * (T - 1) + FIRST
-
 
 def counted(case: Case, part: str) -> dict[str, int]:
     """The floating-point operations and the bytes that a part cannot avoid."""

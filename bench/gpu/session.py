@@ -14,8 +14,8 @@ import jax
 
 from bench import processes
 from bench.case import PARTS
-from bench.gpu.counts import passes
 from bench.gpu.task import Task
+from bench.passes import passes
 from dpg.cli.process import kept_flags
 
 Row = dict[str, Any]

@@ -17,6 +17,7 @@ from bench import machine
 from bench.metagradient import turns
 from bench.metagradient.models import problem_of
 from bench.metagradient.task import OURS, Task
+from bench.passes import passes
 from bench.problem import Problem
 from dpg.learner import metagradient, programs, train
 from dpg.learner.plans import kary
@@ -210,8 +211,9 @@ def arithmetic(task: Task, params: Any, seconds: float) -> dict[str, float]:
         return {}
     count = sum(x.size for x in jax.tree.leaves(params))
     products = 2 * count * task.batch * task.length  # of one pass over one step's batch
-    passes = 3 * task.steps + 8 * (task.steps - 1) + 3
+    in_one_piece = not task.microbatch or task.microbatch >= task.batch
+    operations = passes(task.steps, in_one_piece=in_one_piece) * products
     return {
-        "operations_per_second": passes * products / seconds,
-        "share_of_peak": passes * products / seconds / peak,
+        "operations_per_second": operations / seconds,
+        "share_of_peak": operations / seconds / peak,
     }

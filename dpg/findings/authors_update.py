@@ -38,12 +38,14 @@ def frame(lab: Lab) -> pd.DataFrame:
     """
     parts = []
     for base in language_pair(lab.study):
-        epsilon, microbatches = _epsilon(lab, base), max(base.learner.batch_size // _MICROBATCH, 1)
+        epsilon, microbatches = _epsilon(lab, base), _microbatches(base)
         table = arms(lab, "authors_update", [base], _changes(epsilon, microbatches))
         own = table["arm"].isin([EPSILON, BOTH])
         summed = table["arm"].isin([SUMS, BOTH])
         table["advantage_eps"] = own.map({True: epsilon, False: base.generator.advantage_eps})
-        table["microbatches"] = summed.map({True: microbatches, False: 1})
+        table["microbatches"] = summed.map(
+            {True: microbatches, False: base.learner.gradient_multiple}
+        )
         parts.append(table)
     return pd.concat(parts, ignore_index=True)
 
@@ -52,6 +54,11 @@ def _epsilon(lab: Lab, base: RunConfig) -> float:
     lines = artifacts.read_lines(lab.finished(base).metrics)
     first = next(line for line in lines if line["phase"] == "train")
     return float(f"{_TIMES * first['reward_std']:.3g}")
+
+
+def _microbatches(base: RunConfig) -> int:
+    """Those of the study's run if it has any; else as many as the batch has."""
+    return base.learner.microbatches or max(base.learner.batch_size // _MICROBATCH, 1)
 
 
 def _changes(epsilon: float, microbatches: int) -> dict[str, Changes]:

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 TITLE = "Which texts each optimizer rewards"
 
 METHOD = """\
-SGD's reward of a text is the component of the text's gradient along the metric's gradient, which has
-no bound. Adam's step is bounded per coordinate. To see which texts each of them rewards, a
+SGD's reward of a text is the component of the text's gradient along the metric's gradient, which
+has no bound. Adam's step is bounded per coordinate. To see which texts each of them rewards, a
 sixteenth of a batch of Adam's last rollouts is replaced by texts of one kind. The kinds are:
-ordinary texts (of the untuned generator), the same texts cut to k tokens, the same texts with their
-first k tokens repeated up to full length, passages of the benchmark, and the last rollouts of SGD's
-run. The figure shows their mean reward, in standard deviations of the other texts' rewards."""
+ordinary texts (of the untuned generator), the same texts cut to k tokens, the same texts with
+their first k tokens repeated up to full length, passages of the benchmark, and the last rollouts
+of SGD's run. The figure shows their mean reward, in standard deviations of the other texts'
+rewards."""
 
 SIZES = (2, 4, 8, 16)
 """k, in tokens."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dpg.config import RunConfig
+from dpg.errors import DpgError
 from dpg.figures import style
 from dpg.figures.style import PAGE, new_figure, styled
 from dpg.findings.lab import PLAIN, Lab, changed, language_curve
@@ -40,19 +41,43 @@ def arms(
         One row per method, arm and validation: method, arm, step, share, entropy, length, metric.
         An arm that diverged (its target or generator became infinite or NaN) has one row, without
         values.
+
+    Raises:
+        DpgError: a change that changes nothing, so the arm would be the study's run again.
     """
+    runs = [(base, _changed_runs(finding, base, changes)) for base in bases]
     parts = []
-    for base in bases:
+    for base, arms_of_base in runs:
         method = base.learner.optimizer
         parts.append(_curve(lab, lab.run_of_the_study(base), method, PLAIN))
-        for arm, change in changes.items():
-            done = lab.train(changed(base, change), finding, f"{method}-{arm.replace(' ', '-')}")
+        for arm, run in arms_of_base.items():
+            done = lab.train(run, finding, f"{method}-{arm.replace(' ', '-')}")
             if done is None:
                 lost = {"method": method, "arm": arm, "step": 0}
                 parts.append(pd.DataFrame([lost], columns=parts[0].columns))
                 continue
             parts.append(_curve(lab, done, method, arm))
     return pd.concat(parts, ignore_index=True)
+
+
+def _changed_runs(
+    finding: str, base: RunConfig, changes: Mapping[str, Changes]
+) -> dict[str, RunConfig]:
+    """Arm -> the run with its change."""
+    runs = {arm: changed(base, change) for arm, change in changes.items()}
+    for arm, run in runs.items():
+        if run == base:
+            values = ", ".join(
+                f"{section}.{key}: {value}"
+                for section, keys in changes[arm].items()
+                for key, value in keys.items()
+            )
+            raise DpgError(
+                f"{base.path} already has {values}; expected a run without it, since the finding "
+                f"{finding} compares the two: make the finding with another scale, such as one "
+                "with reading: text"
+            )
+    return runs
 
 
 def _curve(lab: Lab, run: Any, method: str, arm: str) -> pd.DataFrame:

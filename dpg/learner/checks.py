@@ -220,7 +220,7 @@ def checked_weights(
         dtype: that of the result.
 
     Raises:
-        LearnerError: another shape, or no real numbers.
+        LearnerError: another shape, no real numbers, or a number that is not finite.
     """
     whole = (*first, *rest)
     if weights is None:
@@ -242,9 +242,25 @@ def checked_weights(
                 + (f", or {list(first)}: one per example" if rest else "")
             )
         weights = (jnp if isinstance(weights, jax.Array) else np).broadcast_to(weights, whole)
-    if not (jnp.issubdtype(weights.dtype, jnp.number) or weights.dtype == bool):
-        raise LearnerError(f"weights are of type {weights.dtype}; expected real numbers")
-    return weights.astype(dtype)
+    if not any(jnp.issubdtype(weights.dtype, kind) for kind in (jnp.floating, jnp.integer, bool)):
+        raise LearnerError(
+            f"weights are of type {weights.dtype}; expected real numbers: floating-point numbers, "
+            "integers or booleans"
+        )
+    weights = weights.astype(dtype)
+    _check_finite_weights(weights)
+    return weights
+
+
+def _check_finite_weights(weights: Any) -> None:
+    array = weights if isinstance(weights, jax.Array) else np.asarray(weights)
+    finite = (jnp if isinstance(weights, jax.Array) else np).isfinite(array)
+    if not finite.all():
+        place = tuple(np.argwhere(~np.asarray(finite))[0].tolist())
+        raise LearnerError(
+            f"weights{list(place)} is {weights[place]}, as {weights.dtype}; expected finite "
+            "numbers: check how the weights are made"
+        )
 
 
 def _broadcasts(weights: Any, whole: tuple[int, ...]) -> bool:

@@ -13,6 +13,7 @@ kept at that action stays on disk until `now.json` names a later one.
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import zipfile
@@ -24,16 +25,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpg.learner import programs
 from dpg.learner.errors import LearnerError
 from dpg.learner.kept import What
 from dpg.learner.run import Run
 from dpg.learner.schedule import Schedule
+from dpg.learner.traced import traced
 from dpg.quantities import in_bytes
 
 Tree = Any
 Array = Any
 
 _NOW = "now.json"
+_PARTIAL = re.compile(r"\.(?:now\.json|\w+-\d+\.npz)\.(\d{1,9})")
+"""The name of a file that is being written, by the process of this number."""
 SHARE = 20
 """Writing the state of the walk takes at most about 1/SHARE of the time."""
 
@@ -112,6 +117,8 @@ class Bookmark:
     def open(self) -> int:
         """Make the folder, or restore the walk from it.
 
+        What a killed call had not finished writing is deleted.
+
         Returns:
             The number of actions that are done.
 
@@ -126,8 +133,9 @@ class Bookmark:
                 f"folder = {str(folder)!r} cannot be made: {error}; expected a folder that only "
                 "this call uses"
             ) from error
+        _delete_partial(folder)
         done = self._restore() if (folder / _NOW).exists() else 0
-        there = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+        there = sum(file.stat().st_size for file in folder.glob("[!.]*") if file.is_file())
         need, free = self.trees + self.walk, shutil.disk_usage(folder).free
         if free + there < need:
             raise LearnerError(
@@ -174,11 +182,12 @@ class Bookmark:
 
     def _restore(self) -> int:
         folder = self.kept.folder
-        now = json.loads((folder / _NOW).read_text(encoding="utf-8"))
+        now = _read_now(folder / _NOW)
         if other := [x for x in self.identity if now["identity"].get(x) != self.identity[x]]:
             raise LearnerError(
-                f"folder = {str(folder)!r} is of a call with other {', '.join(other)}; expected a "
-                "folder that only this call uses: choose another folder, or delete it to start over"
+                f"folder = {str(folder)!r} is of a call with other {', '.join(other)}, or of "
+                "another version of dpg; expected a folder that only this call uses: choose "
+                "another folder, or delete it to start over"
             )
         found = load(folder / f"walk-{now['done']}.npz")
         trees = self._trees(found, now["there"])
@@ -223,12 +232,13 @@ class Bookmark:
 def identity(back: Any, schedule: Schedule) -> dict[str, str]:
     """What identifies a call: a digest of each argument, by name.
 
-    The batches count by their shapes and by their first and last step. Functions do not count.
+    The batches count by their shapes and by their first and last step. Functions count by what JAX
+    traces for them: two that compute the same are the same. The microbatch does not count.
     """
     run, data = back.run, back.run.data
     parts = {
+        **_functions(back),
         "params": run.params,
-        "optimizer": run.state,
         "weights": data.weights,
         "index": data.index,
         "hyperparameters": sorted(run.values.items()),
@@ -238,6 +248,28 @@ def identity(back: Any, schedule: Schedule) -> dict[str, str]:
         "version of JAX": [jax.__version__, str(jax.devices()[0].platform)],
     }
     return {name: _digest(part) for name, part in parts.items()}
+
+
+def _functions(back: Any) -> dict[str, list]:
+    """What the loss, the metric and the optimizer compute, derivatives included."""
+    run, goal = back.run, back.wanted.metric
+    state, batch = run.state, run.at(0)[0]
+
+    def loss(params: Tree, arrays: Any, batch: Tree) -> tuple[Array, Any]:
+        found = programs.assemble(run.loss.static, arrays)(params, batch)
+        return (found[0] if isinstance(found, tuple) else found).sum(), found
+
+    by_params = jax.value_and_grad(loss, has_aux=True)
+    evaluate = programs.compile_metric(goal.static, initial=back.wanted.params)
+    adjoint_state = programs.split(state)[0]
+    return {
+        "loss": [run.loss.arrays, *traced(by_params, run.params, run.loss.arrays, batch)],
+        "metric": [goal.arrays, *traced(evaluate, goal.arrays, run.params, run.params)],
+        "optimizer": [
+            state,
+            *traced(run.programs.pull, run.params, state, run.params, run.params, adjoint_state),
+        ],
+    }
 
 
 def _digest(tree: Tree) -> str:
@@ -276,13 +308,48 @@ def load(path: Path) -> dict[str, np.ndarray]:
             kinds = json.loads(str(file["kinds"]))
             arrays = {name: file[name] for name in file.files if name != "kinds"}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise LearnerError(
-            f"{path} cannot be read ({error}); expected a file of a call that was stopped: delete "
-            "the folder to start over"
-        ) from error
+        raise _unreadable(path, error) from error
     return {
         name: x.view(jnp.dtype(kinds[name])) if name in kinds else x for name, x in arrays.items()
     }
+
+
+def _read_now(path: Path) -> dict[str, Any]:
+    try:
+        now = json.loads(path.read_text(encoding="utf-8"))
+        return {name: now[name] for name in ("done", "kept", "there", "identity")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> LearnerError:
+    return LearnerError(
+        f"{path} cannot be read ({error}); expected a file of a call that was stopped: delete the "
+        "folder to start over"
+    )
+
+
+def _delete_partial(folder: Path) -> None:
+    """Delete what ended processes have not finished writing: a file may be as large as a state.
+
+    A process that runs may still be writing its file. A call does not share its folder, but may
+    have been started twice.
+    """
+    for file in folder.iterdir():
+        found = _PARTIAL.fullmatch(file.name)
+        if found and not _runs(int(found[1])):
+            file.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether another process has this number, on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 def _like(x: Array) -> Array:

@@ -131,8 +131,11 @@ def metagradient(
             state (`optax.inject_hyperparams`) is set to value t before step t's update.
         wrt: differentiate with respect to these, one name or several: "weights" (always included),
             "hyperparameters" (those in the optimizer's state, by their value at each step),
-            "params" (the initial ones), "batches" (their floating-point arrays). All but "batches"
-            cost almost nothing. "batches" costs about a twentieth more and keeps no tapes.
+            "params" (the initial ones), "batches" (their floating-point arrays). The first two cost
+            almost nothing. "params" and "batches" need the first step's Hessian-vector product too:
+            8 matrix products per weight matrix instead of 3, or instead of 2 if T = 1. (A step of
+            plain training takes 3.) "batches" costs about a twentieth more again, and keeps no
+            tapes.
         microbatch: examples at a time inside a step; the result does not depend on it.
         memory: bytes for what is kept between the steps: states, gradients and, if the budget
             allows, tapes of matrix products, which make a step's derivative cheaper. The cheapest
@@ -144,8 +147,9 @@ def metagradient(
         progress: called with a `Progress` after each step and after each step's derivative.
         folder: keep states and gradients as files in this folder. If the call is killed, repeat it:
             it goes on from there, with the same numbers. `memory` then counts bytes on this disk,
-            and no tape is kept. Use a folder for one call only. After the call it stays, with small
-            files, and the same call then returns its result at once.
+            and no tape is kept. Use a folder for one call only: one of another loss, metric,
+            optimizer or other arguments is refused. After the call it stays, with small files, and
+            the same call then returns its result at once.
 
     Programs are compiled once for equal `per_example_loss`, `metric` and `optimizer`: the same
     objects, or functions of the same code that read equal constants, such as two calls of
@@ -179,9 +183,8 @@ def metagradient(
     )
     several = checks.check_metric(metric, run.params)
     goal = programs.Function.take_apart(metric)
-    wanted = Wanted(goal, several, **_chosen(wrt, run))
-    if wanted.params or wanted.batches:
-        run = run._replace(one_tape=False)  # these need the first step's Hessian-vector product
+    run, chosen = _chosen(wrt, run)
+    wanted = Wanted(goal, several, **chosen)
     if half := checks.half_precision(run.params):
         warnings.warn(half, LearnerWarning, stacklevel=2)
 
@@ -238,8 +241,8 @@ def explain(
     Arguments and errors are those of `metagradient`. Nothing is read or written in `folder`.
     """
     run = Run.check(per_example_loss, params, batches, optimizer, None, microbatch, index=index)
-    tapes = _may_tape(_chosen(wrt, run)["batches"], folder)
-    schedule, sizes = run.plan(memory, tapes=tapes)
+    run, chosen = _chosen(wrt, run)
+    schedule, sizes = run.plan(memory, tapes=_may_tape(chosen["batches"], folder))
     return schedule.describe(*sizes)
 
 
@@ -248,8 +251,8 @@ def _may_tape(by_batches: bool, folder: str | Path | None) -> bool:
     return not by_batches and folder is None
 
 
-def _chosen(wrt: str | Collection[str], run: Run) -> dict[str, bool]:
-    """What `wrt` names besides the weights, as booleans by name.
+def _chosen(wrt: str | Collection[str], run: Run) -> tuple[Run, dict[str, bool]]:
+    """The run as `wrt` needs it, and what `wrt` names besides the weights, as booleans by name.
 
     Raises:
         LearnerError: a name that is unknown, or that these arguments have no derivative for.
@@ -266,7 +269,10 @@ def _chosen(wrt: str | Collection[str], run: Run) -> dict[str, bool]:
             "wrt has 'batches', which hold no floating-point arrays; expected some, such as soft "
             "labels or embeddings"
         )
-    return {name: name in names for name in known[1:]}
+    chosen = {name: name in names for name in known[1:]}
+    if chosen["params"] or chosen["batches"]:
+        run = run._replace(one_tape=False, curved=True)
+    return run, chosen
 
 
 def _gathered(back: Backward) -> MetagradientResult:
@@ -321,7 +327,5 @@ def _why_all_zero(run: Run, metric: programs.Function, result: MetagradientResul
     evaluate = programs.compile_metric(metric.static)
     _, by_params = evaluate(metric.arrays, result.params, run.params)
     by_params = jax.tree.map(lambda x: x[tuple(flat[0])], by_params)
-    g, _, _ = run.gradient(run.params, 0)
-    start = vanished.Start(run.programs, g, run.state_at(run.state, 0), run.params)
-    why = vanished.reason(start, by_params)
+    why = vanished.reason(run, by_params)
     return f"metric {flat[0][0]} of {rows.shape[0]}: {why}" if result.metric.ndim else why

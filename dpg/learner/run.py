@@ -16,7 +16,7 @@ from dpg.learner.data import Data
 from dpg.learner.errors import LearnerWarning
 from dpg.learner.hyperparameters import Places, with_values
 from dpg.learner.plans import plan
-from dpg.learner.schedule import COUNTED, ONE_TAPE, Schedule
+from dpg.learner.schedule import COUNTED, ONE_TAPE, Costs, Schedule
 
 Tree = Any  # any tree of arrays
 Loss = Callable[[Tree, Tree], Any]  # (params, batch) -> [B] or [B, L], or a pair with own entries
@@ -41,6 +41,7 @@ class Run(NamedTuple):
     one_tape: bool  # a single step in one piece: its gradient and its derivative share a tape
     places: Places  # of the hyper-parameters in the state
     values: dict[int, Any]  # of hyper-parameters per step, by position in the state
+    curved: bool = False  # whether the first step's Hessian-vector product is wanted too
 
     @classmethod
     def check(
@@ -77,6 +78,13 @@ class Run(NamedTuple):
         places = Places.find(state)
         values = places.values(hyperparameters, state, data.T) if hyperparameters else {}
         return cls(params, data, loss, compiled, data.T, optimizer, one_tape, places, values)
+
+    @property
+    def costs(self) -> Costs:
+        """The cost of each action."""
+        if self.curved:
+            return replace(COUNTED, first_adjoint=COUNTED.adjoint)
+        return ONE_TAPE if self.one_tape else COUNTED
 
     @property
     def state(self) -> Tree:
@@ -140,12 +148,10 @@ class Run(NamedTuple):
     def plan(self, memory: float | None, *, tapes: bool = True) -> Plan:
         """The cheapest schedule within a budget in bytes; `memory` is that of `metagradient`."""
         tape = self.tape_bytes if tapes and memory is not None else None
-        costs = ONE_TAPE if self.one_tape else COUNTED
-        schedule = plan(
-            self.T, memory, self.state_bytes, self.gradient_bytes, costs, tape_bytes=tape
-        )
-        schedule = replace(schedule, costs=costs)
-        return Plan(schedule, (self.state_bytes, self.gradient_bytes, tape or 0))
+        sizes = (self.state_bytes, self.gradient_bytes)
+        schedule = plan(self.T, memory, *sizes, self.costs, tape_bytes=tape)
+        schedule = replace(schedule, costs=self.costs)
+        return Plan(schedule, (*sizes, tape or 0))
 
     def check_losses(self, losses: Sequence[jax.Array], t: int) -> None:
         """Raise a NotFiniteError if a loss of step t is not finite.

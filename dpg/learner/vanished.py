@@ -6,7 +6,7 @@ losses are flat at this point, since that may be by chance (a metric at its maxi
 empty examples).
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,28 +14,20 @@ import numpy as np
 
 from dpg.learner import programs
 from dpg.learner.errors import LearnerError
+from dpg.learner.run import Run
 
 Tree = Any
 
 
-class Start(NamedTuple):
-    """The start of a training: programs, and the first step's gradient, state and parameters."""
-
-    compiled: programs.Programs
-    gradient: Tree
-    state: Tree
-    params: Tree
-
-
-def reason(start: Start, by_params: Tree) -> str:
+def reason(run: Run, by_params: Tree) -> str:
     """Why every metagradient of a training is 0, as the text of a warning.
 
     Args:
-        start: the start of the training.
+        run: the training.
         by_params: the metric's derivative with respect to the trained parameters.
 
     Raises:
-        LearnerError: the optimizer's updates do not depend on the gradients.
+        LearnerError: the optimizer's updates do not depend on the gradients, at any step.
     """
     if not _any(by_params):
         return (
@@ -43,12 +35,12 @@ def reason(start: Start, by_params: Tree) -> str:
             "counts or compares (an accuracy, a sign), has reached its end, or does not read the "
             "parameters that are trained; rewards of 0 teach nothing"
         )
-    if not _any(_by_gradient(start, by_params)):
+    if not _passes_on(run, by_params):
         raise LearnerError(
-            "every metagradient is 0: the optimizer's updates have no derivative by the gradients. "
-            "It takes their signs only (lion, sign_sgd, rprop), its learning rate is 0, or it has "
-            "not applied an update yet (MultiSteps, apply_every). Take one that scales gradients, "
-            "such as optax.sgd or optax.adam(..., eps_root=1e-9)"
+            "every metagradient is 0: the optimizer's updates have no derivative by the gradients "
+            f"at any of the {run.T} steps. It takes their signs only (lion, sign_sgd, rprop), its "
+            "learning rate is 0, or it has not applied an update yet (MultiSteps, apply_every). "
+            "Take one that scales gradients, such as optax.sgd or optax.adam(..., eps_root=1e-9)"
         )
     return (
         "every metagradient is 0: no example's loss changes in the direction that the metric asks "
@@ -57,12 +49,27 @@ def reason(start: Start, by_params: Tree) -> str:
     )
 
 
-def _by_gradient(start: Start, by_params: Tree) -> Tree:
-    """The metric's derivative with respect to the first step's gradient, through this step only."""
-    _, state = jax.eval_shape(start.compiled.apply, start.gradient, start.state, start.params)
+def _passes_on(run: Run, by_params: Tree) -> bool:
+    """Whether the optimizer passes a derivative on at any step.
+
+    The first step's update may be 0, as in a warm-up. So the optimizer's state goes on from step to
+    step. The parameters and their gradient stay those of the first step: no loss is computed again.
+    """
+    gradient, _, _ = run.gradient(run.params, 0)
+    state = run.state
+    for t in range(run.T):
+        state = run.state_at(state, t)
+        if _any(_by_gradient(run, gradient, state, by_params)):
+            return True
+        _, state = run.programs.apply(gradient, state, run.params)
+    return False
+
+
+def _by_gradient(run: Run, gradient: Tree, state: Tree, by_params: Tree) -> Tree:
+    """The metric's derivative with respect to a step's gradient, through this step only."""
     nothing = [jnp.zeros(x.shape, x.dtype) for x in programs.split(state)[0]]
-    pull = start.compiled.pull
-    return pull(start.gradient, start.state, start.params, by_params, nothing)[0]
+    by_params = jax.tree.map(jnp.copy, by_params)  # the program may overwrite it
+    return run.programs.pull(gradient, state, run.params, by_params, nothing)[0]
 
 
 def _any(tree: Tree) -> bool:

@@ -203,17 +203,30 @@ def from_image(path: str | PathLike) -> np.ndarray:
     count as white.
 
     Raises:
-        DpgError: the file is missing or not an image, or all its pixels have one shade.
+        DpgError: the file is missing, damaged or not an image, or all its pixels have one shade.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
-            white = Image.new("RGBA", image.size, "white")
-            grey = Image.alpha_composite(white, image.convert("RGBA")).convert("L")
-    except (UnidentifiedImageError, FileNotFoundError, IsADirectoryError) as error:
-        raise DpgError(f"{path}: cannot be read as an image ({error})") from None
-    return _threshold(np.asarray(grey, np.float64), str(path))
+            shades = _shades(image)
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises of damaged files
+        raise DpgError(
+            f"{path}: cannot be read as an image ({error}); expected a whole image file, such as a "
+            "PNG: save it again"
+        ) from None
+    return _threshold(shades, str(path))
+
+
+def _shades(image: Any) -> np.ndarray:
+    """The brightness of each pixel, float64 [h, w]; transparent pixels are white."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):  # one number of more than 8 bits, which "RGBA" would cut
+        return np.asarray(image, np.float64)
+    white = Image.new("RGBA", image.size, "white")
+    grey = Image.alpha_composite(white, image.convert("RGBA")).convert("L")
+    return np.asarray(grey, np.float64)
 
 
 def from_text(text: str) -> np.ndarray:

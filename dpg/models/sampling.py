@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 from dpg.models.layers import Array
 
+_REACH = 87.0
+"""exp(-x) is a normal number in float32 up to this x."""
+
 
 def sample(
     logits: Array,
@@ -31,17 +34,15 @@ def sample(
         tokens int32 [B], and their log-probabilities [B] under the distribution in which nothing is
         forbidden.
     """
-    B, V = logits.shape
-    width = _block_width(V)
     top = logits.max(-1, keepdims=True)
+    may = none_of(jnp.arange(logits.shape[-1]), forbidden)
+    best = jnp.where(may, logits, -jnp.inf).max(-1, keepdims=True)
+    # If a forbidden token leads by more, float32 rounds the numerators of all others to 0.
+    start = jnp.where(top - best > _REACH * temperature, best, top)
     # The softmax's numerators, in one pass over the logits; 0 for forbidden tokens.
-    may = none_of(jnp.arange(V), forbidden)
-    masses = jnp.where(may, jnp.exp((logits - top) / temperature), 0)
-    masses = jnp.pad(masses, ((0, 0), (0, -V % width))).reshape(B, -1, width)
-    sums = masses.sum(-1)
-    block, total = _invert(sums, numbers[:, 0])
-    inside = jnp.take_along_axis(masses, block[:, None, None], axis=1)[:, 0]
-    token = block * width + _invert(inside, numbers[:, 1])[0]
+    masses = jnp.where(may, jnp.exp((logits - start) / temperature), 0)
+    token, total = _draw(masses, numbers)
+    total *= jnp.exp((start - top)[:, 0] / temperature)
     if jnp.ndim(forbidden):
         left_out = jnp.exp((logits[:, jnp.maximum(forbidden, 0)] - top) / temperature)
         total += jnp.where(forbidden >= 0, left_out, 0).sum(-1)
@@ -49,6 +50,16 @@ def sample(
         left_out = jnp.exp((logits[:, jnp.maximum(forbidden, 0)] - top[:, 0]) / temperature)
         total += jnp.where(forbidden >= 0, left_out, 0)
     return token, (chosen(logits, token) - top[:, 0]) / temperature - jnp.log(total)
+
+
+def _draw(masses: Array, numbers: Array) -> tuple[Array, Array]:
+    """One index per row of masses [B, V], by two numbers [B, 2], and the row's total: both [B]."""
+    B, V = masses.shape
+    width = _block_width(V)
+    masses = jnp.pad(masses, ((0, 0), (0, -V % width))).reshape(B, -1, width)
+    block, total = _invert(masses.sum(-1), numbers[:, 0])
+    inside = jnp.take_along_axis(masses, block[:, None, None], axis=1)[:, 0]
+    return block * width + _invert(inside, numbers[:, 1])[0], total
 
 
 def _block_width(V: int) -> int:

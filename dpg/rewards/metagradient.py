@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dpg.rewards.diverged import naming_rollouts
 from dpg.rewards.examples import ExampleMaker
-from dpg.rewards.protocol import RewardError, Rewards, RolloutBatch, training_sets
+from dpg.rewards.protocol import Rewards, RolloutBatch, training_sets
 from dpg.targets import Target
 
 
@@ -40,8 +41,8 @@ class MetagradientReward:
         """Train the target model on the rollouts, score it, and differentiate.
 
         Raises:
-            RewardError: a metric, loss or metagradient that is not finite, or an empty rollout;
-                names the step and the rollouts.
+            RewardError: a loss, the metric or a metagradient is not finite; names the step and,
+                unless it is the metric, the rollouts.
         """
         examples = self.examples(batch)
         values = np.empty(len(batch), np.float64)
@@ -49,17 +50,12 @@ class MetagradientReward:
         losses: list[np.ndarray] = []
         for index in self._sets(len(batch)):
             batches = {name: array[index] for name, array in examples.items()}
-            result = self.target.metagradient(batches)
+            with naming_rollouts(batch.step, index):
+                result = self.target.metagradient(batches)
             exact = np.asarray(result.weights_grad, np.float64)
             values[index] = self._multiple(index.shape[1]) * exact
             metrics.append(float(result.metric))
             losses.append(np.asarray(result.losses, np.float64))
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            raise RewardError(
-                f"step {batch.step}: the metagradients of rollouts {bad[:8].tolist()} are not "
-                "finite; is learner.eps_root zero, or learner.learning_rate too large?"
-            )
         log = {
             "metric": float(np.mean(metrics)),
             "target_loss_first": float(np.mean([line[0] for line in losses])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dpg.rewards.diverged import naming_rollouts
 from dpg.rewards.examples import ExampleMaker
 from dpg.rewards.protocol import RewardError, Rewards, RolloutBatch, training_sets
 from dpg.targets import Target
@@ -34,7 +35,8 @@ class NaiveReward:
         """Train and score once per dataset.
 
         Raises:
-            RewardError: a metric that is not finite; names the step and the dataset.
+            RewardError: a loss that is not finite, and then it names the step and the rollouts; or
+                a metric that is not finite, and then it names the step and the dataset.
         """
         examples = self.examples(batch)
         values = np.empty(len(batch), np.float64)
@@ -48,7 +50,9 @@ class NaiveReward:
             order_seed=self.target.settings.order_seed,
         )
         for g, index in enumerate(sets):
-            result = self.target.train({name: array[index] for name, array in examples.items()})
+            batches = {name: array[index] for name, array in examples.items()}
+            with naming_rollouts(batch.step, index):
+                result = self.target.train(batches)
             metrics.append(self.target.value(result.params))
             if not np.isfinite(metrics[-1]):
                 raise RewardError(f"step {batch.step}: the metric of dataset {g} is {metrics[-1]}")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import optax
 
 from dpg.config import LearnerSettings
 
 
-@functools.lru_cache(maxsize=16)  # compiled programs are cached by the optimizer's identity
 def build_optimizer(settings: LearnerSettings) -> optax.GradientTransformation:
     """AdamW, or SGD without momentum, for the gradient that `learner.gradient` names.
 

@@ -17,6 +17,7 @@ from bench.gpu import checks, counts, programs, session, worker
 from bench.gpu.runs import case_of, configured
 from bench.gpu.table import table
 from bench.gpu.task import Task
+from bench.passes import passes
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +30,7 @@ def small(part: str) -> Task:
 
 def test_a_batch_is_halved_until_its_time_is_there():
     # T = 8 costs 83 forward passes and its warm-up 17: 100 in all.
-    assert counts.passes(8) + counts.passes(2) == 100
+    assert passes(8) + passes(2) == 100
     assert session.fitting(8, 1024, pace=1e-3, seconds=103) == 1024
     assert session.fitting(8, 1024, pace=1e-3, seconds=102) == 512
     assert session.fitting(8, 1024, pace=1.0, seconds=1) == 4  # no smaller one

@@ -234,6 +234,31 @@ def test_the_page_shows_every_finding_and_is_copied_to_the_documentation(made, t
     assert "dpg findings make collapse --config config/larger.yaml" in both
 
 
+@pytest.mark.parametrize("reading", ["text", "code"])
+@pytest.mark.parametrize("name", ["last_word", "example_mean", "authors_update"])
+def test_a_change_that_the_studys_run_already_has_is_refused(monkeypatch, name, reading):
+    def opened(*_):
+        raise AssertionError("a run was opened")
+
+    study = config.load(ROOT / "config" / "paper.yaml", reading=reading)
+    monkeypatch.setattr(authors_update, "_epsilon", lambda lab, base: 1.0)
+    lab = Lab(study, opened, opened, Path("nowhere"), OfflineJudge())
+    expected = {
+        "text": (AssertionError, "a run was opened"),
+        "code": (DpgError, r"lambada-es/adam.* already has (metric|learner)\..*reading: text"),
+    }
+    kind, words = expected[reading]
+    with pytest.raises(kind, match=words):
+        module_of(name).frame(lab)
+
+
+def test_the_sums_are_over_the_microbatches_of_the_studys_run_if_it_has_any():
+    base, _ = language_pair(config.load(ROOT / "config" / "paper.yaml"))
+    assert authors_update._microbatches(base) == 1024 // 8
+    summed = {"gradient": "sum_of_microbatches", "microbatches": 4}
+    assert authors_update._microbatches(changed(base, {"learner": summed})) == 4
+
+
 def test_a_folder_without_findings_is_named(tmp_path):
     with pytest.raises(DpgError, match="has no finding; `snakemake findings`"):
         page.text({"": tmp_path})

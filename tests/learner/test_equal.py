@@ -1,8 +1,10 @@
 """Which functions count as the same, and that nothing that may change passes for constant."""
 
 import dataclasses
+import enum
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +22,52 @@ class Frozen:
     width: int
 
 
+@dataclasses.dataclass(frozen=True)
+class WithMethod:
+    width: int
+
+    def __call__(self, value):
+        return SCALE * value * self.width
+
+
 @dataclasses.dataclass(eq=False)
 class Changeable:
     width: int
+
+
+class Pair(NamedTuple):
+    width: int
+    depth: int = 2
+
+
+class Kind(enum.Enum):
+    SUM = "sum"
+    MEAN = "mean"
+
+
+class Settings:
+    beta = 1.0
+    scaled = staticmethod(lambda value: SCALE * value)
+
+    @property
+    def twice(self):
+        return 2 * self.beta
+
+
+class Child(Settings):
+    pass
+
+
+class Slotted:
+    __slots__ = ("width",)
+
+
+class WithList:
+    table = [1]  # noqa: RUF012
+
+
+class OwnNumber(int):
+    pass
 
 
 def closure(value):
@@ -38,21 +83,36 @@ def same(a, b):
 
 
 @pytest.mark.parametrize(
-    "value", [1, 1.5, "a", None, (1, (2.0,)), Frozen(3), jnp.float32, jax.nn.gelu, math]
+    "value",
+    [
+        *(1, 1.5, 1j, "a", None, (1, (2.0,)), frozenset({1}), np.float64(1.5), np.dtype("float32")),
+        *(Frozen(3), WithMethod(3), Pair(3), Kind.SUM, math.sqrt, dict.fromkeys),
+        *(jnp.float32, jax.Array, Frozen, Pair, Kind, Settings, Child, Slotted, jax.nn.gelu, math),
+    ],
+    ids=repr,
 )
 def test_closures_over_equal_constants_are_the_same(value):
     assert same(closure(value), closure(value))
     assert not same(closure(value), closure("other"))
 
 
-@pytest.mark.parametrize("pair", [(1, 1.0), (1, True), (0.0, -0.0), (Frozen(1), Frozen(2))])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *((1, 1.0), (1, True), (0.0, -0.0), (1.5, np.float64(1.5))),
+        *((Frozen(1), Frozen(2)), (Pair(1), Pair(2)), (Kind.SUM, Kind.MEAN), (Settings, Child)),
+    ],
+)
 def test_constants_that_python_takes_for_equal_are_told_apart(pair):
     assert not same(*map(closure, pair))
 
 
 @pytest.mark.parametrize(
     "value",
-    [[1], {"a": 1}, Changeable(1), np.ones(2), object(), pytest],
+    [
+        *([1], {"a": 1}, Changeable(1), np.ones(2), object(), pytest),
+        *({"a": 1}.get, [1].count, Settings().__init__, WithList, OwnNumber(1)),
+    ],
     ids=lambda x: str(type(x)),
 )
 def test_what_may_change_is_never_a_constant(value):
@@ -65,6 +125,46 @@ def test_a_global_that_was_set_anew_makes_another_function(monkeypatch):
     assert before == equal.key_of(reads_a_global())
     monkeypatch.setitem(globals(), "SCALE", 3.0)
     assert before != equal.key_of(reads_a_global())
+
+
+@pytest.mark.parametrize("value", [Settings, Child, WithMethod(3)], ids=repr)
+def test_a_global_that_a_class_reads_makes_another_function(monkeypatch, value):
+    before = equal.key_of(closure(value))
+    assert before is not None
+    monkeypatch.setitem(globals(), "SCALE", 3.0)
+    assert before != equal.key_of(closure(value))
+
+
+@pytest.mark.parametrize(
+    ("owner", "value"),
+    [(Settings, Settings), (Settings, Child), (Kind, Kind), (Kind, Kind.SUM), (Kind.SUM, Kind)],
+)
+@pytest.mark.parametrize("name", ["beta", "new"])
+def test_a_member_that_was_set_anew_makes_another_function(monkeypatch, owner, value, name):
+    before = equal.key_of(closure(value))
+    assert before == equal.key_of(closure(value))
+    monkeypatch.setattr(owner, name, 2.0, raising=False)
+    assert before != equal.key_of(closure(value))
+
+
+def test_a_loss_that_reads_a_class_gives_the_numbers_of_its_present_members(monkeypatch):
+    params, batches = {"w": jnp.ones(3)}, {"x": jnp.ones((2, 4, 3))}
+
+    def found():
+        def loss(p, batch):
+            return Settings.scaled(jnp.square(batch["x"] @ p["w"] - 1)) * Settings.beta
+
+        def metric(p, initial):
+            return -jnp.sum(jnp.square(p["w"]))
+
+        return metagradient(loss, metric, params, batches, optax.sgd(1e-2)).weights_grad
+
+    first = found()
+    monkeypatch.setitem(globals(), "SCALE", 3.0)
+    second = found()
+    monkeypatch.setattr(Settings, "beta", 4.0)
+    assert np.abs(second - first).min() > 1e-3
+    assert np.abs(found() - second).min() > 1e-3
 
 
 def test_a_function_that_reads_itself_has_no_key():

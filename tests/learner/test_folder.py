@@ -163,12 +163,90 @@ def bad(message, **options):
 
 def test_another_calls_folder(tmp_path):
     metagradient(*regression(), optimizer_of(), folder=tmp_path)
-    bad("is of a call with other weights; .*delete it", folder=tmp_path, weights=np.full((5, 4), 2))
+    bad("is of a call with other weights, .*delete it", folder=tmp_path, weights=np.full((5, 4), 2))
     bad("other schedule", folder=tmp_path, schedule=plans.binomial(5, 2))
     changed = regression()
     changed = changed._replace(batches=changed.batches | {"y": changed.batches["y"] + 1})
     with pytest.raises(LearnerError, match="other batches"):
         metagradient(*changed, optimizer_of(), folder=tmp_path)
+
+
+def scaled(value):
+    return jax.tree_util.Partial(lambda scale, p, batch: scale * regression().loss(p, batch), value)
+
+
+def on_passages(values):
+    return lambda p, initial: jnp.sum(values @ p[0])
+
+
+def test_another_calls_loss_metric_or_optimizer(tmp_path):
+    task = regression()
+    rate = 1e-3
+    first = task._replace(loss=scaled(jnp.ones(())), metric=on_passages(jnp.ones((3, 6))))
+    metagradient(*first, optax.adam(rate), folder=tmp_path)
+    for name, other in (
+        ("loss", first._replace(loss=task.loss)),
+        ("loss", first._replace(loss=scaled(jnp.asarray(2.0)))),
+        ("metric", first._replace(metric=task.metric)),
+        ("metric", first._replace(metric=on_passages(jnp.full((3, 6), 2.0)))),
+        ("metric", first._replace(metric=on_passages(np.full((3, 6), 2.0)))),
+    ):
+        with pytest.raises(LearnerError, match=f"is of a call with other {name}, or of another"):
+            metagradient(*other, optax.adam(rate), folder=tmp_path)
+    for other in (optax.adam(1e-1), optax.adam(rate, b2=0.9), optax.adamw(rate)):
+        with pytest.raises(LearnerError, match="is of a call with other optimizer, or of another"):
+            metagradient(*first, other, folder=tmp_path)
+
+
+def test_functions_made_anew_are_of_the_same_call(tmp_path):
+    def call():
+        task = regression()
+        metric = on_passages(jnp.ones((3, 6)))
+        task = task._replace(loss=scaled(jnp.ones(())), metric=metric)
+        return metagradient(*task, optax.inject_hyperparams(optax.adam)(1e-3), folder=tmp_path)
+
+    first, told = call(), []
+    same(call(), first)
+    assert not told
+
+
+def test_another_microbatch_goes_on_with_the_same_call(tmp_path):
+    task = regression()
+    with pytest.raises(StoppedError):
+        metagradient(*task, optimizer_of(), folder=tmp_path, progress=stopping(6))
+    found = metagradient(*task, optimizer_of(), folder=tmp_path, microbatch=2)
+    np.testing.assert_allclose(
+        found.weights_grad, metagradient(*task, optimizer_of()).weights_grad, rtol=1e-9
+    )
+
+
+def test_what_a_kill_left_half_written_is_deleted(tmp_path, monkeypatch):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = [
+        tmp_path / f".{name}.{process}"
+        for name in ("state-3.npz", "gradient-0.npz", "walk-7.npz", "now.json")
+        for process in (ended.pid, os.getpid())
+    ]
+    running = tmp_path / f".state-3.npz.{os.getppid()}"
+    other = tmp_path / ".hidden"
+    for file in (*left, running, other):
+        file.write_bytes(b"x" * 10**6)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.shutil, "disk_usage", lambda _: usage._replace(free=0))
+        bad("has 0 bytes free", folder=tmp_path)  # what is left will not be written over
+    assert not any(file.exists() for file in left)
+    metagradient(*regression(), optimizer_of(), folder=tmp_path)
+    done = len(plans.keep_all(5).actions)
+    kept = {"now.json", f"walk-{done}.npz", running.name, other.name}
+    assert {file.name for file in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.parametrize("text", ["", '{"done": 3', "[]", '{"done": 3}', b"\xff"])
+def test_a_damaged_bookmark(tmp_path, text):
+    (tmp_path / "now.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    bad(r"now\.json cannot be read .*delete the folder", folder=tmp_path)
 
 
 def test_too_little_disk_is_said_before_the_first_step(tmp_path, monkeypatch):

@@ -373,6 +373,23 @@ def test_the_plan_in_words():
     assert "computes 15 gradients (3.00 per step)" in text
 
 
+@pytest.mark.parametrize(
+    ("T", "microbatch", "wrt", "passes"),
+    [
+        *((1, None, "weights", 3 + 2), (1, 2, "weights", 3 + 3), (1, None, "hyperparameters", 5)),
+        *((1, None, "params", 3 + 8), (1, 2, "params", 3 + 8), (1, None, "batches", 3 + 8)),
+        *((4, None, "weights", 4 * 3 + 3 * 8 + 3), (4, None, "params", 4 * 3 + 4 * 8)),
+    ],
+)
+def test_the_predicted_time_has_the_first_steps_hessian_where_it_is_wanted(
+    T, microbatch, wrt, passes
+):
+    task, optimizer = regression(T=T), optax.inject_hyperparams(optax.sgd)(0.05)
+    given = (task.loss, task.params, task.batches, optimizer)
+    text = explain(*given, wrt=wrt, microbatch=microbatch)
+    assert f"predicted time: {passes / 3 / T:.2f} of plain training" in text
+
+
 # --- bad input -------------------------------------------------------------------------------
 
 
@@ -403,6 +420,26 @@ def test_weights_of_the_wrong_shape():
     bad(r"weights have shape \(4,\); expected \[5, 4\]", weights=np.ones(4))
     bad(r"weights have shape \(5, 1\)", weights=[[1.0]] * 5)
     bad(r"weights are of type", weights=np.full((5, 4), "a"))
+
+
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray, np.ndarray.tolist])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_not_finite(make, value):
+    weights = np.ones((5, 4))
+    weights[2, 3] = weights[4, 0] = value
+    bad(rf"weights\[2, 3\] is {value}, as float64; expected finite", weights=make(weights))
+
+
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
+def test_weights_that_are_complex(make):
+    bad("weights are of type complex128; expected real", weights=make(np.full((5, 4), 1 + 1j)))
+
+
+@pytest.mark.parametrize("kind", [bool, np.int8, np.float16, jnp.bfloat16])
+def test_weights_of_every_real_kind(kind):
+    task, optimizer = regression(), optimizer_of("sgd")
+    found = metagradient(*task, optimizer, weights=np.ones((5, 4), kind)).weights_grad
+    np.testing.assert_array_equal(found, metagradient(*task, optimizer).weights_grad)
 
 
 def test_metric_that_returns_a_vector():

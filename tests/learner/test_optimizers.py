@@ -171,6 +171,26 @@ def test_an_optimizer_that_lets_no_derivative_through_is_an_error(name, T):
         run(SIGNS[name](), regression(T=T))
 
 
+LATE = {
+    "warm-up": lambda: optax.sgd(optax.linear_schedule(0, 0.1, 10)),
+    "rate 0 for two steps": lambda: optax.adam(lambda count: 0.1 * (count > 1), eps_root=1e-9),
+    "every second step": lambda: optax.MultiSteps(optax.sgd(0.1), 2),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_an_optimizer_whose_first_update_is_0_is_not_blamed(name):
+    task = regression()
+    spare = task._replace(
+        loss=lambda p, batch: task.loss(p["net"], batch),
+        metric=lambda p, initial: p["spare"] ** 2,
+        params={"net": task.params, "spare": jnp.ones(())},
+    )
+    with pytest.warns(LearnerWarning, match="no example's loss changes"):
+        result = run(LATE[name](), spare)
+    assert not result.weights_grad.any()
+
+
 def test_a_flat_metric_is_a_warning():
     task = regression()
     accuracy = task._replace(metric=lambda p, i: jnp.mean((p[0] > 0).astype(float)))

@@ -114,6 +114,31 @@ def test_from_image(tmp_path):
     np.testing.assert_array_equal(from_image(tmp_path / "b.png"), [[-1, 1], [1, 1]])
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [(np.uint16, "a.png"), (np.uint16, "a.tif"), (np.int32, "a.tif"),
+                       (np.float32, "a.tif")]
+)  # fmt: skip
+@pytest.mark.parametrize("values", [(2000, 60000, 30000), (0, 255, 100), (3, 5, 3)])
+def test_more_than_8_bits_of_grey(tmp_path, kind, name, values):
+    Image.fromarray(np.array([values], kind)).save(tmp_path / name)
+    np.testing.assert_array_equal(from_image(tmp_path / name), [[-1, 1, -1]])
+
+
+def test_an_image_that_is_cut_off_anywhere(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(grey).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    for size in (0, 4, 20, 60, len(whole) // 2):
+        (tmp_path / "a.png").write_bytes(whole[:size])
+        with pytest.raises(DpgError, match=r"a\.png: cannot be read as an image .*save it again"):
+            from_image(tmp_path / "a.png")
+    flipped = bytearray(whole)
+    flipped[50] ^= 255
+    (tmp_path / "a.png").write_bytes(flipped)
+    with pytest.raises(DpgError, match=r"a\.png: cannot be read as an image"):
+        from_image(tmp_path / "a.png")
+
+
 def test_images_that_are_none(tmp_path):
     (tmp_path / "a.png").write_text("no image")
     with pytest.raises(DpgError, match=r"a\.png: cannot be read as an image"):

@@ -38,7 +38,8 @@ def train(batch):
     note(f"begin {batch.step}")
     time.sleep(float(pause))
     if batch.step == 13:
-        raise RewardError("step 13: the metagradients of rollouts [0] are not finite")
+        words = "in the target's training, the metagradient of step 0 is not finite"
+        raise RewardError(f"step 13: rollouts [0]: {words} for 1 of 4 examples (2)")
     if batch.step == 14:
         raise ZeroDivisionError("a fault of the reward")
     if batch.step == 15:
@@ -330,7 +331,7 @@ def test_a_server_killed_amid_a_call_and_started_again_gives_the_right_rewards(s
 
 def test_what_the_reward_says_arrives_and_the_server_goes_on(shared):
     client = shared.client()
-    with pytest.raises(RewardError, match="step 13: the metagradients of rollouts"):
+    with pytest.raises(RewardError, match=r"step 13: rollouts \[0\]: in the target's"):
         client(rollouts(13))
     with pytest.raises(RewardServerError, match=r"(?s)step 14.*Traceback.*a fault of the reward"):
         client(rollouts(14))

@@ -55,8 +55,3 @@ def test_the_sum_over_microbatches_is_so_many_times_the_mean(variant, rate):
         # On means the same steps need eps_root / 64, and eps / 8.
         equal = mean.model_copy(update={"eps_root": 1e-9 / 64, "eps": 1e-8 / 8})
         np.testing.assert_allclose(found, step(equal, jnp.asarray(g, jnp.float32)), rtol=1e-5)
-
-
-def test_equal_settings_give_the_same_object():
-    settings = STUDY.run("sixseven", "adam-T8", 0).learner
-    assert build_optimizer(settings) is build_optimizer(settings.model_copy())
