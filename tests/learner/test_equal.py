@@ -82,6 +82,11 @@ def same(a, b):
     return equal.key_of(a) is not None and equal.key_of(a) == equal.key_of(b)
 
 
+def named(value):
+    """A test's name: without the address in memory that `repr` shows of functions."""
+    return getattr(value, "__qualname__", None) or getattr(value, "__name__", repr(value))
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -89,7 +94,7 @@ def same(a, b):
         *(Frozen(3), WithMethod(3), Pair(3), Kind.SUM, math.sqrt, dict.fromkeys),
         *(jnp.float32, jax.Array, Frozen, Pair, Kind, Settings, Child, Slotted, jax.nn.gelu, math),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_closures_over_equal_constants_are_the_same(value):
     assert same(closure(value), closure(value))
@@ -127,7 +132,7 @@ def test_a_global_that_was_set_anew_makes_another_function(monkeypatch):
     assert before != equal.key_of(reads_a_global())
 
 
-@pytest.mark.parametrize("value", [Settings, Child, WithMethod(3)], ids=repr)
+@pytest.mark.parametrize("value", [Settings, Child, WithMethod(3)], ids=named)
 def test_a_global_that_a_class_reads_makes_another_function(monkeypatch, value):
     before = equal.key_of(closure(value))
     assert before is not None

@@ -191,6 +191,7 @@ class TestTheLaptopsRuns:
             ("extras", "sgd-all-positions", "SGD, all positions"),
             ("extras", "sgd-60-steps", "SGD, own tokens"),
             ("extras", "sgd-fixed-length", "SGD, fixed length"),
+            ("extras", "adam-fixed-length", "Adam, fixed length"),
         ],
     )
     def test_a_curve(self, file, variant, name):
