@@ -49,7 +49,7 @@ _PIN = re.compile(
     r"(?P<hashes>(?:\s+--hash=sha256:[0-9a-f]{64})*)\s*(?:#\s*(?P<comment>.*))?"
 )
 _DIGITS = 12  # of the lock's digest in the folder's name
-_TAIL = 15  # lines of pip's output that an error shows
+_TAIL = 15  # lines of each of pip's outputs that an error shows
 _PATIENCE = 1800.0  # seconds to wait for another process that makes the same environment
 _PAUSE = 2.0  # seconds between two looks at its lock
 
@@ -341,7 +341,7 @@ def _install_all(
 
 def _install(python: Path, pins: Sequence[Pin], kept: Sequence[Pin], lock: Path) -> None:
     """One call of pip. The packages of `kept` are installed already and keep their versions."""
-    options = ["--quiet", "--no-compile"]
+    options = ["--no-compile"]
     alone, hashed = pins[0].alone, bool(pins[0].hashes)
     if alone:  # they may be built, against the packages that are installed by now
         options += ["--no-deps", "--no-build-isolation"]
@@ -417,7 +417,9 @@ def _called(command: list[str]) -> subprocess.CompletedProcess[str]:
 def _run(command: list[str], fault: str) -> str:
     done = _called(command)
     if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).splitlines()[-_TAIL:])
+        # pip says what conflicts on standard output, and that something does on standard error.
+        parts = (done.stdout.splitlines()[-_TAIL:], done.stderr.splitlines()[-_TAIL:])
+        said = "\n".join(line for part in parts for line in part)
         raise LockError(f"{fault} (exit status {done.returncode}):\n{said}")
     return done.stdout.strip()
 
