@@ -14,7 +14,6 @@ import numpy as np
 from dpg.claims.estimates import Estimate, Untested
 from dpg.errors import DpgError
 from dpg.evaluation import bootstrap
-from dpg.evaluation.bootstrap import LEVEL
 
 if TYPE_CHECKING:
     from dpg.claims.evidence import Results
@@ -204,7 +203,9 @@ def _basis(conditions: Sequence[Condition]) -> str:
         return "one seed"
     whole = fewest <= bootstrap.RANGE_SEEDS
     kind = (
-        "intervals from the lowest to the highest" if whole else f"{LEVEL:.0%} bootstrap intervals"
+        "intervals from the lowest to the highest"
+        if whole
+        else f"{bootstrap.LEVEL:.0%} bootstrap intervals"
     )
     return f"{fewest} seeds, {kind}"
 
